@@ -1,0 +1,16 @@
+//! Bounds on what others may send and on what we keep. Each says its unit in its name.
+
+/// Longest name of a directory entry, as on Linux.
+pub const NAME_BYTES_MAX: usize = 255;
+/// Longest target of a symbolic link.
+pub const SYMLINK_BYTES_MAX: usize = 4095;
+/// Longest volume name.
+pub const VOLUME_NAME_BYTES_MAX: usize = 100;
+/// Most records in one leaf of a record trie.
+pub const TRIE_LEAF_ENTRIES_MAX: usize = 64;
+/// Largest object that a peer may send outside a large-file transfer.
+pub const OBJECT_BYTES_MAX: u64 = 4 << 30;
+/// Files up to this size live in memory and in the journal while they are dirty.
+pub const SMALL_FILE_BYTES_MAX: u64 = 128 << 10;
+/// Parents of one commit that we mint.
+pub const PARENTS_MAX: usize = 64;

@@ -1,0 +1,6 @@
+//! cellfs: one folder on every node, whose history is git.
+#![doc = include_str!("ARCHITECTURE.md")]
+
+pub mod base;
+pub mod record;
+pub mod store;

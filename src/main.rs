@@ -1,0 +1,3 @@
+//! The `cellfs` command.
+
+fn main() {}

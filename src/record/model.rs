@@ -1,0 +1,123 @@
+//! The record of one file, as it is stored and merged.
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::id::{FileId, Oid};
+use crate::base::name::EntryName;
+use crate::base::stamp::{Dot, Stamp};
+
+/// What a file is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Debug)]
+pub enum Kind {
+    /// A directory. Its content is no blob: [`Content::blob`] is the null id.
+    Dir,
+    /// A regular file; the blob holds its bytes.
+    File,
+    /// A symbolic link; the blob holds its target.
+    Symlink,
+    /// A submodule of a repository that came by git: carried, not shown in the mount.
+    Gitlink,
+}
+
+/// One surviving version of a file's bytes, named by the commit that wrote it.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub struct Content {
+    /// The commit that wrote it.
+    pub stamp: Stamp,
+    /// What it made the file.
+    pub kind: Kind,
+    /// Its bytes.
+    #[serde(with = "oid_bytes")]
+    pub blob: Oid,
+    /// The versions that its writer saw and replaced (sorted): the ground of a text merge.
+    pub over: Vec<Dot>,
+    /// Locations (their dots, sorted) at which this version stays a conflict copy for good,
+    /// because someone took the plain name away from under it.
+    pub copy_at: Vec<Dot>,
+}
+
+/// One surviving place of a file.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub struct Location {
+    /// The commit that put it there.
+    pub stamp: Stamp,
+    /// The directory.
+    pub parent: FileId,
+    /// The name in it.
+    pub name: EntryName,
+    /// Where the file was before, for a move that has to be undone to break a cycle.
+    pub prev: Option<(FileId, EntryName)>,
+}
+
+/// A value with the stamp of the commit that set it: the later one wins.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub struct Lww<T> {
+    /// The commit that set it.
+    pub stamp: Stamp,
+    /// The value.
+    pub value: T,
+}
+
+/// Metadata. Each field is merged on its own, the later stamp wins, so it never conflicts.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug, Default)]
+pub struct Fields {
+    /// Permission bits (12 bits, no file type).
+    pub mode: Option<Lww<u32>>,
+    /// Modification time, nanoseconds since 1970.
+    pub mtime: Option<Lww<i64>>,
+    /// Owner; absent: the owner of the mount.
+    pub uid: Option<Lww<u32>>,
+    /// Group; absent: the group of the mount.
+    pub gid: Option<Lww<u32>>,
+}
+
+/// All that is known of one file.
+///
+/// `content` and `location` are sorted by stamp, latest first, without duplicates.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub struct Record {
+    /// Which file.
+    pub id: FileId,
+    /// Surviving versions; more than one after concurrent edits.
+    pub content: Vec<Content>,
+    /// Surviving places; more than one after concurrent moves: the first is shown.
+    pub location: Vec<Location>,
+    /// Metadata.
+    pub fields: Fields,
+    /// Parts that nobody asserts any more but that must be shown, because a child or the
+    /// other part is alive. Derived: the same on every node with the same heads.
+    pub filled: Filled,
+}
+
+/// See [`Record::filled`].
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug, Default)]
+pub struct Filled {
+    /// Content that stands in for none.
+    pub content: Option<Content>,
+    /// A place that stands in for none.
+    pub location: Option<Location>,
+}
+
+/// Object ids as 20 raw bytes.
+pub mod oid_bytes {
+    use gix::ObjectId;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    /// Writes the 20 bytes.
+    ///
+    /// # Errors
+    /// As the serializer.
+    pub fn serialize<S: Serializer>(id: &ObjectId, s: S) -> Result<S::Ok, S::Error> {
+        <[u8; 20]>::try_from(id.as_slice())
+            .map_err(serde::ser::Error::custom)?
+            .serialize(s)
+    }
+
+    /// Reads 20 bytes.
+    ///
+    /// # Errors
+    /// As the deserializer.
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<ObjectId, D::Error> {
+        Ok(ObjectId::from(<[u8; 20]>::deserialize(d)?))
+    }
+}

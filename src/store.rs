@@ -1,0 +1,6 @@
+//! Objects on disk: one bare git repository per volume.
+//!
+//! Invariant: whatever is left on disk passes `git fsck --strict`; an object is durable before
+//! anything that names it is. Everything here is synchronous; callers bring the threads.
+
+pub mod objects;
