@@ -4,3 +4,5 @@
 //! anything that names it is. Everything here is synchronous; callers bring the threads.
 
 pub mod objects;
+pub mod pack;
+pub mod repo;
