@@ -7,7 +7,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet};
 
-use super::objects::{ObjectError, ObjectKind, Objects};
+use super::objects::{Object, ObjectError, ObjectKind, Objects};
 use crate::base::id::Oid;
 
 /// The parts of a commit that a walk needs.
@@ -262,6 +262,36 @@ impl TreeWalk<'_> {
             None => Err(ObjectError::Missing(id)),
         }
     }
+}
+
+/// Pushes the ids that an object names, submodules left out.
+///
+/// # Errors
+/// When the object is malformed.
+pub fn children(id: &Oid, o: &Object, out: &mut Vec<Oid>) -> Result<(), ObjectError> {
+    match o.kind {
+        ObjectKind::Blob => {}
+        ObjectKind::Tag => {
+            let t = gix::objs::TagRef::from_bytes(&o.data, gix::hash::Kind::Sha1)
+                .map_err(|e| malformed(id, "a tag", e))?;
+            out.push(t.target());
+        }
+        ObjectKind::Commit => {
+            let c = gix::objs::CommitRef::from_bytes(&o.data, gix::hash::Kind::Sha1)
+                .map_err(|e| malformed(id, "a commit", e))?;
+            out.push(c.tree());
+            out.extend(c.parents());
+        }
+        ObjectKind::Tree => {
+            for e in gix::objs::TreeRefIter::from_bytes(&o.data, gix::hash::Kind::Sha1) {
+                let e = e.map_err(|e| malformed(id, "a tree", e))?;
+                if !e.mode.is_commit() {
+                    out.push(e.oid.to_owned());
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Checks that all that `new` objects name is among them or in `objs`, starting at `want`.

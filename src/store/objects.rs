@@ -172,6 +172,39 @@ impl Objects for Memory {
     }
 }
 
+/// Two places to read from.
+pub struct Both {
+    one: Arc<dyn Objects>,
+    two: Arc<dyn Objects>,
+}
+
+impl std::fmt::Debug for Both {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Both").finish_non_exhaustive()
+    }
+}
+
+impl Both {
+    /// Reads `one`, then `two`; what is put goes to `two`.
+    #[must_use]
+    pub fn new(one: Arc<dyn Objects>, two: Arc<dyn Objects>) -> Self {
+        Self { one, two }
+    }
+}
+
+impl Objects for Both {
+    fn find(&self, id: &Oid) -> Result<Option<Object>, ObjectError> {
+        match self.one.find(id)? {
+            Some(o) => Ok(Some(o)),
+            None => self.two.find(id),
+        }
+    }
+
+    fn put(&self, kind: ObjectKind, data: Vec<u8>) -> Result<Oid, ObjectError> {
+        self.two.put(kind, data)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,7 +12,7 @@ use gix::odb::store::init::{Options, Slots};
 use gix_pack::Find;
 use lru::LruCache;
 
-use super::objects::{Memory, Object, ObjectError, ObjectKind, Objects};
+use super::objects::{Object, ObjectError, ObjectKind, Objects};
 use super::pack::{PackWriter, SealedPack, sweep};
 use crate::base::id::Oid;
 
@@ -157,15 +157,31 @@ impl Repo {
         Ok(())
     }
 
-    /// Makes the objects `ids` of a stage durable in one pack; those not in memory are on disk.
+    /// Size of an object in bytes, from its header.
+    ///
+    /// # Errors
+    /// When it is missing or the store fails.
+    pub fn size(&self, id: &Oid) -> Result<u64, ObjectError> {
+        if let Ok(r) = self.recent.lock()
+            && let Some(o) = r.peek(id)
+        {
+            return Ok(o.data.len() as u64);
+        }
+        let h = self.handle();
+        let found = gix::odb::Header::try_header(&h, id);
+        self.give_back(h);
+        match found {
+            Ok(Some(header)) => Ok(header.size()),
+            Ok(None) => Err(ObjectError::Missing(*id)),
+            Err(e) => Err(store_error("reading a header")(e.to_string().into())),
+        }
+    }
+
+    /// Makes objects durable in one pack.
     ///
     /// # Errors
     /// As the file system; nothing is visible then.
-    pub fn flush(&self, stage: &Memory, ids: &[Oid]) -> io::Result<u64> {
-        let objects: Vec<(Oid, Object)> = ids
-            .iter()
-            .filter_map(|id| Some((*id, stage.staged(id)?)))
-            .collect();
+    pub fn flush(&self, objects: Vec<(Oid, Object)>) -> io::Result<u64> {
         if objects.is_empty() {
             return Ok(0);
         }
