@@ -12,6 +12,7 @@ use crate::base::limit;
 use crate::base::stamp::{Dot, Stamp};
 use crate::record::git_commit::{EMAIL, GitCommit, NAME, identity, read};
 use crate::record::git_tree::{self, FILE, TREE, TreeEntry};
+use crate::record::model::maybe_oid_bytes;
 use crate::record::state::State;
 use crate::record::{RecordError, Result, trie};
 use crate::store::objects::{ObjectKind, Objects};
@@ -28,7 +29,7 @@ pub struct Head {
     /// Who made it.
     pub node: NodeId,
     /// The content commit it describes; none before anything was written.
-    #[serde(with = "maybe_oid")]
+    #[serde(with = "maybe_oid_bytes")]
     pub content: Option<Oid>,
     /// Files born on the branch so far: the next id's number.
     pub births: u64,
@@ -280,31 +281,6 @@ pub fn check_state(src: crate::record::Source<'_>, state: &State) -> Result<()> 
     state.refs(src).map(drop)
 }
 
-/// An optional object id as a byte string of 0 or 20 bytes.
-mod maybe_oid {
-    use gix::ObjectId;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    #[expect(clippy::ref_option, reason = "serde passes fields by reference")]
-    pub(super) fn serialize<S: Serializer>(id: &Option<ObjectId>, s: S) -> Result<S::Ok, S::Error> {
-        let bytes: Option<[u8; 20]> = match id {
-            None => None,
-            Some(id) => Some(
-                id.as_slice()
-                    .try_into()
-                    .map_err(serde::ser::Error::custom)?,
-            ),
-        };
-        bytes.serialize(s)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        d: D,
-    ) -> Result<Option<ObjectId>, D::Error> {
-        Ok(Option::<[u8; 20]>::deserialize(d)?.map(ObjectId::from))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -342,22 +318,22 @@ mod tests {
     fn a_record_commit_is_read_back_whole() {
         let objs = Memory::default();
         let id = encode(&objs, new(&objs, oids(3), oids(2))).expect("encodes");
-        let read = decode(&objs, &id).expect("decodes");
-        assert_eq!(read.frontier.len(), 3);
-        assert!(read.frontier.is_sorted());
-        assert_eq!(read.tips.len(), 2);
-        assert_eq!(read.head.births, 3);
-        assert_eq!(state_of(&objs, &id).expect("reads"), read.state);
-        assert!(read.head.has_seen(read.head.stamp.dot()));
+        let back = decode(&objs, &id).expect("decodes");
+        assert_eq!(back.frontier.len(), 3);
+        assert!(back.frontier.is_sorted());
+        assert_eq!(back.tips.len(), 2);
+        assert_eq!(back.head.births, 3);
+        assert_eq!(state_of(&objs, &id).expect("reads"), back.state);
+        assert!(back.head.has_seen(back.head.stamp.dot()));
     }
 
     #[test]
     fn many_tips_hang_on_a_chain() {
         let objs = Memory::default();
         let id = encode(&objs, new(&objs, oids(3), oids(200))).expect("encodes");
-        let read = decode(&objs, &id).expect("decodes");
+        let back = decode(&objs, &id).expect("decodes");
         let mut kept = 0;
-        let mut next = read.tips.first().copied();
+        let mut next = back.tips.first().copied();
         while let Some(keep) = next {
             let c = read(&objs, &keep).expect("a keep-commit");
             assert!(c.parents.len() <= limit::PARENTS_MAX);
