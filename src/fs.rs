@@ -11,7 +11,7 @@ use crate::base::clock;
 use crate::base::name::EntryName;
 use crate::journal::Patch;
 use crate::merge::shown::Role;
-use crate::record::change::{Change, Field};
+use crate::record::change::{Change, SetField as Field};
 use crate::record::model::Kind;
 use crate::volume::error::VolumeError;
 use crate::volume::inode::{Attr, Ino, Inode};
@@ -23,7 +23,9 @@ mod dir;
 mod errno;
 mod names;
 
+pub use dir::DirEntry;
 pub use errno::errno;
+pub use names::RenameMode;
 
 /// Result of an operation.
 pub type Result<T> = std::result::Result<T, VolumeError>;
@@ -177,11 +179,11 @@ impl Fs {
         let ids = self.field_ids(i);
         let mut fields = Vec::new();
         if let Some(m) = set.mode {
-            fields.push(Field::Mode(m & 0o7777));
+            fields.push(Field::SetMode(m & 0o7777));
         }
-        fields.extend(set.uid.map(Field::Uid));
-        fields.extend(set.gid.map(Field::Gid));
-        fields.extend(set.mtime.map(Field::Mtime));
+        fields.extend(set.uid.map(Field::SetUid));
+        fields.extend(set.gid.map(Field::SetGid));
+        fields.extend(set.mtime.map(Field::SetMtime));
         let gone = i.removed;
         if !fields.is_empty() && !gone {
             let changes = ids.iter().flat_map(|id| {

@@ -7,7 +7,7 @@ use super::{Fs, Result};
 use crate::base::clock;
 use crate::base::limit::SMALL_FILE_BYTES_MAX;
 use crate::journal::Patch;
-use crate::record::change::{Change, Field};
+use crate::record::change::{Change, SetField as Field};
 use crate::record::model::Kind;
 use crate::volume::error::VolumeError;
 use crate::volume::inode::{Data, Dirty, Ino};
@@ -267,6 +267,17 @@ impl Fs {
     }
 }
 
+impl Fs {
+    /// Returns when all names made and removed so far survive a power cut.
+    ///
+    /// # Errors
+    /// The journal's.
+    pub fn fsync_dir(&self) -> Result<()> {
+        let last = self.volume.journal().last();
+        Ok(self.volume.journal().sync(last)?)
+    }
+}
+
 /// Marks written bytes as fit for a commit, with the time they were written.
 fn settle(live: &mut Live, ino: Ino) -> Result<bool> {
     let i = live.inode_mut(ino)?;
@@ -281,7 +292,7 @@ fn settle(live: &mut Live, ino: Ino) -> Result<bool> {
 pub(crate) fn mtime_change(id: crate::base::id::FileId, mtime: i64) -> Change {
     Change::Field {
         id,
-        field: Field::Mtime(mtime),
+        field: Field::SetMtime(mtime),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::base::stamp::Dot;
 use crate::journal::Patch;
 use crate::merge::author;
 use crate::merge::shown::{Role, Shown, Version};
-use crate::record::change::{Change, Field};
+use crate::record::change::{Change, SetField as Field};
 use crate::record::model::Kind;
 use crate::volume::error::VolumeError;
 use crate::volume::inode::{Attr, Child, Data, Dirty, Ino, Inode};
@@ -95,16 +95,16 @@ impl Fs {
         let field = |id, field| Patch::Meta(Change::Field { id, field });
         let mut patches = vec![
             Patch::Meta(born),
-            field(id, Field::Mode(mode)),
-            field(id, Field::Mtime(now)),
+            field(id, Field::SetMode(mode)),
+            field(id, Field::SetMtime(now)),
         ];
-        patches.extend(uid.map(|u| field(id, Field::Uid(u))));
-        patches.extend(gid.map(|g| field(id, Field::Gid(g))));
+        patches.extend(uid.map(|u| field(id, Field::SetUid(u))));
+        patches.extend(gid.map(|g| field(id, Field::SetGid(g))));
         if !bytes.is_empty() {
             let data = bytes.clone();
             patches.push(Patch::Bytes { id, at: 0, data, mtime: now });
         }
-        patches.push(field(parent, Field::Mtime(now)));
+        patches.push(field(parent, Field::SetMtime(now)));
         let entry = self.volume.log(&mut live, patches)?;
         let attr = Attr {
             mode,
@@ -163,7 +163,7 @@ impl Fs {
         let parent = live.inode(dir)?.id();
         changes.push(Change::Field {
             id: parent,
-            field: Field::Mtime(now),
+            field: Field::SetMtime(now),
         });
         let patches = changes.into_iter().map(Patch::Meta).collect();
         let entry = self.volume.log(&mut live, patches)?;
@@ -229,7 +229,7 @@ impl Fs {
         for d in [from, to] {
             changes.push(Change::Field {
                 id: live.inode(d)?.id(),
-                field: Field::Mtime(now),
+                field: Field::SetMtime(now),
             });
         }
         let patches = changes.into_iter().map(Patch::Meta).collect();

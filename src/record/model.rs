@@ -121,3 +121,33 @@ pub mod oid_bytes {
         Ok(ObjectId::from(<[u8; 20]>::deserialize(d)?))
     }
 }
+
+/// Optional object ids as 20 raw bytes.
+pub mod maybe_oid_bytes {
+    use gix::ObjectId;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    /// Writes the 20 bytes, if there are any.
+    ///
+    /// # Errors
+    /// As the serializer.
+    pub fn serialize<S: Serializer>(id: &Option<ObjectId>, s: S) -> Result<S::Ok, S::Error> {
+        let bytes: Option<[u8; 20]> = match id {
+            None => None,
+            Some(id) => Some(
+                id.as_slice()
+                    .try_into()
+                    .map_err(serde::ser::Error::custom)?,
+            ),
+        };
+        bytes.serialize(s)
+    }
+
+    /// Reads 20 bytes, if there are any.
+    ///
+    /// # Errors
+    /// As the deserializer.
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<ObjectId>, D::Error> {
+        Ok(Option::<[u8; 20]>::deserialize(d)?.map(ObjectId::from))
+    }
+}

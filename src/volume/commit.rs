@@ -18,7 +18,7 @@ use crate::base::stamp::{Dot, Stamp};
 use crate::journal::{Committed, Entry};
 use crate::merge::shown::Shown;
 use crate::merge::{author, project, view as merge_view};
-use crate::record::change::{Change, Field};
+use crate::record::change::{Change, SetField as Field};
 use crate::record::commit as record_commit;
 use crate::record::model::Kind;
 use crate::store::objects::{Memory, ObjectKind, Objects};
@@ -216,10 +216,10 @@ fn fold(changes: Vec<Change>, own: Stamp) -> Vec<Change> {
 
 fn field_number(f: &Field) -> u8 {
     match f {
-        Field::Mode(_) => 0,
-        Field::Mtime(_) => 1,
-        Field::Uid(_) => 2,
-        Field::Gid(_) => 3,
+        Field::SetMode(_) => 0,
+        Field::SetMtime(_) => 1,
+        Field::SetUid(_) => 2,
+        Field::SetGid(_) => 3,
     }
 }
 
@@ -268,7 +268,7 @@ pub(super) fn write(volume: &Volume, base: &View, batch: &Batch) -> VolumeResult
         }
         changes.push(Change::Field {
             id: w.id,
-            field: Field::Mtime(w.mtime),
+            field: Field::SetMtime(w.mtime),
         });
     }
     let changes = fold(changes, own);
