@@ -2,5 +2,10 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 
 pub mod base;
+pub mod fs;
+pub mod fuse;
+pub mod journal;
+pub mod merge;
 pub mod record;
 pub mod store;
+pub mod volume;

@@ -7,7 +7,6 @@ use super::{Fs, Result};
 use crate::base::clock;
 use crate::base::limit::SMALL_FILE_BYTES_MAX;
 use crate::journal::Patch;
-use crate::record::change::{Change, SetField as Field};
 use crate::record::model::Kind;
 use crate::volume::error::VolumeError;
 use crate::volume::inode::{Data, Dirty, Ino};
@@ -286,14 +285,6 @@ fn settle(live: &mut Live, ino: Ino) -> Result<bool> {
     };
     d.settled = true;
     Ok(true)
-}
-
-/// The change that carries the time of the last write.
-pub(crate) fn mtime_change(id: crate::base::id::FileId, mtime: i64) -> Change {
-    Change::Field {
-        id,
-        field: Field::SetMtime(mtime),
-    }
 }
 
 fn put(to: &mut Vec<u8>, at: u64, bytes: &[u8]) -> Result<()> {

@@ -116,3 +116,44 @@ pub enum SetField {
     /// Group.
     SetGid(u32),
 }
+
+impl Change {
+    /// The file that the change is about; none for a ref.
+    #[must_use]
+    pub fn id(&self) -> Option<FileId> {
+        match self {
+            Self::Born { id, .. }
+            | Self::Write { id, .. }
+            | Self::Move { id, .. }
+            | Self::Drop { id, .. }
+            | Self::MarkCopy { id, .. }
+            | Self::Field { id, .. } => Some(*id),
+            Self::Ref { .. } => None,
+        }
+    }
+
+    /// The same change with other dots in place of those it names.
+    #[must_use]
+    pub fn map_dots(mut self, f: impl Fn(Dot) -> Dot) -> Self {
+        let all = |dots: &mut Vec<Dot>| dots.iter_mut().for_each(|d| *d = f(*d));
+        match &mut self {
+            Self::Write { base, .. } | Self::Move { base, .. } | Self::Ref { base, .. } => {
+                all(base);
+            }
+            Self::Drop {
+                content, location, ..
+            } => {
+                all(content);
+                all(location);
+            }
+            Self::MarkCopy {
+                content, location, ..
+            } => {
+                *content = f(*content);
+                *location = f(*location);
+            }
+            Self::Born { .. } | Self::Field { .. } => {}
+        }
+        self
+    }
+}

@@ -128,6 +128,13 @@ impl Memory {
         self.map.read().ok()?.get(id).cloned()
     }
 
+    /// Keeps an object whose id the caller has computed; the base is not asked.
+    pub fn keep(&self, id: Oid, o: Object) {
+        if let Ok(mut m) = self.map.write() {
+            m.entry(id).or_insert(o);
+        }
+    }
+
     /// Number of objects in memory.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -258,7 +258,7 @@ pub fn write_entry_header(kind: ObjectKind, size: u64, out: &mut Vec<u8>) {
     out.push(byte);
 }
 
-fn deflate(z: &mut Compress, data: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+pub(super) fn deflate(z: &mut Compress, data: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
     let start = z.total_in();
     loop {
         let done = usize::try_from(z.total_in() - start).map_err(io::Error::other)?;

@@ -18,7 +18,7 @@ use crate::base::stamp::{Dot, Stamp};
 use crate::journal::{Committed, Entry};
 use crate::merge::shown::Shown;
 use crate::merge::{author, project, view as merge_view};
-use crate::record::change::{Change, SetField as Field};
+use crate::record::change::{Change, OWN, SetField as Field};
 use crate::record::commit as record_commit;
 use crate::record::model::Kind;
 use crate::store::objects::{Memory, ObjectKind, Objects};
@@ -42,7 +42,7 @@ pub(super) enum Over {
 pub(super) struct Written {
     pub(super) ino: Ino,
     pub(super) id: FileId,
-    over: Over,
+    pub(super) over: Over,
     pub(super) kind: Kind,
     pub(super) data: Data,
     pub(super) mtime: i64,
@@ -54,12 +54,12 @@ pub(super) struct Batch {
     pub(super) stamp: Stamp,
     pub(super) births: u64,
     pub(super) upto: u64,
-    held: BTreeSet<FileId>,
-    held_entries: BTreeSet<u64>,
+    pub(super) held: BTreeSet<FileId>,
+    pub(super) held_entries: BTreeSet<u64>,
     pub(super) changes: Vec<Change>,
     pub(super) written: Vec<Written>,
     /// Some file lost its name to a version from elsewhere while it was being written.
-    detached: bool,
+    pub(super) detached: bool,
 }
 
 impl Batch {
@@ -182,7 +182,7 @@ pub(super) fn take(volume: &Volume, live: &mut Live, all: bool) -> Batch {
 
 /// Leaves out files that were born and removed within the batch, and all but the last value
 /// of each field.
-fn fold(changes: Vec<Change>, own: Stamp) -> Vec<Change> {
+fn fold(changes: Vec<Change>) -> Vec<Change> {
     let mut born = HashSet::new();
     let mut gone = HashSet::new();
     for c in &changes {
@@ -191,7 +191,7 @@ fn fold(changes: Vec<Change>, own: Stamp) -> Vec<Change> {
                 born.insert(*id);
             }
             Change::Drop { id, content, .. }
-                if born.contains(id) && content.contains(&own.dot()) =>
+                if born.contains(id) && content.contains(&OWN) =>
             {
                 gone.insert(*id);
             }
@@ -246,7 +246,7 @@ pub(super) fn write(volume: &Volume, base: &View, batch: &Batch) -> VolumeResult
         by_id.insert(w.id, (blob, matches!(w.over, Over::Nothing)));
     }
     let own = batch.stamp;
-    let mut changes: Vec<Change> = batch.changes.iter().map(|c| c.with_own_dot(own.dot())).collect();
+    let mut changes = batch.changes.clone();
     for c in &mut changes {
         if let Change::Born { id, blob, .. } = c
             && let Some((b, true)) = by_id.get(id)
@@ -271,7 +271,7 @@ pub(super) fn write(volume: &Volume, base: &View, batch: &Batch) -> VolumeResult
             field: Field::SetMtime(w.mtime),
         });
     }
-    let changes = fold(changes, own);
+    let changes = fold(changes);
     let dots = super::dots::Ancestry::new(volume, &base.heads);
     let state = crate::record::change::apply(src, &dots, &base.state, own, &changes)?;
     let tree = project::project(src, Some((&base.state, base.tree)), &state)?;

@@ -27,7 +27,7 @@ pub(super) fn empty(src: Source<'_>, stage: Arc<Memory>) -> VolumeResult<View> {
 
 /// Reads a head's record commit.
 pub(super) fn read_head(src: Source<'_>, id: Oid) -> VolumeResult<HeadInfo> {
-    let c = commit::decode(src.objs, id)?;
+    let c = commit::decode(src.objs, &id)?;
     Ok(HeadInfo {
         node: c.head.node,
         stamp: c.head.stamp,
@@ -62,7 +62,7 @@ pub(super) fn derive(volume: &Volume, heads: Vec<HeadInfo>) -> VolumeResult<View
     };
     let alike = |h: &HeadInfo| h.content == first.content && h.state == first.state;
     let first_tree = match first.content {
-        Some(c) => git_commit::read(src.objs, c)?.tree,
+        Some(c) => git_commit::read(src.objs, &c)?.tree,
         None => project::project(src, None, &first.state)?,
     };
     if heads.iter().all(alike) {

@@ -32,7 +32,7 @@ impl Dots for Ancestry<'_> {
         let mut queue: VecDeque<Oid> = self.heads.iter().copied().collect();
         let mut met: HashSet<Oid> = queue.iter().copied().collect();
         while let Some(id) = queue.pop_front() {
-            let c = commit::decode(&**self.volume.repo(), id)?;
+            let c = commit::decode(&**self.volume.repo(), &id)?;
             if c.head.stamp.dot() == dot {
                 return Ok(Some(id));
             }

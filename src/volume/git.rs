@@ -25,7 +25,7 @@ use crate::record::git_commit;
 use crate::store::objects::{Memory, ObjectKind, Objects};
 
 /// The branch that mounts show.
-pub const MAIN: &str = "refs/heads/main";
+pub(super) const MAIN: &str = "refs/heads/main";
 /// At most one new seal is handed out in this time.
 const SEAL_EVERY: Duration = Duration::from_millis(200);
 
@@ -58,7 +58,7 @@ impl Described {
             if !self.met.insert(id) {
                 continue;
             }
-            let c = record_commit::decode(&**volume.repo(), id)?;
+            let c = record_commit::decode(&**volume.repo(), &id)?;
             if let Some(content) = c.head.content {
                 // The first one met is the latest that describes it.
                 self.by_content.entry(content).or_insert(id);
@@ -188,7 +188,7 @@ impl Worker<'_> {
         if let Some(q) = main {
             let bases = self.bases_of(&base, q)?;
             let from = derive::derive(v, bases)?;
-            let tree = git_commit::read(src.objs, q)?.tree;
+            let tree = git_commit::read(src.objs, &q)?.tree;
             if from.commit != Some(q) {
                 changes.extend(stock::changes(src, &from.state, from.tree, tree)?);
                 pushed = Some(q);
@@ -276,7 +276,7 @@ impl Worker<'_> {
                 found.push(derive::read_head(src, r)?);
                 continue;
             }
-            let parents = git_commit::read(src.objs, id)?.parents;
+            let parents = git_commit::read(src.objs, &id)?.parents;
             queue.extend(parents.into_iter().filter(|p| met.insert(*p)));
         }
         Ok(derive::maximal(found))
@@ -299,7 +299,7 @@ impl Worker<'_> {
         for c in &contents {
             within = within && is_ancestor(stage, *c, q)?;
         }
-        if within && git_commit::read(stage, q)?.tree == tree {
+        if within && git_commit::read(stage, &q)?.tree == tree {
             return Ok(Some(q));
         }
         let mut parents: Vec<Oid> = contents.into_iter().collect();
@@ -324,7 +324,7 @@ pub(super) fn is_ancestor(objs: &dyn Objects, old: Oid, new: Oid) -> VolumeResul
         if id == old {
             return Ok(true);
         }
-        let parents = git_commit::read(objs, id)?.parents;
+        let parents = git_commit::read(objs, &id)?.parents;
         queue.extend(parents.into_iter().filter(|p| met.insert(*p)));
     }
     Ok(false)

@@ -15,10 +15,10 @@ use crate::base::id::{BranchId, FileId, Oid};
 use crate::base::name::EntryName;
 use crate::base::stamp::{Dot, Hlc};
 use crate::merge::shown::{self, Role, Shown};
+use crate::record::Source;
 use crate::record::cache::Cache;
 use crate::record::change::Change;
 use crate::record::model::Kind;
-use crate::store::objects::Objects;
 use crate::store::repo::Repo;
 
 /// What lookups need beside the table.
@@ -191,8 +191,8 @@ impl Live {
             Some(Child::Absent { .. }) => return Ok(None),
             None => {}
         }
-        let objs: &dyn Objects = &*self.view.stage;
-        let found = shown::lookup(objs, cx.cache, &self.view.state, &d.shown.dirs, name)?;
+        let src = Source::new(&*self.view.stage, cx.cache);
+        let found = shown::lookup(src, &self.view.state, &d.shown.dirs, name)?;
         match found {
             Some(s) if s.kind != Kind::Gitlink => Ok(Some(self.bind(cx, dir, s)?)),
             _ => Ok(None),
@@ -279,9 +279,9 @@ impl Live {
         if d.kind != Kind::Dir {
             return Err(VolumeError::NotDir);
         }
-        let objs: &dyn Objects = &*self.view.stage;
+        let src = Source::new(&*self.view.stage, cx.cache);
         let mut out = BTreeMap::new();
-        for s in shown::list(objs, cx.cache, &self.view.state, &d.shown.dirs)? {
+        for s in shown::list(src, &self.view.state, &d.shown.dirs)? {
             if s.kind != Kind::Gitlink {
                 out.insert(
                     s.name.clone(),
@@ -410,8 +410,8 @@ impl Live {
             self.stale.insert((dir, name.clone()));
             return Ok(());
         }
-        let objs: &dyn Objects = &*self.view.stage;
-        let now = shown::lookup(objs, cx.cache, &self.view.state, &d.shown.dirs, name)?;
+        let src = Source::new(&*self.view.stage, cx.cache);
+        let now = shown::lookup(src, &self.view.state, &d.shown.dirs, name)?;
         let Some(Child::Bound { ino, .. }) = child else {
             out.push(entry);
             return Ok(());
@@ -546,8 +546,19 @@ fn attr_of(s: &Shown) -> Attr {
 }
 
 fn root_inode() -> Inode {
-    let mut shown = Shown::root();
-    shown.dirs = vec![FileId::ROOT];
+    let shown = Shown {
+        name: EntryName::new(b"root").expect("four letters are a name"),
+        role: Role::Main,
+        dirs: vec![FileId::ROOT],
+        kind: Kind::Dir,
+        blob: null_oid(),
+        mode: default_mode(Kind::Dir),
+        mtime: 0,
+        uid: None,
+        gid: None,
+        versions: Vec::new(),
+        merged: false,
+    };
     Inode {
         ino: ROOT_INO,
         kind: Kind::Dir,

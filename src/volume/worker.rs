@@ -180,7 +180,7 @@ impl Worker<'_> {
     }
 
     /// Moves the table from one view to another and to names that waited.
-    fn reconcile_all(
+    pub(super) fn reconcile_all(
         &self,
         live: &mut super::live::Live,
         from: &View,
