@@ -7,5 +7,6 @@ pub mod fuse;
 pub mod journal;
 pub mod merge;
 pub mod record;
+pub mod replicator;
 pub mod store;
 pub mod volume;
