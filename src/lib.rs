@@ -2,5 +2,6 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 
 pub mod base;
+pub mod merge;
 pub mod record;
 pub mod store;
