@@ -18,6 +18,7 @@ pub mod git_tree;
 pub mod model;
 pub mod refs;
 pub mod state;
+mod text;
 pub mod trie;
 
 use crate::base::id::Oid;

@@ -225,7 +225,11 @@ impl<'a> Draft<'a> {
             without.extend(now.and_then(|r| r.place()).map(|p| p.parent));
         }
         self.keep_for_children(without)?;
-        self.break_cycles()
+        self.break_cycles()?;
+        for id in ids {
+            self.merge_text(id)?;
+        }
+        Ok(())
     }
 
     /// Writes what changed and returns the new state.

@@ -94,8 +94,21 @@ pub struct Record {
 pub struct Filled {
     /// Content that stands in for none.
     pub content: Option<Content>,
-    /// A place that stands in for none.
+    /// A place that stands in for none, or for the latest one if that would put a directory
+    /// inside itself.
     pub location: Option<Location>,
+    /// What several versions make together, if their texts merge without a conflict.
+    pub text: Option<MergedText>,
+}
+
+/// Bytes that stand for several versions at once.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub struct MergedText {
+    /// The bytes.
+    #[serde(with = "oid_bytes")]
+    pub blob: Oid,
+    /// The versions in it (their dots), latest first.
+    pub versions: Vec<Dot>,
 }
 
 /// Object ids as 20 raw bytes.
