@@ -1,7 +1,7 @@
 //! One git process for one request: fed from the request, drained into the answer.
 //!
-//! The process leads a group of its own; when the client goes, stalls or errs, the group is
-//! asked to end (so that git removes its quarantine) and soon after killed.
+//! The process leads a group of its own; when the client goes, stalls or errs, its input
+//! ends, its hooks are refused, and soon after the group is killed.
 
 use std::io;
 use std::path::Path;
@@ -23,7 +23,7 @@ use super::{hook, repo};
 
 /// Neither side moves a byte for so long: the client is taken for gone.
 const STALL: Duration = Duration::from_secs(300);
-/// From being asked to end to being killed.
+/// From each way of ending a process to the next, rougher one.
 const GRACE: Duration = Duration::from_secs(5);
 /// For a client that still sends what git no longer reads.
 const LINGER: Duration = Duration::from_secs(10);
@@ -58,7 +58,7 @@ pub(super) fn start(run: Run<'_>, input: Option<Input>) -> io::Result<Output> {
     if let Some(protocol) = run.protocol {
         command.env("GIT_PROTOCOL", protocol);
     }
-    let session = run.push.map(|(dir, session)| {
+    let push = run.push.map(|(dir, session)| {
         command.env(hook::ENV_DIR, dir);
         command.env(hook::ENV_PUSH, session.key());
         session
@@ -74,10 +74,9 @@ pub(super) fn start(run: Run<'_>, input: Option<Input>) -> io::Result<Output> {
     let group = child
         .id()
         .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-    let group = Group { child, group };
+    let group = Group { child, group, push };
     tokio::spawn(async move {
-        // Kept until git has ended: a hook speaks for a push only while it runs.
-        let kept = (session, run.permit);
+        let kept = run.permit;
         if let Err(error) = drive(group, input, &send).await {
             tracing::debug!(%error, "a git process was cut short");
             let _ = tokio::time::timeout(LINGER, send.send(Err(error))).await;
@@ -91,19 +90,38 @@ pub(super) fn start(run: Run<'_>, input: Option<Input>) -> io::Result<Output> {
 struct Group {
     child: Child,
     group: Option<Pid>,
+    push: Option<Session>,
 }
 
 impl Group {
-    /// Ends it, gently first.
-    async fn end(mut self) {
-        let Some(group) = self.group else { return };
-        let _ = kill_process_group(group, Signal::TERM);
-        if tokio::time::timeout(GRACE, self.child.wait())
-            .await
-            .is_err()
+    /// Ends it before its time. Its standard input is closed by now.
+    async fn end(mut self, stdout: Option<ChildStdout>) {
+        let push = self.push.take().and_then(Session::stop);
+        if push.is_some() {
+            // A receive-pack that a signal ends leaves its quarantine behind; one whose
+            // input ends, or whose hook is refused, does not. It must be able to say so.
+            let _ = tokio::time::timeout(GRACE, async {
+                if let Some(mut stdout) = stdout {
+                    let _ = tokio::io::copy(&mut stdout, &mut tokio::io::sink()).await;
+                }
+                self.child.wait().await
+            })
+            .await;
+        }
+        if let Some(group) = self.group
+            && matches!(self.child.try_wait(), Ok(None))
         {
-            let _ = kill_process_group(group, Signal::KILL);
-            let _ = self.child.wait().await;
+            let _ = kill_process_group(group, Signal::TERM);
+            if tokio::time::timeout(GRACE, self.child.wait())
+                .await
+                .is_err()
+            {
+                let _ = kill_process_group(group, Signal::KILL);
+                let _ = self.child.wait().await;
+            }
+        }
+        if let Some(push) = push {
+            push.sweep();
         }
     }
 }
@@ -149,34 +167,37 @@ async fn drive(
     input: Option<Input>,
     send: &Sender<io::Result<Bytes>>,
 ) -> io::Result<()> {
-    let (stdin, stdout) = (group.child.stdin.take(), group.child.stdout.take());
-    let pulse = Pulse::new();
-    let feed = feed(input, stdin, &pulse);
-    let drain = drain(stdout, send, &pulse);
-    tokio::pin!(feed, drain);
-    let mut fed = false;
-    let done = loop {
-        tokio::select! {
-            done = &mut feed, if !fed => {
-                fed = true;
-                if let Err(e) = done {
-                    break Err(e);
+    let (stdin, mut stdout) = (group.child.stdin.take(), group.child.stdout.take());
+    let done = {
+        let pulse = Pulse::new();
+        let feed = feed(input, stdin, &pulse);
+        let drain = drain(stdout.as_mut(), send, &pulse);
+        tokio::pin!(feed, drain);
+        let mut fed = false;
+        let done = loop {
+            tokio::select! {
+                done = &mut feed, if !fed => {
+                    fed = true;
+                    if let Err(e) = done {
+                        break Err(e);
+                    }
                 }
+                done = &mut drain => break done,
+                () = send.closed() => break Err(io::Error::other("the client has gone")),
+                () = pulse.stalled() => break Err(io::ErrorKind::TimedOut.into()),
             }
-            done = &mut drain => break done,
-            () = send.closed() => break Err(io::Error::other("the client has gone")),
-            () = pulse.stalled() => break Err(io::ErrorKind::TimedOut.into()),
+        };
+        if done.is_ok() && !fed {
+            // An answer cut off while the client sends would never be read.
+            let _ = tokio::time::timeout(LINGER, feed).await;
         }
+        done
     };
     if let Err(e) = done {
-        group.end().await;
+        group.end(stdout).await;
         return Err(e);
     }
     let status = group.child.wait().await?;
-    if !fed {
-        // An answer cut off while the client sends would never be read.
-        let _ = tokio::time::timeout(LINGER, feed).await;
-    }
     if status.success() {
         Ok(())
     } else {
@@ -207,11 +228,11 @@ async fn feed(
 
 /// git to answer.
 async fn drain(
-    stdout: Option<ChildStdout>,
+    stdout: Option<&mut ChildStdout>,
     send: &Sender<io::Result<Bytes>>,
     pulse: &Pulse,
 ) -> io::Result<()> {
-    let Some(mut stdout) = stdout else {
+    let Some(stdout) = stdout else {
         return Ok(());
     };
     let mut buffer = BytesMut::new();

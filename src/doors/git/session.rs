@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::repo;
 use crate::base::id::VolumeName;
 
 /// The pushes that run, by the secret that their hooks show.
@@ -32,6 +33,36 @@ pub(super) struct Session {
 impl Session {
     pub(super) fn key(&self) -> &str {
         &self.key
+    }
+}
+
+/// A push that was cut short: its hooks are refused from now on.
+#[derive(Debug)]
+pub(super) struct Stopped {
+    repo: PathBuf,
+    all: Arc<Sessions>,
+}
+
+impl Session {
+    /// Has its hooks refused.
+    pub(super) fn stop(self) -> Option<Stopped> {
+        let repo = self.all.find(&self.key)?.repo;
+        let all = Arc::clone(&self.all);
+        Some(Stopped { repo, all })
+    }
+}
+
+impl Stopped {
+    /// Removes what its git left behind, unless another push to the repository runs.
+    pub(super) fn sweep(self) {
+        // Under the lock, so that none begins meanwhile.
+        let running = self.all.lock();
+        if running.values().any(|p| p.repo == self.repo) {
+            return;
+        }
+        if let Err(error) = repo::sweep(&self.repo) {
+            tracing::warn!(%error, "leftovers of a push remain");
+        }
     }
 }
 
