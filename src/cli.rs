@@ -62,11 +62,12 @@ struct Process<'a> {
 
 /// Runs the command line, whose first word is the program's name.
 pub fn main(args: impl IntoIterator<Item = OsString>, daemon: &dyn Daemon) -> ExitCode {
-    main_with(args, daemon, &|args| {
+    let code = main_with(args, daemon, &|args| {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(args);
         Ok(command)
-    })
+    });
+    ExitCode::from(code.number())
 }
 
 /// As [`main`], with another way to start a background node.
@@ -74,7 +75,7 @@ pub fn main_with(
     args: impl IntoIterator<Item = OsString>,
     daemon: &dyn Daemon,
     respawn: Respawn<'_>,
-) -> ExitCode {
+) -> Code {
     let words: Vec<OsString> = args.into_iter().collect();
     let parsed = match Args::try_parse_from(&words) {
         Ok(parsed) => parsed,
@@ -93,10 +94,10 @@ pub fn main_with(
         )
     });
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => Code::Ok,
         Err(failure) => {
             complain(&failure);
-            ExitCode::from(failure.code.number())
+            failure.code
         }
     }
 }
@@ -114,17 +115,17 @@ fn complain(failure: &Failure) {
 }
 
 /// Help and version go to standard output; wrong usage is an error like any other.
-fn explain(e: &clap::Error) -> ExitCode {
+fn explain(e: &clap::Error) -> Code {
     let text = e.render().to_string();
     if e.use_stderr() {
         let text = text
             .strip_prefix("error: ")
             .map_or_else(|| text.clone(), |t| format!("Error: {t}"));
         let _ = write!(std::io::stderr(), "{text}");
-        ExitCode::from(Code::Usage.number())
+        Code::Usage
     } else {
         let _ = write!(std::io::stdout(), "{text}");
-        ExitCode::SUCCESS
+        Code::Ok
     }
 }
 
