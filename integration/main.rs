@@ -1,1 +1,5 @@
 //! Tests without a kernel mount.
+
+mod cli;
+mod git_door;
+mod http_door;

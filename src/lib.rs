@@ -2,6 +2,10 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 
 pub mod base;
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod doors;
 pub mod fs;
 pub mod fuse;
 pub mod journal;

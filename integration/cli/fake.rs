@@ -1,0 +1,221 @@
+//! `cellfs` with a stand-in for its node: this test program run once more.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use cellfs::base::id::VolumeName;
+use cellfs::config::Options;
+use cellfs::control::failure::{Answer, Failure};
+use cellfs::control::lock::StateLock;
+use cellfs::control::node::Node;
+use cellfs::control::readiness::{Readiness, Ready};
+use cellfs::control::server::Server;
+use cellfs::control::wire::{
+    Attach, Conflict, Head, Invite, LogEntry, LogOf, Member, Mounted, Status, UrlOf, Volume,
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// What the test harness prints before the program's own output.
+pub(crate) const NOISE: &str = "\nrunning 1 test\ntest cli::fake::program ... ";
+/// How the stand-in misbehaves.
+pub(crate) const ENV_KIND: &str = "CELLFS_FAKE";
+const ENV_ARGS: &str = "CELLFS_FAKE_ARGS";
+const BETWEEN: &str = "\u{1f}";
+
+/// `cellfs` with these words.
+pub(crate) fn cellfs(words: &[&str]) -> Command {
+    let mut c = Command::new(std::env::current_exe().expect("a test program"));
+    c.args(["--exact", "cli::fake::program", "--ignored", "--nocapture"])
+        .args(["--test-threads", "1"])
+        .env(ENV_ARGS, [&["cellfs"], words].concat().join(BETWEEN));
+    c
+}
+
+#[test]
+#[ignore = "the program that other tests run"]
+fn program() {
+    let Ok(args) = std::env::var(ENV_ARGS) else {
+        return;
+    };
+    let code = cellfs::cli::main_with(args.split(BETWEEN).map(Into::into), &node, &|args| {
+        let words: Vec<&str> = args.iter().filter_map(|a| a.to_str()).collect();
+        Ok(cellfs(&words))
+    });
+    std::process::exit(code.number().into());
+}
+
+fn node(options: Options, readiness: Readiness) -> Answer<()> {
+    let lock = StateLock::take(&options.state)?;
+    match std::env::var(ENV_KIND).as_deref() {
+        Ok("refuse") => {
+            return Err(
+                Failure::refused("the ticket has expired").hint("ask for another: cellfs invite")
+            );
+        }
+        Ok("die") => std::process::exit(70),
+        Ok("panic") => panic!("as told"),
+        Ok("quit") => return Ok(()),
+        Ok("slow") => std::thread::sleep(Duration::from_secs(60)),
+        Ok("pair") => readiness.confirm("QX-77")?,
+        _ => {}
+    }
+    let runtime = tokio::runtime::Runtime::new().map_err(Failure::bug)?;
+    runtime.block_on(async {
+        let server = Server::bind(&lock).map_err(Failure::failed)?;
+        let stop = CancellationToken::new();
+        let fake = Fake {
+            options: options.clone(),
+            mounts: Mutex::default(),
+            stop: stop.clone(),
+        };
+        if let Some(dir) = &options.dir {
+            fake.mount(dir, options.volume.as_str(), options.read_only);
+        }
+        readiness.ready(fake.facts(options.dir.clone()));
+        let mut term = signal(SignalKind::terminate()).map_err(Failure::bug)?;
+        let served = server.run(Arc::new(fake), stop.clone());
+        tokio::select! {
+            _ = term.recv() => {}
+            () = served => {}
+        }
+        Ok(())
+    })
+}
+
+struct Fake {
+    options: Options,
+    mounts: Mutex<Vec<Mounted>>,
+    stop: CancellationToken,
+}
+
+impl Fake {
+    fn mount(&self, dir: &std::path::Path, volume: &str, read_only: bool) {
+        self.mounts.lock().expect("lock").push(Mounted {
+            dir: dir.to_owned(),
+            volume: volume.to_owned(),
+            read_only,
+        });
+    }
+
+    fn facts(&self, dir: Option<PathBuf>) -> Ready {
+        Ready {
+            node: "abc123".to_owned(),
+            join: Some("TICKET-1-86400".to_owned()),
+            url: Some(self.git("read", "cell")),
+            dir,
+        }
+    }
+
+    fn git(&self, token: &str, volume: &str) -> String {
+        format!("http://cell:{token}@{}/{volume}.git", self.options.listen)
+    }
+
+    fn other(state: &str) -> Member {
+        Member {
+            node: "def456".to_owned(),
+            name: "n2".to_owned(),
+            state: state.to_owned(),
+            code: (state == "pending").then(|| "AB-12".to_owned()),
+            ..Member::default()
+        }
+    }
+}
+
+#[async_trait]
+impl Node for Fake {
+    async fn status(&self) -> Answer<Status> {
+        Ok(Status {
+            node: "abc123".to_owned(),
+            pid: std::process::id(),
+            version: "0.1.0".to_owned(),
+            name: self.options.name.clone(),
+            listen: self.options.listen.to_string(),
+            mounts: self.mounts.lock().expect("lock").clone(),
+            volumes: vec![Volume {
+                name: "cell".to_owned(),
+                heads: vec![Head::default()],
+                journal: "ok".to_owned(),
+                ..Volume::default()
+            }],
+            ..Status::default()
+        })
+    }
+
+    async fn attach(&self, what: Attach) -> Answer<Ready> {
+        let volume = what.volume.map_or_else(|| "cell".to_owned(), String::from);
+        self.mount(&what.dir, &volume, what.read_only);
+        Ok(self.facts(Some(what.dir)))
+    }
+
+    async fn detach(&self, dir: PathBuf) -> Answer<()> {
+        let mut mounts = self.mounts.lock().expect("lock");
+        let before = mounts.len();
+        mounts.retain(|m| m.dir != dir);
+        if mounts.len() < before {
+            return Ok(());
+        }
+        Err(Failure::failed(format!(
+            "nothing is mounted on {}",
+            dir.display()
+        )))
+    }
+
+    async fn invite(&self, what: Invite) -> Answer<String> {
+        Ok(format!("TICKET-{}-{}", what.uses, what.expires_s))
+    }
+
+    async fn url(&self, what: UrlOf) -> Answer<String> {
+        let volume = what.volume.map_or_else(|| "cell".to_owned(), String::from);
+        Ok(self.git(if what.write { "write" } else { "read" }, &volume))
+    }
+
+    async fn members(&self) -> Answer<Vec<Member>> {
+        Ok(vec![Self::other("pending")])
+    }
+
+    async fn admit(&self, code: String) -> Answer<Member> {
+        if code == "AB-12" {
+            return Ok(Self::other("member"));
+        }
+        Err(Failure::refused(format!("no node shows {code}")))
+    }
+
+    async fn leave(&self) -> Answer<()> {
+        Ok(())
+    }
+
+    async fn forget(&self, _: String) -> Answer<Member> {
+        Ok(Self::other("forgotten"))
+    }
+
+    async fn log(&self, what: LogOf) -> Answer<Vec<LogEntry>> {
+        let volume = what.volume.map_or_else(String::new, String::from);
+        let path = what.path.unwrap_or_default();
+        Ok(vec![LogEntry {
+            time: 1_795_247_703,
+            summary: format!("{volume} {path} {}", what.limit),
+            ..LogEntry::default()
+        }])
+    }
+
+    async fn conflicts(&self, _: Option<VolumeName>) -> Answer<Vec<Conflict>> {
+        Ok(vec![Conflict {
+            path: "a".to_owned(),
+            copy: "a.conflict".to_owned(),
+            ..Conflict::default()
+        }])
+    }
+
+    async fn shutdown(&self) -> Answer<()> {
+        let stop = self.stop.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            stop.cancel();
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,225 @@
+//! The commands' side of the control socket. Blocking: commands have no runtime.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+
+use super::failure::{Answer, Code, Failure};
+use super::readiness::Ready;
+use super::socket::SocketPath;
+use super::wire::{
+    AnswerLine, Attach, Conflict, Invite, LogEntry, LogOf, Member, Request, RequestLine, Status,
+    UrlOf,
+};
+use super::{LINE_BYTES_MAX, PROTOCOL_VERSION, SOCKET_NAME};
+use crate::base::id::VolumeName;
+
+/// How long a node may take to answer.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A connection to the node of a state directory.
+#[derive(Debug)]
+pub struct Client {
+    state: PathBuf,
+    stream: BufReader<UnixStream>,
+}
+
+impl Client {
+    /// Connects, or says that no node runs there.
+    ///
+    /// # Errors
+    /// [`Code::Unreachable`] when nobody answers.
+    pub fn connect(state: &Path) -> Answer<Self> {
+        Self::find(state)?.ok_or_else(|| {
+            let arg = state.display();
+            Failure::new(
+                Code::Unreachable,
+                format!("no node runs on state {arg}"),
+            )
+            .hint(format!(
+                "start one: cellfs mount DIR --state {arg} (commands find their node by --state DIR or CELLFS_STATE)"
+            ))
+        })
+    }
+
+    /// Connects if a node runs there.
+    ///
+    /// # Errors
+    /// When the socket is there but may not be used.
+    pub fn find(state: &Path) -> Answer<Option<Self>> {
+        let connected = SocketPath::new(state, SOCKET_NAME)
+            .and_then(|path| UnixStream::connect(path.path()))
+            .and_then(|s| {
+                s.set_read_timeout(Some(PATIENCE))?;
+                s.set_write_timeout(Some(PATIENCE))?;
+                Ok(s)
+            });
+        match connected {
+            Ok(stream) => Ok(Some(Self {
+                state: state.to_owned(),
+                stream: BufReader::new(stream),
+            })),
+            Err(e) => match e.kind() {
+                io::ErrorKind::NotFound
+                | io::ErrorKind::ConnectionRefused
+                | io::ErrorKind::NotADirectory => Ok(None),
+                _ => Err(Failure::new(
+                    Code::Unreachable,
+                    format!("the node on state {} cannot be asked: {e}", state.display()),
+                )
+                .hint("run the command as the user who runs the node")),
+            },
+        }
+    }
+
+    /// Asks, and waits for the answer.
+    ///
+    /// # Errors
+    /// What the node says, or that it does not answer.
+    pub fn ask<T: DeserializeOwned>(&mut self, request: Request) -> Answer<T> {
+        let v = PROTOCOL_VERSION;
+        let mut line = serde_json::to_vec(&RequestLine { v, request })
+            .map_err(|e| Failure::usage(format!("the request has no JSON: {e}")))?;
+        if line.len() >= LINE_BYTES_MAX {
+            return Err(Failure::usage("the request is too long"));
+        }
+        line.push(b'\n');
+        let answer = self.exchange(&line).map_err(|e| self.silent(&e))?;
+        let answer: AnswerLine = serde_json::from_slice(&answer)
+            .map_err(|e| Failure::failed(format!("the node's answer makes no sense: {e}")))?;
+        if let Some(failure) = answer.error {
+            return Err(failure);
+        }
+        serde_json::from_value(answer.ok.unwrap_or(serde_json::Value::Null))
+            .map_err(|e| Failure::failed(format!("the node's answer is of another version: {e}")))
+    }
+
+    fn exchange(&mut self, line: &[u8]) -> io::Result<Vec<u8>> {
+        self.stream.get_mut().write_all(line)?;
+        let mut answer = Vec::new();
+        let limit = u64::try_from(LINE_BYTES_MAX).unwrap_or(u64::MAX);
+        (&mut self.stream)
+            .take(limit)
+            .read_until(b'\n', &mut answer)?;
+        if answer.ends_with(b"\n") {
+            Ok(answer)
+        } else {
+            Err(io::ErrorKind::UnexpectedEof.into())
+        }
+    }
+
+    fn silent(&self, e: &io::Error) -> Failure {
+        let why = match e.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                format!("it said nothing for {} s", PATIENCE.as_secs())
+            }
+            io::ErrorKind::UnexpectedEof => "it ended the connection".to_owned(),
+            _ => e.to_string(),
+        };
+        let state = self.state.display();
+        Failure::new(
+            Code::Unreachable,
+            format!("the node on state {state} does not answer: {why}"),
+        )
+        .hint(format!("its log is {state}/log"))
+    }
+
+    /// How the node is.
+    ///
+    /// # Errors
+    /// As [`Self::ask`], like all that follow.
+    pub fn status(&mut self) -> Answer<Status> {
+        self.ask(Request::Status)
+    }
+
+    /// Mounts another folder.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn attach(&mut self, what: Attach) -> Answer<Ready> {
+        self.ask(Request::Attach(what))
+    }
+
+    /// Unmounts a folder.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn detach(&mut self, dir: PathBuf) -> Answer<()> {
+        self.ask(Request::Detach { dir })
+    }
+
+    /// Makes a ticket.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn invite(&mut self, what: Invite) -> Answer<String> {
+        self.ask(Request::Invite(what))
+    }
+
+    /// Makes a git URL.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn url(&mut self, what: UrlOf) -> Answer<String> {
+        self.ask(Request::Url(what))
+    }
+
+    /// Lists members.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn members(&mut self) -> Answer<Vec<Member>> {
+        self.ask(Request::Members)
+    }
+
+    /// Lets a pending node in.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn admit(&mut self, code: String) -> Answer<Member> {
+        self.ask(Request::Admit { code })
+    }
+
+    /// Leaves the cell.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn leave(&mut self) -> Answer<()> {
+        self.ask(Request::Leave)
+    }
+
+    /// Puts a node out of the cell.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn forget(&mut self, node: String) -> Answer<Member> {
+        self.ask(Request::Forget { node })
+    }
+
+    /// Lists commits.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn log(&mut self, what: LogOf) -> Answer<Vec<LogEntry>> {
+        self.ask(Request::Log(what))
+    }
+
+    /// Lists conflict copies.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn conflicts(&mut self, volume: Option<VolumeName>) -> Answer<Vec<Conflict>> {
+        self.ask(Request::Conflicts { volume })
+    }
+
+    /// Ends the node.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn shutdown(&mut self) -> Answer<()> {
+        self.ask(Request::Shutdown)
+    }
+}

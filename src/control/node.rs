@@ -1,0 +1,39 @@
+//! What a node answers: implemented by the daemon, called by the control server.
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+
+use super::failure::Answer;
+use super::readiness::Ready;
+use super::wire::{Attach, Conflict, Invite, LogEntry, LogOf, Member, Status, UrlOf};
+use crate::base::id::VolumeName;
+
+/// The daemon as commands see it. Calls may come at once from several connections.
+#[async_trait]
+pub trait Node: Send + Sync + 'static {
+    /// How it goes. Answers at once, whatever the node is doing.
+    async fn status(&self) -> Answer<Status>;
+    /// Mounts another folder; answers when the folder does.
+    async fn attach(&self, what: Attach) -> Answer<Ready>;
+    /// Unmounts a folder; answers when it is gone.
+    async fn detach(&self, dir: PathBuf) -> Answer<()>;
+    /// Makes a ticket, on one line.
+    async fn invite(&self, what: Invite) -> Answer<String>;
+    /// Makes a git URL with a token in it.
+    async fn url(&self, what: UrlOf) -> Answer<String>;
+    /// Lists members and those who want to be.
+    async fn members(&self) -> Answer<Vec<Member>>;
+    /// Lets the pending node in that shows this code, and names it.
+    async fn admit(&self, code: String) -> Answer<Member>;
+    /// Leaves the cell: tells the others and ends the membership here.
+    async fn leave(&self) -> Answer<()>;
+    /// Puts a node out of the cell, and names it.
+    async fn forget(&self, node: String) -> Answer<Member>;
+    /// Lists commits, newest first.
+    async fn log(&self, what: LogOf) -> Answer<Vec<LogEntry>>;
+    /// Lists conflict copies.
+    async fn conflicts(&self, volume: Option<VolumeName>) -> Answer<Vec<Conflict>>;
+    /// Begins to drain and end; answers before it has.
+    async fn shutdown(&self) -> Answer<()>;
+}

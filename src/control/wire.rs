@@ -1,0 +1,292 @@
+//! What goes over the control socket, and with it the JSON that commands print.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::failure::Failure;
+use crate::base::id::VolumeName;
+
+/// A request line: the protocol's version and what is asked.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RequestLine {
+    /// [`super::PROTOCOL_VERSION`] of the sender.
+    pub v: u32,
+    /// What is asked.
+    #[serde(flatten)]
+    pub request: Request,
+}
+
+/// An answer line: the protocol's version, and either a value or a failure.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AnswerLine {
+    /// [`super::PROTOCOL_VERSION`] of the sender.
+    pub v: u32,
+    /// The answer, shaped by the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ok: Option<serde_json::Value>,
+    /// Why there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Failure>,
+}
+
+/// What a node can be asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Request {
+    /// How it goes: [`Status`].
+    Status,
+    /// Mount another folder: [`super::readiness::Ready`].
+    Attach(Attach),
+    /// Unmount a folder.
+    Detach {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// Make a ticket: its text.
+    Invite(Invite),
+    /// Make a git URL that carries a token: its text.
+    Url(UrlOf),
+    /// Who is in the cell or wants in: [`Member`]s.
+    Members,
+    /// Let a pending node in.
+    Admit {
+        /// The code that it shows.
+        code: String,
+    },
+    /// Leave the cell.
+    Leave,
+    /// Put a node out of the cell.
+    Forget {
+        /// Its id, the start of it, or its name.
+        node: String,
+    },
+    /// What happened: [`LogEntry`]s, newest first.
+    Log(LogOf),
+    /// Conflict copies: [`Conflict`]s.
+    Conflicts {
+        /// The volume; the node's own default when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        volume: Option<VolumeName>,
+    },
+    /// Unmount all and end.
+    Shutdown,
+}
+
+/// A folder to mount on a running node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attach {
+    /// The folder, absolute.
+    pub dir: PathBuf,
+    /// What to show; the node's own default when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<VolumeName>,
+    /// Whether writes are refused.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// A ticket to make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invite {
+    /// How many nodes may join with it.
+    pub uses: u32,
+    /// For how many seconds.
+    pub expires_s: u64,
+}
+
+/// A git URL to make.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UrlOf {
+    /// Whose; the node's own default when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<VolumeName>,
+    /// Whether its token may push.
+    #[serde(default)]
+    pub write: bool,
+}
+
+/// A history to show.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogOf {
+    /// Whose; the node's own default when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<VolumeName>,
+    /// Only what touched this path, relative to the volume's root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// At most so many entries.
+    #[serde(default = "LogOf::default_limit")]
+    pub limit: u32,
+}
+
+impl LogOf {
+    /// Entries shown when nobody says how many.
+    #[must_use]
+    pub fn default_limit() -> u32 {
+        50
+    }
+}
+
+/// How a node is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The node's id.
+    pub node: String,
+    /// Its process.
+    pub pid: u32,
+    /// Version of cellfs that it runs.
+    pub version: String,
+    /// Its name, for people.
+    pub name: String,
+    /// Where it listens.
+    pub listen: String,
+    /// The cell's id.
+    pub cell: String,
+    /// The state directory.
+    #[serde(default)]
+    pub state: PathBuf,
+    /// Clocks that are far off, and whatever else a person should know.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+    /// The other members, as seen from here.
+    #[serde(default)]
+    pub peers: Vec<Peer>,
+    /// Folders that show volumes.
+    #[serde(default)]
+    pub mounts: Vec<Mounted>,
+    /// The volumes carried here.
+    #[serde(default)]
+    pub volumes: Vec<Volume>,
+}
+
+/// Another member, as seen from a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its id.
+    pub node: String,
+    /// Its name.
+    pub name: String,
+    /// `connected`, `unreachable`, `left` and the like.
+    pub state: String,
+    /// Where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addr: Option<String>,
+    /// Round trip, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rtt_ms: Option<u64>,
+}
+
+/// A folder that shows a volume.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mounted {
+    /// The folder.
+    pub dir: PathBuf,
+    /// The volume's name.
+    pub volume: String,
+    /// Whether writes are refused.
+    pub read_only: bool,
+}
+
+/// A volume, as carried by a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// Its name.
+    pub name: String,
+    /// Commit that the mount shows; null while it is empty.
+    pub view: Option<String>,
+    /// What the view is derived from.
+    pub heads: Vec<Head>,
+    /// Inodes that are not yet in a commit.
+    pub dirty: u64,
+    /// Heads that were announced and whose objects are not all here.
+    pub behind: u64,
+    /// `ok`, or `poisoned: ` and why.
+    pub journal: String,
+    /// Files in the view, when known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<u64>,
+    /// What is being fetched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sync: Option<SyncProgress>,
+}
+
+/// What a node last wrote.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// Who.
+    pub node: String,
+    /// On which branch.
+    pub branch: String,
+    /// The how-manieth of it.
+    pub seq: u64,
+    /// The record commit.
+    pub id: String,
+    /// The content commit.
+    pub content: String,
+}
+
+/// How far a fetch is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncProgress {
+    /// Objects here.
+    pub objects_done: u64,
+    /// Objects in all; 0 while unknown.
+    pub objects_total: u64,
+    /// Bytes received.
+    pub bytes_done: u64,
+}
+
+/// A node that is in the cell, was, or wants in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its id.
+    pub node: String,
+    /// Its name.
+    pub name: String,
+    /// `member`, `pending`, `left`, `forgotten`.
+    pub state: String,
+    /// What a pending node shows, to be compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// Where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addr: Option<String>,
+    /// Since when, in seconds since 1970.
+    #[serde(default)]
+    pub since: i64,
+}
+
+/// A commit, for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogEntry {
+    /// The content commit.
+    pub id: String,
+    /// When, in seconds since 1970.
+    pub time: i64,
+    /// Who.
+    pub author: String,
+    /// First line of its message.
+    pub summary: String,
+    /// Paths that it changed, when they were asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<String>,
+}
+
+/// A conflict copy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conflict {
+    /// The file that both sides wrote.
+    pub path: String,
+    /// Where the other side's bytes are.
+    pub copy: String,
+    /// What happened.
+    pub kind: String,
+    /// Whose bytes the copy holds.
+    #[serde(default)]
+    pub node: String,
+    /// When, in seconds since 1970.
+    #[serde(default)]
+    pub time: i64,
+}
