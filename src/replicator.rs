@@ -211,6 +211,7 @@ impl Replicator {
             }
             return;
         }
+        let room = v.wanted.len() < WANTED_MAX;
         match v.wanted.get_mut(&head.branch) {
             Some(w) if w.head.seq > head.seq => {}
             Some(w) if w.head.id == head.id => {
@@ -222,7 +223,7 @@ impl Replicator {
                     told_by: BTreeSet::from([from]),
                 };
             }
-            None if v.wanted.len() < WANTED_MAX => {
+            None if room => {
                 let told_by = BTreeSet::from([from]);
                 v.wanted.insert(head.branch, Wanted { head, told_by });
             }

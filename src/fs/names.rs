@@ -7,9 +7,9 @@ use crate::base::limit::SYMLINK_BYTES_MAX;
 use crate::base::name::EntryName;
 use crate::base::stamp::Dot;
 use crate::journal::Patch;
-use crate::merge::author;
+use crate::merge::intent::{self, Sight, Target};
 use crate::merge::shown::{Role, Shown, Version};
-use crate::record::change::{Change, SetField as Field};
+use crate::record::change::{Change, OWN, SetField as Field};
 use crate::record::model::Kind;
 use crate::volume::error::VolumeError;
 use crate::volume::inode::{Attr, Child, Data, Dirty, Ino, Inode};
@@ -114,7 +114,8 @@ impl Fs {
             ctime: now,
             atime: now,
         };
-        let ino = add_inode(&mut live, id, kind, attr, name.clone(), bytes, open);
+        let parents = live.inode(dir)?.shown.dirs.clone();
+        let ino = add_inode(&mut live, id, kind, attr, name.clone(), bytes, open, parents);
         let i = live.inode_mut(ino)?;
         i.place = Some((dir, name.clone()));
         i.lookups = 1;
@@ -158,7 +159,7 @@ impl Fs {
             }
             _ => {}
         }
-        let mut changes = self.drop_changes(&live, dir, ino)?;
+        let mut changes = self.drop_changes(&live, ino)?;
         let now = clock::now_ns();
         let parent = live.inode(dir)?.id();
         changes.push(Change::Field {
@@ -177,11 +178,44 @@ impl Fs {
     }
 
     /// The changes that take an inode's name away.
-    fn drop_changes(&self, live: &Live, dir: Ino, ino: Ino) -> Result<Vec<Change>> {
+    fn drop_changes(&self, live: &Live, ino: Ino) -> Result<Vec<Change>> {
         let i = live.inode(ino)?;
-        let dirs = &live.inode(dir)?.shown.dirs;
+        if live.is_settled(ino) {
+            let src = self.volume.source(&live.view);
+            let state = &live.view.state;
+            return Ok(intent::delete(Sight { src, state }, &i.shown)?);
+        }
+        let mut out = Vec::new();
+        for (id, content, location) in self.all_dots(live, i)? {
+            out.push(Change::Drop {
+                id,
+                content,
+                location,
+            });
+        }
+        Ok(out)
+    }
+
+    /// The versions and places of the files that an inode stands for, those in the view and
+    /// those on their way there.
+    fn all_dots(&self, live: &Live, i: &Inode) -> Result<Vec<(FileId, Vec<Dot>, Vec<Dot>)>> {
         let src = self.volume.source(&live.view);
-        Ok(author::delete(src, &live.view.state, dirs, &i.shown)?)
+        let mut ids: Vec<FileId> = i.shown.dirs.clone();
+        ids.extend(i.shown.versions.iter().map(|v| v.id));
+        ids.sort_unstable();
+        ids.dedup();
+        let mut out = Vec::new();
+        for id in ids {
+            let own = i.shown.versions.iter().filter(|v| v.id == id);
+            let mut content: Vec<Dot> = own.clone().map(|v| v.content).collect();
+            let mut location: Vec<Dot> = own.map(|v| v.location).collect();
+            if let Some(r) = live.view.state.record(src, id)? {
+                content.extend(r.content.iter().map(|c| c.stamp.dot()));
+                location.extend(r.location.iter().map(|l| l.stamp.dot()));
+            }
+            out.push((id, content, location));
+        }
+        Ok(out)
     }
 
     /// Gives a file or directory another name, in the same or another directory.
@@ -213,7 +247,6 @@ impl Fs {
         if is_dir && is_inside(&live, to, ino) {
             return Err(VolumeError::Invalid("a directory cannot move into itself"));
         }
-        let mut changes = Vec::new();
         if let Some(t) = target {
             match (is_dir, live.inode(t)?.kind == Kind::Dir) {
                 (true, false) => return Err(VolumeError::NotDir),
@@ -221,11 +254,11 @@ impl Fs {
                 (true, true) if !live.list(cx, t)?.is_empty() => {
                     return Err(VolumeError::NotEmpty);
                 }
-                _ => changes.extend(self.drop_changes(&live, to, t)?),
+                _ => {}
             }
         }
         let now = clock::now_ns();
-        changes.extend(self.move_changes(&live, (from, ino), (to, &new))?);
+        let mut changes = self.move_changes(&mut live, (ino, target), (to, &new))?;
         for d in [from, to] {
             changes.push(Change::Field {
                 id: live.inode(d)?.id(),
@@ -251,15 +284,43 @@ impl Fs {
 
     fn move_changes(
         &self,
-        live: &Live,
-        (from, ino): (Ino, Ino),
+        live: &mut Live,
+        (ino, target): (Ino, Option<Ino>),
         (to, new): (Ino, &EntryName),
     ) -> Result<Vec<Change>> {
+        let fresh = live.mint();
+        let dirs = live.inode(to)?.shown.dirs.clone();
+        let settled = live.is_settled(ino) && target.is_none_or(|t| live.is_settled(t));
+        if settled {
+            let src = self.volume.source(&live.view);
+            let state = &live.view.state;
+            let place = Target {
+                dirs: &dirs,
+                name: new,
+            };
+            let replaced = match target {
+                Some(t) => Some(&live.inode(t)?.shown),
+                None => None,
+            };
+            let shown = &live.inode(ino)?.shown;
+            return Ok(intent::rename(Sight { src, state }, shown, place, replaced, fresh)?);
+        }
+        let mut out = Vec::new();
+        if let Some(t) = target {
+            out.extend(self.drop_changes(live, t)?);
+        }
         let i = live.inode(ino)?;
-        let dirs = &live.inode(from)?.shown.dirs;
-        let dest = live.inode(to)?.id();
-        let src = self.volume.source(&live.view);
-        Ok(author::rename(src, &live.view.state, dirs, &i.shown, dest, new)?)
+        let prev = i.shown.parents.first().map(|p| (*p, i.shown.name.clone()));
+        for (id, _, base) in self.all_dots(live, i)? {
+            out.push(Change::Move {
+                id,
+                base,
+                parent: dirs.first().copied().unwrap_or(FileId::ROOT),
+                name: new.clone(),
+                prev: prev.clone(),
+            });
+        }
+        Ok(out)
     }
 }
 
@@ -278,6 +339,7 @@ fn is_inside(live: &Live, dir: Ino, top: Ino) -> bool {
     true
 }
 
+#[expect(clippy::too_many_arguments, reason = "the parts of one inode")]
 fn add_inode(
     live: &mut Live,
     id: FileId,
@@ -286,6 +348,7 @@ fn add_inode(
     name: EntryName,
     bytes: Vec<u8>,
     open: bool,
+    parents: Vec<FileId>,
 ) -> Ino {
     let is_dir = kind == Kind::Dir;
     let shown = Shown {
@@ -298,10 +361,12 @@ fn add_inode(
         mtime: attr.mtime,
         uid: attr.uid,
         gid: attr.gid,
+        parents,
         versions: vec![Version {
             id,
-            content: Dot::default(),
-            location: Dot::default(),
+            content: OWN,
+            location: OWN,
+            first: true,
         }],
         merged: false,
     };

@@ -17,7 +17,8 @@ use crate::base::id::{FileId, Oid};
 use crate::base::stamp::{Dot, Stamp};
 use crate::journal::{Committed, Entry};
 use crate::merge::shown::Shown;
-use crate::merge::{author, project, view as merge_view};
+use crate::merge::intent::{self, Sight};
+use crate::merge::{project, view as merge_view};
 use crate::record::change::{Change, OWN, SetField as Field};
 use crate::record::commit as record_commit;
 use crate::record::model::Kind;
@@ -42,6 +43,8 @@ pub(super) enum Over {
 pub(super) struct Written {
     pub(super) ino: Ino,
     pub(super) id: FileId,
+    /// An id for the bytes if they need a file of their own.
+    pub(super) fresh: FileId,
     pub(super) over: Over,
     pub(super) kind: Kind,
     pub(super) data: Data,
@@ -121,7 +124,7 @@ pub(super) fn take(volume: &Volume, live: &mut Live, all: bool) -> Batch {
     };
     let mut batch = Batch {
         stamp,
-        births: live.births,
+        births: 0,
         upto: volume.journal().last(),
         held,
         held_entries,
@@ -130,6 +133,7 @@ pub(super) fn take(volume: &Volume, live: &mut Live, all: bool) -> Batch {
         detached: false,
     };
     for ino in ready {
+        let fresh = live.mint();
         let Some(i) = live.inodes.get_mut(&ino) else { continue };
         if batch.held.contains(&i.id()) {
             continue;
@@ -141,6 +145,7 @@ pub(super) fn take(volume: &Volume, live: &mut Live, all: bool) -> Batch {
         batch.written.push(Written {
             ino,
             id: i.id(),
+            fresh,
             over: if i.born {
                 Over::Nothing
             } else {
@@ -151,9 +156,7 @@ pub(super) fn take(volume: &Volume, live: &mut Live, all: bool) -> Batch {
             mtime: i.attr.mtime,
         });
         i.born = false;
-        if let Some(v) = i.shown.versions.first().cloned() {
-            i.shown.versions = vec![v];
-        }
+        i.shown.versions.truncate(1);
         for v in &mut i.shown.versions {
             v.content = stamp.dot();
         }
@@ -161,6 +164,7 @@ pub(super) fn take(volume: &Volume, live: &mut Live, all: bool) -> Batch {
     if batch.is_empty() {
         return batch;
     }
+    batch.births = live.births;
     live.hlc = hlc;
     live.seq = stamp.seq;
     // Files that wait keep standing for the commit to come.
@@ -258,7 +262,11 @@ pub(super) fn write(volume: &Volume, base: &View, batch: &Batch) -> VolumeResult
         let blob = blobs.get(&w.ino).copied().unwrap_or_else(super::live::null_oid);
         match &w.over {
             Over::Nothing => {}
-            Over::Shown(s) => changes.extend(author::write(src, &base.state, s, w.kind, blob)?),
+            Over::Shown(s) => {
+                let state = &base.state;
+                let sight = Sight { src, state };
+                changes.extend(intent::write(sight, s, (w.kind, blob), w.fresh)?);
+            }
             Over::Dots(base) => changes.push(Change::Write {
                 id: w.id,
                 base: base.clone(),

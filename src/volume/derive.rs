@@ -79,11 +79,13 @@ pub(super) fn derive(volume: &Volume, heads: Vec<HeadInfo>) -> VolumeResult<View
         .iter()
         .map(|h| join::Head {
             commit: h.id,
+            stamp: h.stamp,
             state: h.state,
             seen: h.seen.as_ref().clone(),
+            carried: Vec::new(),
         })
         .collect();
-    let state = join::join(src, &joined, &found)?;
+    let state = join::join(src, &found, &joined)?;
     let tree = project::project(src, Some((&first.state, first_tree)), &state)?;
     let mut contents: Vec<Oid> = heads.iter().filter_map(|h| h.content).collect();
     contents.sort_unstable();

@@ -6,7 +6,7 @@ use super::Volume;
 use super::view::HeadInfo;
 use crate::base::id::Oid;
 use crate::base::stamp::Dot;
-use crate::merge::join::Dots;
+use crate::record::draft::Dots;
 use crate::record::commit;
 use crate::record::Result;
 

@@ -156,10 +156,7 @@ impl Inode {
     /// The file's id; of a directory that unites several, the smallest.
     #[must_use]
     pub fn id(&self) -> FileId {
-        match self.shown.dirs.first() {
-            Some(d) => *d,
-            None => self.shown.versions.first().map_or(FileId::ROOT, |v| v.id),
-        }
+        self.shown.id()
     }
 
     /// Nobody refers to it and nothing would be lost with it.

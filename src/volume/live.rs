@@ -448,6 +448,13 @@ impl Live {
         Ok(())
     }
 
+    /// Whether everything about an inode is in the view.
+    #[must_use]
+    pub fn is_settled(&self, ino: Ino) -> bool {
+        let born = self.inodes.get(&ino).is_some_and(|i| i.born);
+        !born && !self.committing.contains(&ino) && !self.touched.contains(&ino)
+    }
+
     fn is_being_written(&self, ino: Ino) -> bool {
         let unsettled = self
             .inodes
@@ -478,11 +485,13 @@ impl Live {
 
     /// An inode has a new name.
     pub fn moved(&mut self, ino: Ino, dir: Ino, name: EntryName, now: i64) {
+        let parents = self.inodes.get(&dir).map(|d| d.shown.dirs.clone());
         let Some(i) = self.inodes.get_mut(&ino) else { return };
         i.place = Some((dir, name.clone()));
         i.attr.ctime = now;
         i.shown.name = name;
         i.shown.role = Role::Main;
+        i.shown.parents = parents.unwrap_or_default();
         // Whatever it was before, it is one file with one place now.
         let first = i.shown.versions.first().map(|v| v.id);
         i.shown.versions.retain(|v| Some(v.id) == first);
@@ -556,6 +565,7 @@ fn root_inode() -> Inode {
         mtime: 0,
         uid: None,
         gid: None,
+        parents: Vec::new(),
         versions: Vec::new(),
         merged: false,
     };

@@ -206,6 +206,7 @@ impl Tail {
         let written = self.files.into_iter().enumerate().map(|(n, (id, b))| Written {
             ino: n as u64,
             id,
+            fresh: id,
             over: b.over,
             kind: b.kind,
             data: b.data,
