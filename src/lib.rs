@@ -2,5 +2,6 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 
 pub mod base;
+pub mod peers;
 pub mod record;
 pub mod store;
