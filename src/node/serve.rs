@@ -102,7 +102,7 @@ pub(super) async fn fetch(
         if !missing.is_empty() {
             let came = incoming::receive(repo, answer)?;
             for w in want.iter().filter(|w| missing.contains(&w.id)) {
-                check_head(came.structure(), w)?;
+                check_head(&came.with(repo), w)?;
             }
             came.admit(repo, &missing)?;
         }

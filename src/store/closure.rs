@@ -317,6 +317,10 @@ pub fn verify(
             }
             return Err(ObjectError::Missing(id));
         }
+        if expected == Some(ObjectKind::Blob) && !objs.is_structure(&id) {
+            // Its bytes were hashed when they came: there is nothing more to check in a blob.
+            continue;
+        }
         let o = objs.find(&id)?.ok_or(ObjectError::Missing(id))?;
         if expected.is_some_and(|k| k != o.kind) {
             return Err(malformed(&id, "what its parent says", o.kind));

@@ -4,7 +4,7 @@
 //! is bounded by the trees and commits in it, not by the blobs; a stream that lies about a
 //! size, a count or a checksum is refused before its bytes are believed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io::{self, BufRead, BufReader, Read};
 
 use flate2::{Decompress, FlushDecompress, Status};
@@ -211,8 +211,9 @@ impl<R: Read> Stream<R> {
     }
 }
 
-/// Reads the structure of what came, then what is held.
-struct With<'a> {
+/// Reads what came, then what is held.
+#[derive(Debug)]
+pub struct With<'a> {
     incoming: &'a Incoming,
     repo: &'a Repo,
 }
@@ -222,14 +223,25 @@ impl Objects for With<'_> {
         if let Some(o) = self.incoming.structure.staged(id) {
             return Ok(Some(o));
         }
-        if self.incoming.ids.contains(id) {
-            // A blob that came: its bytes were hashed as they passed.
-            return Ok(Some(Object {
-                kind: ObjectKind::Blob,
-                data: std::sync::Arc::default(),
-            }));
+        if !self.incoming.ids.contains(id) {
+            return self.repo.find(id);
         }
-        self.repo.find(id)
+        let read = self
+            .incoming
+            .sealed
+            .read(id)
+            .map_err(|e| ObjectError::Store {
+                at: "reading what a peer sent",
+                why: e.to_string(),
+            })?;
+        Ok(read.map(|data| Object {
+            kind: ObjectKind::Blob,
+            data: std::sync::Arc::new(data),
+        }))
+    }
+
+    fn is_structure(&self, id: &Oid) -> bool {
+        self.incoming.structure.staged(id).is_some()
     }
 
     fn put(&self, _: ObjectKind, _: Vec<u8>) -> Result<Oid, ObjectError> {
@@ -246,10 +258,7 @@ impl Incoming {
     /// # Errors
     /// Names what is missing or wrong; nothing is visible then.
     pub fn admit(self, repo: &Repo, want: &[Oid]) -> Result<(), IncomingError> {
-        let with = With {
-            incoming: &self,
-            repo,
-        };
+        let with = self.with(repo);
         if let Err(e) = verify(&with, repo, want, &self.ids) {
             self.sealed.discard();
             return Err(e.into());
@@ -258,10 +267,13 @@ impl Incoming {
         Ok(())
     }
 
-    /// Reads an object of the stream's structure (no blobs).
+    /// Reads what came, and what is held where it is not among it.
     #[must_use]
-    pub fn structure(&self) -> &Memory {
-        &self.structure
+    pub fn with<'a>(&'a self, repo: &'a Repo) -> With<'a> {
+        With {
+            incoming: self,
+            repo,
+        }
     }
 }
 
@@ -309,22 +321,6 @@ impl Hashed<'_> {
         self.hash.update(bytes);
         self.to.write_all(bytes)
     }
-}
-
-/// Number of objects by kind, for messages.
-#[must_use]
-pub fn census(structure: &Memory, ids: &BTreeSet<Oid>) -> BTreeMap<&'static str, usize> {
-    let mut out = BTreeMap::new();
-    for id in ids {
-        let kind = structure.staged(id).map_or("blob", |o| match o.kind {
-            ObjectKind::Commit => "commit",
-            ObjectKind::Tree => "tree",
-            ObjectKind::Tag => "tag",
-            ObjectKind::Blob => "blob",
-        });
-        *out.entry(kind).or_insert(0) += 1;
-    }
-    out
 }
 
 #[cfg(test)]

@@ -67,6 +67,11 @@ pub trait Objects: Send + Sync {
         Ok(self.find(id)?.is_some())
     }
 
+    /// Whether the object may be anything but a blob; `true` when that is not known.
+    fn is_structure(&self, _id: &Oid) -> bool {
+        true
+    }
+
     /// The object's bytes, which must be there and of the kind.
     ///
     /// # Errors

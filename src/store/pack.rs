@@ -7,7 +7,7 @@
 //! pack nobody sees; [`sweep`] removes such leftovers.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -52,6 +52,7 @@ pub struct SealedPack {
     pack: PathBuf,
     idx: PathBuf,
     name: String,
+    entries: Vec<IndexEntry>,
     /// Number of objects.
     pub objects: usize,
     /// Size of the pack.
@@ -159,6 +160,7 @@ impl PackWriter {
             pack: self.path,
             idx,
             name: format!("pack-{checksum}"),
+            entries: self.entries,
             objects,
             bytes,
         })
@@ -166,21 +168,24 @@ impl PackWriter {
 }
 
 impl SealedPack {
-    /// A pack file and its index that someone else wrote; fsyncs both.
+    /// Reads an object back; `None` when it is not in the pack.
     ///
     /// # Errors
     /// As the file system.
-    pub fn adopt(pack: PathBuf, idx: PathBuf, checksum: Oid, objects: usize) -> io::Result<Self> {
-        File::open(&pack)?.sync_all()?;
-        File::open(&idx)?.sync_all()?;
-        let bytes = fs::metadata(&pack)?.len();
-        Ok(Self {
-            pack,
-            idx,
-            name: format!("pack-{checksum}"),
-            objects,
-            bytes,
-        })
+    pub fn read(&self, id: &Oid) -> io::Result<Option<Vec<u8>>> {
+        let Ok(at) = self.entries.binary_search_by_key(id, |e| e.id) else {
+            return Ok(None);
+        };
+        let offset = self.entries.get(at).map_or(0, |e| e.offset);
+        let mut file = io::BufReader::new(File::open(&self.pack)?);
+        file.seek(SeekFrom::Start(offset))?;
+        let mut byte = [0x80];
+        while byte.iter().any(|b| b & 0x80 != 0) {
+            file.read_exact(&mut byte)?;
+        }
+        let mut data = Vec::new();
+        flate2::bufread::ZlibDecoder::new(file).read_to_end(&mut data)?;
+        Ok(Some(data))
     }
 
     /// Where the pack is now.
