@@ -299,6 +299,7 @@ fn a_starter_that_goes_takes_the_node_with_it() {
     let mut child = home
         .command(&["mount", &home.mnt()])
         .env(fake::ENV_KIND, "slow")
+        .stdout(Stdio::null())
         .spawn()
         .expect("runs");
     eventually("the node begins", || home.pid().is_some());

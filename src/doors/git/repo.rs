@@ -261,6 +261,17 @@ mod tests {
     }
 
     #[test]
+    fn gix_opens_what_git_made() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let repo = dir.path().join("v.git");
+        create(&repo, Path::new("/cellfs")).expect("made");
+        let opened = gix::open_opts(&repo, gix::open::Options::isolated()).expect("opened");
+        assert!(opened.is_bare());
+        let head = opened.head_name().expect("read").expect("symbolic");
+        assert_eq!(head.as_bstr(), "refs/heads/main");
+    }
+
+    #[test]
     fn leftovers_of_dead_pushes_are_swept() {
         let dir = tempfile::tempdir().expect("tempdir");
         let repo = dir.path().join("v.git");
