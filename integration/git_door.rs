@@ -193,22 +193,22 @@ fn a_large_push_streams_and_a_large_fetch_too() {
 }
 
 #[test]
-fn thousands_of_refs_are_listed_and_negotiated_with_gzip() {
+fn many_refs_are_listed_and_negotiated_with_gzip() {
     let (served, home) = begun();
     let clone = home.path().join("clone");
     let head = ok(&clone, &["rev-parse", "HEAD"]);
-    let refs: String = (0..3_000)
-        .map(|n| format!("create refs/tags/t{n} {head}\n"))
+    // Packed at once: a file for each is slow on some disks.
+    let refs: String = (0..1_500)
+        .map(|n| format!("{head} refs/tags/t{n:04}\n"))
         .collect();
-    let mut update = git(&clone, &["update-ref", "--stdin"]);
-    feed(&mut update, &refs);
+    std::fs::write(clone.join(".git/packed-refs"), refs).expect("written");
     ok(&clone, &["push", "-q", "--tags"]);
     assert_eq!(
         served.host.pushes().pop().expect("pushed").updates.len(),
-        3_000
+        1_500
     );
     let listed = ok(home.path(), &["ls-remote", &served.url(READ, "cell")]);
-    assert_eq!(listed.lines().count(), 3_002);
+    assert_eq!(listed.lines().count(), 1_502);
     // Diverged histories make the client send hundreds of haves, gzipped.
     let commits: String = (1..=300)
         .map(|n| {
