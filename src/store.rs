@@ -3,4 +3,9 @@
 //! Invariant: whatever is left on disk passes `git fsck --strict`; an object is durable before
 //! anything that names it is. Everything here is synchronous; callers bring the threads.
 
+pub mod check;
+pub mod closure;
+pub mod incoming;
 pub mod objects;
+pub mod pack;
+pub mod repo;

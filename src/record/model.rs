@@ -94,8 +94,21 @@ pub struct Record {
 pub struct Filled {
     /// Content that stands in for none.
     pub content: Option<Content>,
-    /// A place that stands in for none.
+    /// A place that stands in for none, or for the latest one if that would put a directory
+    /// inside itself.
     pub location: Option<Location>,
+    /// What several versions make together, if their texts merge without a conflict.
+    pub text: Option<MergedText>,
+}
+
+/// Bytes that stand for several versions at once.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub struct MergedText {
+    /// The bytes.
+    #[serde(with = "oid_bytes")]
+    pub blob: Oid,
+    /// The versions in it (their dots), latest first.
+    pub versions: Vec<Dot>,
 }
 
 /// Object ids as 20 raw bytes.
@@ -119,5 +132,35 @@ pub mod oid_bytes {
     /// As the deserializer.
     pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<ObjectId, D::Error> {
         Ok(ObjectId::from(<[u8; 20]>::deserialize(d)?))
+    }
+}
+
+/// Optional object ids as 20 raw bytes.
+pub mod maybe_oid_bytes {
+    use gix::ObjectId;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    /// Writes the 20 bytes, if there are any.
+    ///
+    /// # Errors
+    /// As the serializer.
+    pub fn serialize<S: Serializer>(id: &Option<ObjectId>, s: S) -> Result<S::Ok, S::Error> {
+        let bytes: Option<[u8; 20]> = match id {
+            None => None,
+            Some(id) => Some(
+                id.as_slice()
+                    .try_into()
+                    .map_err(serde::ser::Error::custom)?,
+            ),
+        };
+        bytes.serialize(s)
+    }
+
+    /// Reads 20 bytes, if there are any.
+    ///
+    /// # Errors
+    /// As the deserializer.
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<ObjectId>, D::Error> {
+        Ok(Option::<[u8; 20]>::deserialize(d)?.map(ObjectId::from))
     }
 }

@@ -128,6 +128,13 @@ impl Memory {
         self.map.read().ok()?.get(id).cloned()
     }
 
+    /// Keeps an object whose id the caller has computed; the base is not asked.
+    pub fn keep(&self, id: Oid, o: Object) {
+        if let Ok(mut m) = self.map.write() {
+            m.entry(id).or_insert(o);
+        }
+    }
+
     /// Number of objects in memory.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -169,6 +176,39 @@ impl Objects for Memory {
             return Ok(true);
         }
         self.base.as_ref().map_or(Ok(false), |b| b.has(id))
+    }
+}
+
+/// Two places to read from.
+pub struct Both {
+    one: Arc<dyn Objects>,
+    two: Arc<dyn Objects>,
+}
+
+impl std::fmt::Debug for Both {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Both").finish_non_exhaustive()
+    }
+}
+
+impl Both {
+    /// Reads `one`, then `two`; what is put goes to `two`.
+    #[must_use]
+    pub fn new(one: Arc<dyn Objects>, two: Arc<dyn Objects>) -> Self {
+        Self { one, two }
+    }
+}
+
+impl Objects for Both {
+    fn find(&self, id: &Oid) -> Result<Option<Object>, ObjectError> {
+        match self.one.find(id)? {
+            Some(o) => Ok(Some(o)),
+            None => self.two.find(id),
+        }
+    }
+
+    fn put(&self, kind: ObjectKind, data: Vec<u8>) -> Result<Oid, ObjectError> {
+        self.two.put(kind, data)
     }
 }
 

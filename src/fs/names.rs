@@ -1,0 +1,401 @@
+//! Creating, removing and renaming.
+
+use super::{Caller, Fs, Result, Stat};
+use crate::base::clock;
+use crate::base::id::FileId;
+use crate::base::limit::SYMLINK_BYTES_MAX;
+use crate::base::name::EntryName;
+use crate::base::stamp::Dot;
+use crate::journal::Patch;
+use crate::merge::intent::{self, Sight, Target};
+use crate::merge::shown::{Role, Shown, Version};
+use crate::record::change::{Change, OWN, SetField as Field};
+use crate::record::model::Kind;
+use crate::volume::error::VolumeError;
+use crate::volume::inode::{Attr, Child, Data, Dirty, Ino, Inode};
+use crate::volume::live::{Live, Stale, memory, null_oid};
+
+/// What `rename` may be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RenameMode {
+    /// Replace what has the new name.
+    Replace,
+    /// Fail when the new name is taken.
+    NoReplace,
+}
+
+impl Fs {
+    /// Creates a directory.
+    ///
+    /// # Errors
+    /// `Exists`, `ReadOnly`, the journal's.
+    pub fn mkdir(&self, dir: Ino, name: &[u8], mode: u32, who: Caller) -> Result<Stat> {
+        self.make(dir, name, Kind::Dir, mode, who, Vec::new(), false)
+    }
+
+    /// Creates a symbolic link.
+    ///
+    /// # Errors
+    /// As [`Fs::mkdir`]; `Invalid` for a target that Linux would not take.
+    pub fn symlink(&self, dir: Ino, name: &[u8], target: &[u8], who: Caller) -> Result<Stat> {
+        if target.is_empty() || target.len() > SYMLINK_BYTES_MAX {
+            return Err(VolumeError::Invalid("length of the link's target"));
+        }
+        self.make(dir, name, Kind::Symlink, 0o777, who, target.to_vec(), false)
+    }
+
+    /// Creates a regular file; `open` also opens it for writing.
+    ///
+    /// # Errors
+    /// As [`Fs::mkdir`].
+    pub fn create(
+        &self,
+        dir: Ino,
+        name: &[u8],
+        mode: u32,
+        who: Caller,
+        open: bool,
+    ) -> Result<Stat> {
+        self.make(dir, name, Kind::File, mode, who, Vec::new(), open)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one place that creates all kinds")]
+    fn make(
+        &self,
+        dir: Ino,
+        name: &[u8],
+        kind: Kind,
+        mode: u32,
+        who: Caller,
+        bytes: Vec<u8>,
+        open: bool,
+    ) -> Result<Stat> {
+        self.may_write()?;
+        let name = EntryName::new(name)?;
+        let mut live = self.volume.lock();
+        if live.inode(dir)?.removed {
+            return Err(VolumeError::NotFound);
+        }
+        if live.child(self.volume.cx(), dir, &name)?.is_some() {
+            return Err(VolumeError::Exists);
+        }
+        let now = clock::now_ns();
+        let parent = live.inode(dir)?.id();
+        let id = live.mint();
+        let uid = (who.uid != self.owner.uid).then_some(who.uid);
+        let gid = (who.gid != self.owner.gid).then_some(who.gid);
+        let mode = mode & 0o7777;
+        let born = Change::Born {
+            id,
+            parent,
+            name: name.clone(),
+            kind,
+            blob: null_oid(),
+        };
+        let field = |id, field| Patch::Meta(Change::Field { id, field });
+        let mut patches = vec![
+            Patch::Meta(born),
+            field(id, Field::SetMode(mode)),
+            field(id, Field::SetMtime(now)),
+        ];
+        patches.extend(uid.map(|u| field(id, Field::SetUid(u))));
+        patches.extend(gid.map(|g| field(id, Field::SetGid(g))));
+        if !bytes.is_empty() {
+            let data = bytes.clone();
+            patches.push(Patch::Bytes { id, at: 0, data, mtime: now });
+        }
+        patches.push(field(parent, Field::SetMtime(now)));
+        let entry = self.volume.log(&mut live, patches)?;
+        let attr = Attr {
+            mode,
+            uid,
+            gid,
+            mtime: now,
+            ctime: now,
+            atime: now,
+        };
+        let parents = live.inode(dir)?.shown.dirs.clone();
+        let ino = add_inode(&mut live, id, kind, attr, name.clone(), bytes, open, parents);
+        let i = live.inode_mut(ino)?;
+        i.place = Some((dir, name.clone()));
+        i.lookups = 1;
+        live.set_child(dir, name.clone(), Child::Bound { ino, since: entry });
+        live.touch_dir(dir, now);
+        let stat = self.stat_of(&live, live.inode(ino)?);
+        drop(live);
+        self.volume.wake();
+        self.tell_others(vec![Stale::Entry { dir, name }]);
+        Ok(stat)
+    }
+
+    /// Removes a name of anything but a directory.
+    ///
+    /// # Errors
+    /// `NotFound`, `IsDir`, `ReadOnly`, the journal's.
+    pub fn unlink(&self, dir: Ino, name: &[u8]) -> Result<()> {
+        self.remove(dir, name, false)
+    }
+
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// `NotFound`, `NotDir`, `NotEmpty`, `ReadOnly`, the journal's.
+    pub fn rmdir(&self, dir: Ino, name: &[u8]) -> Result<()> {
+        self.remove(dir, name, true)
+    }
+
+    fn remove(&self, dir: Ino, name: &[u8], want_dir: bool) -> Result<()> {
+        self.may_write()?;
+        let name = EntryName::new(name)?;
+        let mut live = self.volume.lock();
+        let ino = live.child(self.volume.cx(), dir, &name)?;
+        let ino = ino.ok_or(VolumeError::NotFound)?;
+        let is_dir = live.inode(ino)?.kind == Kind::Dir;
+        match (is_dir, want_dir) {
+            (true, false) => return Err(VolumeError::IsDir),
+            (false, true) => return Err(VolumeError::NotDir),
+            (true, true) if !live.list(self.volume.cx(), ino)?.is_empty() => {
+                return Err(VolumeError::NotEmpty);
+            }
+            _ => {}
+        }
+        let mut changes = self.drop_changes(&live, ino)?;
+        let now = clock::now_ns();
+        let parent = live.inode(dir)?.id();
+        changes.push(Change::Field {
+            id: parent,
+            field: Field::SetMtime(now),
+        });
+        let patches = changes.into_iter().map(Patch::Meta).collect();
+        let entry = self.volume.log(&mut live, patches)?;
+        live.set_child(dir, name.clone(), Child::Absent { since: entry });
+        live.mark_removed(ino, now);
+        live.touch_dir(dir, now);
+        drop(live);
+        self.volume.wake();
+        self.tell_others(vec![Stale::Entry { dir, name }]);
+        Ok(())
+    }
+
+    /// The changes that take an inode's name away.
+    fn drop_changes(&self, live: &Live, ino: Ino) -> Result<Vec<Change>> {
+        let i = live.inode(ino)?;
+        if live.is_settled(ino) {
+            let src = self.volume.source(&live.view);
+            let state = &live.view.state;
+            return Ok(intent::delete(Sight { src, state }, &i.shown)?);
+        }
+        let mut out = Vec::new();
+        for (id, content, location) in self.all_dots(live, i)? {
+            out.push(Change::Drop {
+                id,
+                content,
+                location,
+            });
+        }
+        Ok(out)
+    }
+
+    /// The versions and places of the files that an inode stands for, those in the view and
+    /// those on their way there.
+    fn all_dots(&self, live: &Live, i: &Inode) -> Result<Vec<(FileId, Vec<Dot>, Vec<Dot>)>> {
+        let src = self.volume.source(&live.view);
+        let mut ids: Vec<FileId> = i.shown.dirs.clone();
+        ids.extend(i.shown.versions.iter().map(|v| v.id));
+        ids.sort_unstable();
+        ids.dedup();
+        let mut out = Vec::new();
+        for id in ids {
+            let own = i.shown.versions.iter().filter(|v| v.id == id);
+            let mut content: Vec<Dot> = own.clone().map(|v| v.content).collect();
+            let mut location: Vec<Dot> = own.map(|v| v.location).collect();
+            if let Some(r) = live.view.state.record(src, id)? {
+                content.extend(r.content.iter().map(|c| c.stamp.dot()));
+                location.extend(r.location.iter().map(|l| l.stamp.dot()));
+            }
+            out.push((id, content, location));
+        }
+        Ok(out)
+    }
+
+    /// Gives a file or directory another name, in the same or another directory.
+    ///
+    /// # Errors
+    /// As POSIX `rename`.
+    pub fn rename(
+        &self,
+        (from, old): (Ino, &[u8]),
+        (to, new): (Ino, &[u8]),
+        mode: RenameMode,
+    ) -> Result<()> {
+        self.may_write()?;
+        let (old, new) = (EntryName::new(old)?, EntryName::new(new)?);
+        let cx = self.volume.cx();
+        let mut live = self.volume.lock();
+        let ino = live.child(cx, from, &old)?.ok_or(VolumeError::NotFound)?;
+        let target = live.child(cx, to, &new)?;
+        if live.inode(to)?.removed {
+            return Err(VolumeError::NotFound);
+        }
+        if target == Some(ino) {
+            return Ok(());
+        }
+        if target.is_some() && mode == RenameMode::NoReplace {
+            return Err(VolumeError::Exists);
+        }
+        let is_dir = live.inode(ino)?.kind == Kind::Dir;
+        if is_dir && is_inside(&live, to, ino) {
+            return Err(VolumeError::Invalid("a directory cannot move into itself"));
+        }
+        if let Some(t) = target {
+            match (is_dir, live.inode(t)?.kind == Kind::Dir) {
+                (true, false) => return Err(VolumeError::NotDir),
+                (false, true) => return Err(VolumeError::IsDir),
+                (true, true) if !live.list(cx, t)?.is_empty() => {
+                    return Err(VolumeError::NotEmpty);
+                }
+                _ => {}
+            }
+        }
+        let now = clock::now_ns();
+        let mut changes = self.move_changes(&mut live, (ino, target), (to, &new))?;
+        for d in [from, to] {
+            changes.push(Change::Field {
+                id: live.inode(d)?.id(),
+                field: Field::SetMtime(now),
+            });
+        }
+        let patches = changes.into_iter().map(Patch::Meta).collect();
+        let entry = self.volume.log(&mut live, patches)?;
+        if let Some(t) = target {
+            live.mark_removed(t, now);
+        }
+        live.set_child(from, old.clone(), Child::Absent { since: entry });
+        live.set_child(to, new.clone(), Child::Bound { ino, since: entry });
+        live.moved(ino, to, new.clone(), now);
+        live.touch_dir(from, now);
+        live.touch_dir(to, now);
+        drop(live);
+        self.volume.wake();
+        let entry = |dir, name| Stale::Entry { dir, name };
+        self.tell_others(vec![entry(from, old), entry(to, new)]);
+        Ok(())
+    }
+
+    fn move_changes(
+        &self,
+        live: &mut Live,
+        (ino, target): (Ino, Option<Ino>),
+        (to, new): (Ino, &EntryName),
+    ) -> Result<Vec<Change>> {
+        let fresh = live.mint();
+        let dirs = live.inode(to)?.shown.dirs.clone();
+        let settled = live.is_settled(ino) && target.is_none_or(|t| live.is_settled(t));
+        if settled {
+            let src = self.volume.source(&live.view);
+            let state = &live.view.state;
+            let place = Target {
+                dirs: &dirs,
+                name: new,
+            };
+            let replaced = match target {
+                Some(t) => Some(&live.inode(t)?.shown),
+                None => None,
+            };
+            let shown = &live.inode(ino)?.shown;
+            return Ok(intent::rename(Sight { src, state }, shown, place, replaced, fresh)?);
+        }
+        let mut out = Vec::new();
+        if let Some(t) = target {
+            out.extend(self.drop_changes(live, t)?);
+        }
+        let i = live.inode(ino)?;
+        let prev = i.shown.parents.first().map(|p| (*p, i.shown.name.clone()));
+        for (id, _, base) in self.all_dots(live, i)? {
+            out.push(Change::Move {
+                id,
+                base,
+                parent: dirs.first().copied().unwrap_or(FileId::ROOT),
+                name: new.clone(),
+                prev: prev.clone(),
+            });
+        }
+        Ok(out)
+    }
+}
+
+/// Whether `dir` is `top` or below it.
+fn is_inside(live: &Live, dir: Ino, top: Ino) -> bool {
+    let mut at = dir;
+    for _ in 0..4096 {
+        if at == top {
+            return true;
+        }
+        match live.inodes.get(&at).and_then(|i| i.place.as_ref()) {
+            Some((p, _)) => at = *p,
+            None => return false,
+        }
+    }
+    true
+}
+
+#[expect(clippy::too_many_arguments, reason = "the parts of one inode")]
+fn add_inode(
+    live: &mut Live,
+    id: FileId,
+    kind: Kind,
+    attr: Attr,
+    name: EntryName,
+    bytes: Vec<u8>,
+    open: bool,
+    parents: Vec<FileId>,
+) -> Ino {
+    let is_dir = kind == Kind::Dir;
+    let shown = Shown {
+        name,
+        role: Role::Main,
+        dirs: if is_dir { vec![id] } else { Vec::new() },
+        kind,
+        blob: null_oid(),
+        mode: attr.mode,
+        mtime: attr.mtime,
+        uid: attr.uid,
+        gid: attr.gid,
+        parents,
+        versions: vec![Version {
+            id,
+            content: OWN,
+            location: OWN,
+            first: true,
+        }],
+        merged: false,
+    };
+    let ino = live.fresh_ino();
+    let dirty = (!is_dir).then(|| Dirty {
+        since_ms: clock::now_ms(),
+        settled: !open,
+        generation: 1,
+    });
+    let inode = Inode {
+        ino,
+        kind,
+        shown,
+        attr,
+        place: None,
+        data: if is_dir { Data::None } else { memory(bytes) },
+        dirty,
+        born: true,
+        removed: false,
+        lookups: 0,
+        opens: u32::from(open),
+        writers: u32::from(open),
+        children: std::collections::HashMap::new(),
+    };
+    live.inodes.insert(ino, inode);
+    live.by_id.insert(id, ino);
+    live.touched.insert(ino);
+    if !is_dir {
+        live.dirty.insert(ino);
+    }
+    ino
+}

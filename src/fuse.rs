@@ -1,0 +1,538 @@
+//! The kernel's door: translates FUSE requests to calls of [`crate::fs`] and back. No semantics
+//! live here.
+//!
+//! Invariants: attributes and names are cached by the kernel for ever and invalidated exactly,
+//! by one thread per mount that holds no lock and serves no request (anything else deadlocks).
+//! Threads: the kernel adapter's workers, one notifier.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fuser::{
+    BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
+    INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs,
+    ReplyWrite, Request, TimeOrNow, WriteFlags,
+};
+
+use crate::base::clock;
+use crate::fs::{Caller, DirEntry, Fs, RenameMode, SetAttr, Stat, errno};
+use crate::record::model::Kind;
+use crate::volume::error::VolumeError;
+
+mod mount;
+mod notify;
+
+pub use mount::{Mount, MountError, detach, is_dead_mount};
+
+/// The kernel may keep what it knows until told otherwise.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// See the module.
+#[derive(Debug)]
+struct Adapter {
+    fs: Fs,
+    listings: Mutex<HashMap<u64, Arc<Vec<DirEntry>>>>,
+    next_handle: AtomicU64,
+}
+
+fn fail(op: &'static str, ino: u64, e: &VolumeError) -> Errno {
+    let n = errno(e);
+    if n == libc::EIO {
+        tracing::error!(op, ino, error = %e, "an operation failed");
+    } else {
+        tracing::debug!(op, ino, error = %e, errno = n, "refused");
+    }
+    Errno::from_i32(n)
+}
+
+fn time(ns: i64) -> SystemTime {
+    let d = Duration::from_nanos(ns.unsigned_abs());
+    let t = if ns >= 0 {
+        UNIX_EPOCH.checked_add(d)
+    } else {
+        UNIX_EPOCH.checked_sub(d)
+    };
+    t.unwrap_or(UNIX_EPOCH)
+}
+
+fn ns(t: TimeOrNow) -> i64 {
+    match t {
+        TimeOrNow::Now => clock::now_ns(),
+        TimeOrNow::SpecificTime(t) => match t.duration_since(UNIX_EPOCH) {
+            Ok(d) => i64::try_from(d.as_nanos()).unwrap_or(i64::MAX),
+            Err(e) => i64::try_from(e.duration().as_nanos()).map_or(i64::MIN, |n| -n),
+        },
+    }
+}
+
+fn file_type(kind: Kind) -> FileType {
+    match kind {
+        Kind::Dir | Kind::Gitlink => FileType::Directory,
+        Kind::File => FileType::RegularFile,
+        Kind::Symlink => FileType::Symlink,
+    }
+}
+
+fn attr(s: &Stat) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(s.ino),
+        size: s.size,
+        blocks: s.size.div_ceil(512),
+        atime: time(s.attr.atime),
+        mtime: time(s.attr.mtime),
+        ctime: time(s.attr.ctime),
+        crtime: UNIX_EPOCH,
+        kind: file_type(s.kind),
+        perm: u16::try_from(s.attr.mode & 0o7777).unwrap_or(0),
+        nlink: s.nlink,
+        uid: s.uid,
+        gid: s.gid,
+        rdev: 0,
+        blksize: 4096,
+        flags: 0,
+    }
+}
+
+fn caller(req: &Request) -> Caller {
+    Caller {
+        uid: req.uid(),
+        gid: req.gid(),
+    }
+}
+
+const GENERATION: Generation = Generation(0);
+
+fn reply_entry(op: &'static str, ino: u64, r: crate::fs::Result<Stat>, reply: ReplyEntry) {
+    match r {
+        Ok(s) => reply.entry(&FOREVER, &attr(&s), GENERATION),
+        Err(e) => reply.error(fail(op, ino, &e)),
+    }
+}
+
+fn reply_empty(op: &'static str, ino: u64, r: crate::fs::Result<()>, reply: ReplyEmpty) {
+    match r {
+        Ok(()) => reply.ok(),
+        Err(e) => reply.error(fail(op, ino, &e)),
+    }
+}
+
+fn writes(flags: OpenFlags) -> bool {
+    flags.0 & libc::O_ACCMODE != libc::O_RDONLY
+}
+
+impl Adapter {
+    fn new(fs: Fs) -> Self {
+        Self {
+            fs,
+            listings: Mutex::default(),
+            next_handle: AtomicU64::new(1),
+        }
+    }
+
+    /// The listing of an open directory; made anew when read from the start.
+    fn listing(&self, ino: u64, fh: u64, offset: u64) -> crate::fs::Result<Arc<Vec<DirEntry>>> {
+        let lock = || self.listings.lock().unwrap_or_else(PoisonError::into_inner);
+        if offset > 0
+            && let Some(l) = lock().get(&fh)
+        {
+            return Ok(l.clone());
+        }
+        let l = Arc::new(self.fs.list(ino)?);
+        lock().insert(fh, l.clone());
+        Ok(l)
+    }
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        let wanted = [
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_CACHE_SYMLINKS,
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
+            InitFlags::FUSE_EXPLICIT_INVAL_DATA,
+        ];
+        for flag in wanted {
+            if config.add_capabilities(flag).is_err() {
+                tracing::debug!(?flag, "the kernel does not offer this");
+            }
+        }
+        if config.set_max_background(64).is_err() {
+            tracing::debug!("the kernel limits background requests");
+        }
+        Ok(())
+    }
+
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        match self.fs.lookup(parent.0, name.as_bytes()) {
+            Ok(Some(s)) => reply.entry(&FOREVER, &attr(&s), GENERATION),
+            Ok(None) => {
+                // Number 0 lets the kernel remember that there is no such name.
+                let none = Stat {
+                    ino: 0,
+                    kind: Kind::File,
+                    attr: crate::volume::inode::Attr {
+                        mode: 0,
+                        uid: None,
+                        gid: None,
+                        mtime: 0,
+                        ctime: 0,
+                        atime: 0,
+                    },
+                    size: 0,
+                    nlink: 0,
+                    uid: 0,
+                    gid: 0,
+                };
+                reply.entry(&FOREVER, &attr(&none), GENERATION);
+            }
+            Err(e) => reply.error(fail("lookup", parent.0, &e)),
+        }
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        self.fs.forget(ino.0, nlookup);
+    }
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        match self.fs.getattr(ino.0) {
+            Ok(s) => reply.attr(&FOREVER, &attr(&s)),
+            Err(e) => reply.error(fail("getattr", ino.0, &e)),
+        }
+    }
+
+    fn setattr(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let set = SetAttr {
+            mode,
+            uid,
+            gid,
+            size,
+            atime: atime.map(ns),
+            mtime: mtime.map(ns),
+        };
+        match self.fs.setattr(ino.0, set) {
+            Ok(s) => reply.attr(&FOREVER, &attr(&s)),
+            Err(e) => reply.error(fail("setattr", ino.0, &e)),
+        }
+    }
+
+    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.fs.readlink(ino.0) {
+            Ok(target) => reply.data(&target),
+            Err(e) => reply.error(fail("readlink", ino.0, &e)),
+        }
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        _rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let r = match mode & libc::S_IFMT {
+            libc::S_IFREG | 0 => {
+                let mode = mode & !umask;
+                self.fs.create(parent.0, name.as_bytes(), mode, caller(req), false)
+            }
+            _ => Err(VolumeError::Unsupported("fifos, sockets and devices")),
+        };
+        reply_entry("mknod", parent.0, r, reply);
+    }
+
+    fn mkdir(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let r = self.fs.mkdir(parent.0, name.as_bytes(), mode & !umask, caller(req));
+        reply_entry("mkdir", parent.0, r, reply);
+    }
+
+    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        reply_empty("unlink", parent.0, self.fs.unlink(parent.0, name.as_bytes()), reply);
+    }
+
+    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        reply_empty("rmdir", parent.0, self.fs.rmdir(parent.0, name.as_bytes()), reply);
+    }
+
+    fn symlink(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let target = target.as_os_str().as_bytes();
+        let r = self.fs.symlink(parent.0, name.as_bytes(), target, caller(req));
+        reply_entry("symlink", parent.0, r, reply);
+    }
+
+    fn rename(
+        &self,
+        _req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let mode = if flags.is_empty() {
+            RenameMode::Replace
+        } else if flags == RenameFlags::RENAME_NOREPLACE {
+            RenameMode::NoReplace
+        } else {
+            reply.error(Errno::EINVAL);
+            return;
+        };
+        let (from, to) = ((parent.0, name.as_bytes()), (newparent.0, newname.as_bytes()));
+        reply_empty("rename", parent.0, self.fs.rename(from, to, mode), reply);
+    }
+
+    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let truncate = flags.0 & libc::O_TRUNC != 0;
+        match self.fs.open(ino.0, writes(flags), truncate) {
+            // An inode's bytes change only through this kernel: its cache stays good.
+            Ok(()) => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE),
+            Err(e) => reply.error(fail("open", ino.0, &e)),
+        }
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        _flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let r = self.fs.create(parent.0, name.as_bytes(), mode & !umask, caller(req), true);
+        match r {
+            Ok(s) => {
+                let flags = FopenFlags::FOPEN_KEEP_CACHE;
+                reply.created(&FOREVER, &attr(&s), GENERATION, FileHandle(1), flags);
+            }
+            Err(e) => reply.error(fail("create", parent.0, &e)),
+        }
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        match self.fs.read(ino.0, offset, size) {
+            Ok(bytes) => reply.data(&bytes),
+            Err(e) => reply.error(fail("read", ino.0, &e)),
+        }
+    }
+
+    fn write(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        match self.fs.write(ino.0, offset, data) {
+            Ok(n) => reply.written(n),
+            Err(e) => reply.error(fail("write", ino.0, &e)),
+        }
+    }
+
+    fn flush(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        reply_empty("flush", ino.0, self.fs.flush(ino.0), reply);
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        // A handle of `create` counts as a writer whatever its flags say.
+        self.fs.release(ino.0, writes(flags) || fh.0 == 1);
+        reply.ok();
+    }
+
+    fn fsync(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        reply_empty("fsync", ino.0, self.fs.fsync(ino.0), reply);
+    }
+
+    fn fsyncdir(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        reply_empty("fsyncdir", ino.0, self.fs.fsync_dir(), reply);
+    }
+
+    fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let fh = self.next_handle.fetch_add(1, Ordering::Relaxed);
+        let flags = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
+        reply.opened(FileHandle(fh), flags);
+    }
+
+    fn releasedir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        let mut l = self.listings.lock().unwrap_or_else(PoisonError::into_inner);
+        l.remove(&fh.0);
+        drop(l);
+        reply.ok();
+    }
+
+    fn readdir(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let list = match self.listing(ino.0, fh.0, offset) {
+            Ok(l) => l,
+            Err(e) => return reply.error(fail("readdir", ino.0, &e)),
+        };
+        let parent = self.fs.parent(ino.0).unwrap_or(ino.0);
+        let dots = [(ino.0, "."), (parent, "..")];
+        let dots = dots.iter().map(|(i, n)| (*i, FileType::Directory, OsStr::new(n)));
+        let names = list
+            .iter()
+            .map(|e| (e.ino, file_type(e.kind), OsStr::from_bytes(e.name.as_bytes())));
+        let skip = usize::try_from(offset).unwrap_or(usize::MAX);
+        for (n, (i, kind, name)) in dots.chain(names).enumerate().skip(skip) {
+            if reply.add(INodeNo(i), n as u64 + 1, kind, name) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn readdirplus(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let list = match self.listing(ino.0, fh.0, offset) {
+            Ok(l) => l,
+            Err(e) => return reply.error(fail("readdirplus", ino.0, &e)),
+        };
+        let here = match self.fs.getattr(ino.0) {
+            Ok(s) => attr(&s),
+            Err(e) => return reply.error(fail("readdirplus", ino.0, &e)),
+        };
+        // Entries with number 0 are listed without a reference.
+        for (n, name) in [".", ".."].into_iter().enumerate() {
+            if n as u64 >= offset
+                && reply.add(INodeNo(0), n as u64 + 1, name, &FOREVER, &here, GENERATION)
+            {
+                return reply.ok();
+            }
+        }
+        let skip = usize::try_from(offset.saturating_sub(2)).unwrap_or(usize::MAX);
+        for (n, e) in list.iter().enumerate().skip(skip) {
+            let stat = match self.fs.lookup_entry(ino.0, e) {
+                Ok(Some(s)) => s,
+                Ok(None) => continue,
+                Err(e) => return reply.error(fail("readdirplus", ino.0, &e)),
+            };
+            let name = OsStr::from_bytes(e.name.as_bytes());
+            let a = attr(&stat);
+            if reply.add(INodeNo(stat.ino), n as u64 + 3, name, &FOREVER, &a, GENERATION) {
+                self.fs.forget(stat.ino, 1);
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        match self.fs.statfs() {
+            Ok(s) => {
+                let block = u32::try_from(s.f_bsize).unwrap_or(4096);
+                let fragment = u32::try_from(s.f_frsize).unwrap_or(block);
+                reply.statfs(
+                    s.f_blocks, s.f_bfree, s.f_bavail, s.f_files, s.f_ffree, block, 255, fragment,
+                );
+            }
+            Err(e) => reply.error(fail("statfs", 0, &e)),
+        }
+    }
+}

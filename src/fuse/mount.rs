@@ -1,0 +1,176 @@
+//! Mounting and unmounting.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
+use rustix::mount::UnmountFlags;
+
+use super::Adapter;
+use super::notify::Notices;
+use crate::fs::{Caller, Fs};
+use crate::volume::{MountId, Volume};
+
+/// Threads that answer the kernel.
+const WORKERS: usize = 4;
+
+/// Why a folder could not be mounted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MountError {
+    /// No FUSE on this machine.
+    #[error("this machine has no FUSE: {0}")]
+    NoFuse(String),
+    /// The kernel or fusermount3 refused.
+    #[error("cannot mount on {}: {why}", dir.display())]
+    Refused {
+        /// Where.
+        dir: PathBuf,
+        /// Why.
+        why: String,
+    },
+}
+
+/// A mounted volume. Dropping it leaves the mount to [`Mount::unmount`].
+#[derive(Debug)]
+pub struct Mount {
+    id: MountId,
+    dir: PathBuf,
+    volume: Arc<Volume>,
+    session: Option<BackgroundSession>,
+}
+
+impl Mount {
+    /// Mounts a volume on `dir` and returns when the kernel answers for it.
+    ///
+    /// # Errors
+    /// See [`MountError`].
+    pub fn new(
+        volume: Arc<Volume>,
+        dir: &Path,
+        id: MountId,
+        read_only: bool,
+    ) -> Result<Self, MountError> {
+        if !Path::new("/dev/fuse").exists() {
+            return Err(MountError::NoFuse("/dev/fuse does not exist".to_owned()));
+        }
+        let refused = |e: io::Error| MountError::Refused {
+            dir: dir.to_owned(),
+            why: e.to_string(),
+        };
+        let owner = Caller {
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+        };
+        let fs = Fs::new(volume.clone(), id, read_only, owner);
+        let mut config = Config::default();
+        config.mount_options = vec![
+            MountOption::FSName(format!("cellfs:{}", volume.name())),
+            MountOption::Subtype("cellfs".to_owned()),
+            MountOption::DefaultPermissions,
+            if read_only {
+                MountOption::RO
+            } else {
+                MountOption::RW
+            },
+        ];
+        let root = owner.uid == 0;
+        config.acl = if root {
+            SessionACL::All
+        } else {
+            SessionACL::Owner
+        };
+        config.n_threads = Some(WORKERS);
+        config.clone_fd = true;
+        let session = Session::new(Adapter::new(fs), dir, &config).map_err(refused)?;
+        let session = session.spawn().map_err(refused)?;
+        let notices = Notices::start(session.notifier()).map_err(refused)?;
+        volume.watch(id, Arc::new(notices));
+        Ok(Self {
+            id,
+            dir: dir.to_owned(),
+            volume,
+            session: Some(session),
+        })
+    }
+
+    /// Where it is mounted.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The volume that is mounted.
+    #[must_use]
+    pub fn volume(&self) -> &Arc<Volume> {
+        &self.volume
+    }
+
+    /// Whether the kernel still sends requests: false after a `umount` by somebody else.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.session.as_ref().is_some_and(|s| !s.guard.is_finished())
+    }
+
+    /// Takes the folder away. Programs that still have files open keep them until they close
+    /// them or the node ends.
+    ///
+    /// # Errors
+    /// As `umount2`.
+    pub fn unmount(mut self) -> io::Result<()> {
+        let done = if self.is_alive() {
+            detach(&self.dir)
+        } else {
+            Ok(())
+        };
+        self.volume.unwatch(self.id);
+        if let Some(s) = self.session.take() {
+            // Its destructor would unmount once more, by then perhaps somebody else's mount,
+            // and would wait for open files.
+            std::mem::forget(s);
+        }
+        done
+    }
+}
+
+/// Detaches whatever is mounted on `dir`, also when it is in use or dead.
+///
+/// # Errors
+/// As `umount2`, or what `fusermount3` said.
+pub fn detach(dir: &Path) -> io::Result<()> {
+    match rustix::mount::unmount(dir, UnmountFlags::DETACH) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::PERM) => {
+            let out = Command::new("fusermount3").args(["-u", "-z", "--"]).arg(dir).output()?;
+            if out.status.success() {
+                return Ok(());
+            }
+            Err(io::Error::other(String::from_utf8_lossy(&out.stderr).trim().to_owned()))
+        }
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Whether `dir` is a cellfs mount whose node is gone.
+#[must_use]
+pub fn is_dead_mount(dir: &Path) -> bool {
+    let gone = std::fs::symlink_metadata(dir)
+        .err()
+        .and_then(|e| e.raw_os_error())
+        .is_some_and(|n| n == libc::ENOTCONN || n == libc::ECONNABORTED);
+    if !gone {
+        return false;
+    }
+    let Ok(table) = std::fs::read_to_string("/proc/self/mountinfo") else {
+        return false;
+    };
+    table.lines().any(|l| {
+        let Some((left, right)) = l.split_once(" - ") else {
+            return false;
+        };
+        let on = left.split(' ').nth(4).unwrap_or_default();
+        right.starts_with("fuse.cellfs ") && Path::new(on) == dir
+    })
+}

@@ -1,0 +1,97 @@
+//! The vocabulary of the journal.
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::id::{BranchId, FileId, Oid};
+use crate::base::stamp::{Dot, Stamp};
+use crate::record::change::Change;
+use crate::record::model::{Kind, oid_bytes};
+
+/// One entry: applied whole or not at all.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Entry {
+    /// The node started and will write this branch.
+    Started(BranchId),
+    /// What one operation on the mount did.
+    Op(Vec<Patch>),
+    /// A commit is durable: the head record.
+    Committed(Committed),
+    /// A head of another node was admitted; its closure is durable.
+    Admitted(#[serde(with = "oid_bytes")] Oid),
+}
+
+/// A change to one file, as it came through the mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Patch {
+    /// Metadata. Dots of [`Dot::default`] name the commit that these changes will be in.
+    Meta(Change),
+    /// The file starts to differ from the version it had: later patches apply to that.
+    Open {
+        /// The file.
+        id: FileId,
+        /// The versions that the writer saw.
+        base: Vec<Dot>,
+        /// What it is.
+        kind: Kind,
+        /// The bytes it had; the null id for none.
+        #[serde(with = "oid_bytes")]
+        blob: Oid,
+    },
+    /// Bytes written.
+    Bytes {
+        /// The file.
+        id: FileId,
+        /// Offset in bytes.
+        at: u64,
+        /// The bytes.
+        data: Vec<u8>,
+        /// When, nanoseconds since 1970.
+        mtime: i64,
+    },
+    /// The size was set: cut, or grown with zeros.
+    Size {
+        /// The file.
+        id: FileId,
+        /// Bytes.
+        len: u64,
+        /// When, nanoseconds since 1970.
+        mtime: i64,
+    },
+    /// From here on the bytes are in a file of their own: `overlay/<number>`.
+    Spill {
+        /// The file.
+        id: FileId,
+        /// The overlay file.
+        file: u64,
+    },
+}
+
+impl Patch {
+    /// The file that the patch is about, if about one.
+    #[must_use]
+    pub fn id(&self) -> Option<FileId> {
+        match self {
+            Self::Meta(c) => c.id(),
+            Self::Open { id, .. }
+            | Self::Bytes { id, .. }
+            | Self::Size { id, .. }
+            | Self::Spill { id, .. } => Some(*id),
+        }
+    }
+}
+
+/// The head record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Committed {
+    /// Branch, place on it and time.
+    pub stamp: Stamp,
+    /// The record commit.
+    #[serde(with = "oid_bytes")]
+    pub head: Oid,
+    /// Files born on the branch so far.
+    pub births: u64,
+    /// All entries up to this number are in the commit, but those about `held`.
+    pub upto: u64,
+    /// Files that were still being written.
+    pub held: Vec<FileId>,
+}

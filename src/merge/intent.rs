@@ -1,0 +1,351 @@
+//! What an author's wish means, as changes of records (rule 11).
+//!
+//! The author sees names; each helper takes what a name shows and returns the changes that make
+//! his next look what he expects. Whatever he saw at the name is acted on: all equal versions,
+//! and all versions that were merged into one text. What he takes a name away from stays a
+//! copy for good, so that no other bytes appear under a name that he cleared; and versions that
+//! he left lying beside what he wrote are not merged into it afterwards.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::base::id::{FileId, Oid};
+use crate::base::name::EntryName;
+use crate::base::stamp::Dot;
+use crate::merge::shown::{self, Role, Shown, Version};
+use crate::record::change::{Change, OWN, SetField};
+use crate::record::model::{Kind, Record};
+use crate::record::state::State;
+use crate::record::{Result, Source};
+
+/// A state and where to read it: what an author looks at.
+#[derive(Clone, Copy, Debug)]
+pub struct Sight<'a> {
+    /// Where to read.
+    pub src: Source<'a>,
+    /// What is seen.
+    pub state: &'a State,
+}
+
+/// Where something is to be: the ids of the directory and the name.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    /// All ids of the directory, sorted.
+    pub dirs: &'a [FileId],
+    /// The name.
+    pub name: &'a EntryName,
+}
+
+impl Target<'_> {
+    fn dir(&self) -> FileId {
+        self.dirs.first().copied().unwrap_or(FileId::ROOT)
+    }
+}
+
+/// Bytes and what they are.
+pub type Bytes = (Kind, Oid);
+
+/// A new file, link or directory at a name that shows nothing.
+#[must_use]
+pub fn create(target: Target<'_>, id: FileId, (kind, blob): Bytes) -> Vec<Change> {
+    vec![Change::Born {
+        id,
+        parent: target.dir(),
+        name: target.name.clone(),
+        kind,
+        blob,
+    }]
+}
+
+/// New bytes for what is shown. `fresh` is used when they need a file of their own.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn write(
+    at: Sight<'_>,
+    shown: &Shown,
+    (kind, blob): Bytes,
+    fresh: FileId,
+) -> Result<Vec<Change>> {
+    if (kind, blob) == (shown.kind, shown.blob) {
+        return Ok(Vec::new());
+    }
+    let Some(keeper) = keeper(shown) else {
+        let mut out = end(at, &shown.versions, None)?;
+        out.extend(create(place_of(shown), fresh, (kind, blob)));
+        return Ok(out);
+    };
+    let mut out = end(at, &shown.versions, Some(keeper.id))?;
+    out.push(Change::Write {
+        id: keeper.id,
+        base: dots_of(&shown.versions, keeper.id),
+        kind,
+        blob,
+    });
+    let record = at.state.record(at.src, keeper.id)?;
+    let mut location = keeper.location;
+    if let (Role::Copy { .. }, Some(record)) = (&shown.role, &record) {
+        // It was a copy because another file has the name. Now it goes by the copy's name.
+        out.push(relocate(record, place_of(shown), None));
+        location = OWN;
+    }
+    out.extend(leave_beside(
+        record.as_ref(),
+        keeper.id,
+        &shown.versions,
+        location,
+    ));
+    Ok(out)
+}
+
+/// An end of what is shown. What else is at its name stays beside it.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn delete(at: Sight<'_>, shown: &Shown) -> Result<Vec<Change>> {
+    let mut out = Vec::new();
+    for id in &shown.dirs {
+        out.extend(at.state.record(at.src, *id)?.map(|r| end_whole(&r)));
+    }
+    if shown.dirs.is_empty() {
+        out.extend(end(at, &shown.versions, None)?);
+    }
+    if shown.role == Role::Main {
+        out.extend(leave_behind(at, shown, None)?);
+    }
+    Ok(out)
+}
+
+/// A new place for what is shown. `replaced` is what the target shows, which ends. `fresh` is
+/// used when the bytes need a file of their own.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn rename(
+    at: Sight<'_>,
+    shown: &Shown,
+    target: Target<'_>,
+    replaced: Option<&Shown>,
+    fresh: FileId,
+) -> Result<Vec<Change>> {
+    if !shown.dirs.is_empty() {
+        return rename_dir(at, shown, target, replaced);
+    }
+    let over: &[Version] = replaced.map_or(&[], |r| &r.versions);
+    let mut out = Vec::new();
+    for id in replaced.iter().flat_map(|r| &r.dirs) {
+        out.extend(at.state.record(at.src, *id)?.map(|r| end_whole(&r)));
+    }
+    let over: &[Version] = match replaced {
+        Some(r) if !r.dirs.is_empty() => &[],
+        _ => over,
+    };
+    let all: Vec<Version> = shown.versions.iter().chain(over).copied().collect();
+    let at_target = replaced.and_then(keeper).filter(|_| !over.is_empty());
+    match (keeper(shown), at_target) {
+        // A copy over the file whose version it is: the file gets its bytes.
+        (_, Some(there)) if shown.versions.iter().any(|v| v.id == there.id) => {
+            let id = there.id;
+            out.extend(end(at, &all, Some(id))?);
+            out.push(Change::Write {
+                id,
+                base: dots_of(&all, id),
+                kind: shown.kind,
+                blob: shown.blob,
+            });
+            let record = at.state.record(at.src, id)?;
+            out.extend(leave_beside(record.as_ref(), id, &all, there.location));
+        }
+        (Some(keeper), _) => {
+            let id = keeper.id;
+            out.extend(end(at, &all, Some(id))?);
+            if let Some(record) = at.state.record(at.src, id)? {
+                // Another version of the file may be at the target, as one of equal bytes.
+                out.extend(end_some(&record, &dots_of(over, id)));
+                let from = (shown.parents.first().copied(), &shown.name);
+                let prev = match (&shown.role, from.0) {
+                    (Role::Main, Some(dir)) => Some((dir, from.1.clone())),
+                    _ => record.place().map(|p| (p.parent, p.name)),
+                };
+                out.push(relocate(&record, target, prev));
+                out.extend(leave_beside(Some(&record), id, &all, OWN));
+            }
+            if shown.role == Role::Main {
+                out.extend(leave_behind(at, shown, Some(id))?);
+            }
+        }
+        (None, _) => {
+            out.extend(end(at, &all, None)?);
+            out.extend(create(target, fresh, (shown.kind, shown.blob)));
+        }
+    }
+    Ok(out)
+}
+
+fn rename_dir(
+    at: Sight<'_>,
+    shown: &Shown,
+    target: Target<'_>,
+    replaced: Option<&Shown>,
+) -> Result<Vec<Change>> {
+    let mut out = Vec::new();
+    for id in replaced.iter().flat_map(|r| &r.dirs) {
+        if !shown.dirs.contains(id) {
+            out.extend(at.state.record(at.src, *id)?.map(|r| end_whole(&r)));
+        }
+    }
+    for id in &shown.dirs {
+        let Some(record) = at.state.record(at.src, *id)? else {
+            continue;
+        };
+        let prev = record.place().map(|p| (p.parent, p.name));
+        out.push(relocate(&record, target, prev));
+    }
+    out.extend(leave_behind(at, shown, None)?);
+    Ok(out)
+}
+
+/// What is shown at `from` replaces the bytes at `to` and ends: how editors save. The file at
+/// `to` stays the file that it was.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn save_over(at: Sight<'_>, from: &Shown, to: &Shown, fresh: FileId) -> Result<Vec<Change>> {
+    let mut out = write(at, to, (from.kind, from.blob), fresh)?;
+    out.extend(delete(at, from)?);
+    Ok(out)
+}
+
+/// New values of fields, for all files that the entry stands for.
+#[must_use]
+pub fn set_fields(shown: &Shown, fields: &[SetField]) -> Vec<Change> {
+    let ids: BTreeSet<FileId> = shown.versions.iter().map(|v| v.id).collect();
+    let each = ids.into_iter().flat_map(|id| {
+        let set = fields.iter().map(move |field| (id, *field));
+        set.map(|(id, field)| Change::Field { id, field })
+    });
+    each.collect()
+}
+
+fn place_of(shown: &Shown) -> Target<'_> {
+    Target {
+        dirs: &shown.parents,
+        name: &shown.name,
+    }
+}
+
+/// The file that goes on living under an entry that is written or moved: at a plain name the
+/// latest; a copy only if it is some file's latest version.
+fn keeper(shown: &Shown) -> Option<Version> {
+    match shown.role {
+        Role::Main => shown.versions.first().copied(),
+        Role::Copy { .. } => shown.versions.iter().find(|v| v.first).copied(),
+    }
+}
+
+fn dots_of(versions: &[Version], id: FileId) -> Vec<Dot> {
+    let own = versions.iter().filter(|v| v.id == id);
+    own.map(|v| v.content)
+        .collect::<BTreeSet<Dot>>()
+        .into_iter()
+        .collect()
+}
+
+fn relocate(record: &Record, to: Target<'_>, prev: Option<(FileId, EntryName)>) -> Change {
+    let shown = record.shown_location().map(|l| l.stamp.dot());
+    let all = record.location.iter().map(|l| l.stamp.dot()).chain(shown);
+    Change::Move {
+        id: record.id,
+        base: all.collect::<BTreeSet<Dot>>().into_iter().collect(),
+        parent: to.dir(),
+        name: to.name.clone(),
+        prev,
+    }
+}
+
+/// An end of these versions, but for those of the file `except`.
+fn end(at: Sight<'_>, versions: &[Version], except: Option<FileId>) -> Result<Vec<Change>> {
+    let ids: BTreeMap<FileId, ()> = versions.iter().map(|v| (v.id, ())).collect();
+    let mut out = Vec::new();
+    for id in ids.into_keys().filter(|id| Some(*id) != except) {
+        if let Some(record) = at.state.record(at.src, id)? {
+            let dots = dots_of(versions, id);
+            out.extend(end_some(&record, &dots));
+            let place = record.shown_location().map(|l| l.stamp.dot());
+            out.extend(leave_beside(
+                Some(&record),
+                id,
+                versions,
+                place.unwrap_or(OWN),
+            ));
+        }
+    }
+    Ok(out)
+}
+
+/// An end of some versions of a file, and of the file if no other is left.
+fn end_some(record: &Record, dots: &[Dot]) -> Option<Change> {
+    if dots.is_empty() {
+        return None;
+    }
+    let others = record
+        .shown_content()
+        .iter()
+        .any(|c| !dots.contains(&c.stamp.dot()));
+    if !others {
+        return Some(end_whole(record));
+    }
+    Some(Change::Drop {
+        id: record.id,
+        content: dots.to_vec(),
+        location: Vec::new(),
+    })
+}
+
+fn end_whole(record: &Record) -> Change {
+    let content = record.content.iter().chain(&record.filled.content);
+    let location = record.location.iter().chain(&record.filled.location);
+    Change::Drop {
+        id: record.id,
+        content: content.map(|c| c.stamp.dot()).collect(),
+        location: location.map(|l| l.stamp.dot()).collect(),
+    }
+}
+
+/// The other versions of a file that was acted on stay what they were shown as: copies.
+fn leave_beside(
+    record: Option<&Record>,
+    id: FileId,
+    acted_on: &[Version],
+    location: Dot,
+) -> Vec<Change> {
+    let acted_on = dots_of(acted_on, id);
+    let others = record
+        .into_iter()
+        .flat_map(|r| &r.content)
+        .map(|c| c.stamp.dot())
+        .filter(|dot| !acted_on.contains(dot));
+    let mark = |content| Change::MarkCopy {
+        id,
+        content,
+        location,
+    };
+    others.map(mark).collect()
+}
+
+/// What is left at a name that someone took away stays a copy, but for the file `except`.
+fn leave_behind(at: Sight<'_>, shown: &Shown, except: Option<FileId>) -> Result<Vec<Change>> {
+    let mut out = Vec::new();
+    for other in shown::group(at.src, at.state, &shown.parents, &shown.name)? {
+        if other.role == Role::Main {
+            continue;
+        }
+        for v in other.versions.iter().filter(|v| Some(v.id) != except) {
+            out.push(Change::MarkCopy {
+                id: v.id,
+                content: v.content,
+                location: v.location,
+            });
+        }
+    }
+    Ok(out)
+}

@@ -1,0 +1,178 @@
+//! The state that several heads make together (rules 1 to 8).
+//!
+//! A part of a record (a version, a place, a value of a ref) survives if some head has it and
+//! every head that has seen it still has it: what a head has seen and no longer has, somebody
+//! ended. Cost follows what differs between the heads: what is equal in all is not opened.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::base::id::{BranchId, FileId, Oid};
+use crate::base::stamp::{Dot, Stamp};
+use crate::record::commit::{RecordCommit, has_seen};
+use crate::record::draft::{Dots, Draft};
+use crate::record::model::{Content, Fields, Location, Lww, Record};
+use crate::record::refs::{RefValue, Refs};
+use crate::record::state::State;
+use crate::record::{Result, Source, trie};
+
+/// A record commit, as far as merging looks at it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The commit.
+    pub commit: Oid,
+    /// Its name and time.
+    pub stamp: Stamp,
+    /// The state it pins.
+    pub state: State,
+    /// The latest commit it knows of each branch, itself included; sorted by branch.
+    pub seen: Vec<(BranchId, u64)>,
+    /// Commits it knows by their content only; sorted.
+    pub carried: Vec<Dot>,
+}
+
+impl Head {
+    fn has_seen(&self, dot: Dot) -> bool {
+        has_seen(&self.seen, dot)
+    }
+
+    /// Also what came by its content alone: enough to end a version or a place.
+    fn has_seen_or_carried(&self, dot: Dot) -> bool {
+        self.has_seen(dot) || self.carried.binary_search(&dot).is_ok()
+    }
+}
+
+impl From<&RecordCommit> for Head {
+    fn from(c: &RecordCommit) -> Self {
+        Self {
+            commit: c.id,
+            stamp: c.head.stamp,
+            state: c.state,
+            seen: c.head.seen.clone(),
+            carried: c.head.carried.clone(),
+        }
+    }
+}
+
+/// The heads that are in the history of no other, each once, sorted by id.
+#[must_use]
+pub fn maximal(heads: &[Head]) -> Vec<&Head> {
+    let mut by_id: BTreeMap<Oid, &Head> = BTreeMap::new();
+    for h in heads {
+        by_id.insert(h.commit, h);
+    }
+    let all: Vec<&Head> = by_id.into_values().collect();
+    let below = |a: &Head, b: &Head| {
+        // Two commits of one name see each other: a fork that is not told apart stays whole.
+        a.commit != b.commit && b.has_seen(a.stamp.dot()) && !a.has_seen(b.stamp.dot())
+    };
+    all.iter()
+        .filter(|a| !all.iter().any(|b| below(a, b)))
+        .copied()
+        .collect()
+}
+
+/// The state that the heads make together.
+///
+/// # Errors
+/// When a state cannot be read or written.
+pub fn join(src: Source<'_>, dots: &dyn Dots, heads: &[Head]) -> Result<State> {
+    let heads = maximal(heads);
+    let [first, rest @ ..] = heads.as_slice() else {
+        return State::empty(src);
+    };
+    if rest.iter().all(|h| h.state == first.state) {
+        return Ok(first.state);
+    }
+    let mut draft = Draft::new(src, dots, first.state, None)?;
+    let roots: Vec<Oid> = heads.iter().map(|h| h.state.ids).collect();
+    for (id, row) in trie::differing::<Record>(src, &roots)? {
+        draft.set(id, Some(join_record(id, &heads, &row)))?;
+    }
+    if rest.iter().any(|h| h.state.refs != first.state.refs) {
+        let mut all = Vec::with_capacity(heads.len());
+        for h in &heads {
+            all.push(h.state.refs(src)?);
+        }
+        *draft.refs_mut()? = join_refs(&heads, &all);
+    }
+    draft.settle()?;
+    draft.finish()
+}
+
+/// The parts that survive. What stands in for missing ones is derived later.
+fn join_record(id: FileId, heads: &[&Head], row: &[Option<Record>]) -> Record {
+    let empty = Record::new(id);
+    let rows: Vec<&Record> = row.iter().map(|r| r.as_ref().unwrap_or(&empty)).collect();
+    let contents: Vec<&[Content]> = rows.iter().map(|r| r.content.as_slice()).collect();
+    let locations: Vec<&[Location]> = rows.iter().map(|r| r.location.as_slice()).collect();
+    let mut record = Record::new(id);
+    record.content = survivors(heads, &contents, |c| c.stamp);
+    for c in &mut record.content {
+        // Marks only grow.
+        let same = contents.iter().copied().flatten();
+        let marks = same
+            .filter(|o| o.stamp == c.stamp)
+            .flat_map(|o| o.copy_at.iter().copied());
+        c.copy_at = marks.collect::<BTreeSet<Dot>>().into_iter().collect();
+    }
+    record.location = survivors(heads, &locations, |l| l.stamp);
+    record.fields = rows
+        .iter()
+        .fold(Fields::default(), |sum, r| join_fields(&sum, &r.fields));
+    record
+}
+
+fn survivors<T: Clone>(heads: &[&Head], lists: &[&[T]], stamp: fn(&T) -> Stamp) -> Vec<T> {
+    let mut all: BTreeMap<Stamp, &T> = BTreeMap::new();
+    for part in lists.iter().copied().flatten() {
+        all.entry(stamp(part)).or_insert(part);
+    }
+    let survives = |at: Stamp| {
+        heads.iter().zip(lists).all(|(h, list)| {
+            list.iter().any(|p| stamp(p) == at) || !h.has_seen_or_carried(at.dot())
+        })
+    };
+    all.into_iter()
+        .filter(|(at, _)| survives(*at))
+        .map(|(_, part)| part.clone())
+        .collect()
+}
+
+/// Per field, the later value.
+#[must_use]
+pub fn join_fields(a: &Fields, b: &Fields) -> Fields {
+    Fields {
+        mode: later(a.mode, b.mode),
+        mtime: later(a.mtime, b.mtime),
+        uid: later(a.uid, b.uid),
+        gid: later(a.gid, b.gid),
+    }
+}
+
+fn later<T: Ord>(a: Option<Lww<T>>, b: Option<Lww<T>>) -> Option<Lww<T>> {
+    match (a, b) {
+        (Some(a), Some(b)) => {
+            // Equal stamps have equal values unless a peer lies; then the larger, for all.
+            let first = (a.stamp, &a.value) >= (b.stamp, &b.value);
+            Some(if first { a } else { b })
+        }
+        (a, b) => a.or(b),
+    }
+}
+
+fn join_refs(heads: &[&Head], all: &[Refs]) -> Refs {
+    let names: BTreeSet<&String> = all.iter().flat_map(|r| r.0.keys()).collect();
+    let mut out = Refs::default();
+    for name in names {
+        let lists: Vec<&[RefValue]> = all
+            .iter()
+            .map(|r| r.0.get(name).map_or(&[][..], Vec::as_slice))
+            .collect();
+        let mut left = survivors(heads, &lists, |v| v.stamp);
+        left.sort_unstable_by(|a, b| b.cmp(a));
+        if !left.is_empty() {
+            out.0.insert(name.clone(), left);
+        }
+    }
+    out
+}

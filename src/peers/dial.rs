@@ -1,0 +1,182 @@
+//! Getting connected: the acceptor, and one dialler per member.
+//!
+//! Invariant: at most one dial per member is in flight, at most [`DIALS_AT_ONCE`] in all, and
+//! tries go on forever, at most [`BACKOFF_MAX`] (plus the dial's own timeout) apart. At most
+//! [`STRANGERS_MAX`] connections are unauthenticated at a time; more are turned away with one
+//! packet, and from [`STRANGERS_EASY`] on strangers must prove their address first.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+
+use super::core::Core;
+use super::error::Refusal;
+use super::events::Event;
+use super::hello::{HELLO_TIMEOUT, Unmet};
+use super::key::dice;
+use super::link::{self, Link};
+use super::transport::{ALPN_PEER, Close, Conn, Incoming};
+use super::{admit, hello};
+use crate::base::id::NodeId;
+
+/// Dials in flight.
+const DIALS_AT_ONCE: usize = 16;
+/// The first pause after a failed dial; doubled each time.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// The longest pause between dials.
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// Unauthenticated connections at a time.
+const STRANGERS_MAX: usize = 256;
+/// Strangers that need not prove their address first.
+const STRANGERS_EASY: usize = 64;
+/// Two nodes that learn of each other at once: the one with the larger id waits this long.
+const COURTESY: Duration = Duration::from_millis(150);
+
+/// Accepts connections until the port closes.
+pub(crate) async fn accept(core: Arc<Core>) {
+    let slots = Arc::new(Semaphore::new(STRANGERS_MAX));
+    while let Some(incoming) = core.transport.accept().await {
+        if core.is_stopped() {
+            incoming.refuse();
+            return;
+        }
+        let incoming = if slots.available_permits() < STRANGERS_MAX - STRANGERS_EASY {
+            match incoming.validated() {
+                Some(incoming) => incoming,
+                None => continue,
+            }
+        } else {
+            incoming
+        };
+        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+            incoming.refuse();
+            continue;
+        };
+        let task_core = Arc::clone(&core);
+        core.spawn(async move { answer(task_core, incoming, slot).await });
+    }
+}
+
+async fn answer(core: Arc<Core>, incoming: Incoming, slot: tokio::sync::OwnedSemaphorePermit) {
+    let addr = incoming.addr();
+    let conn = match timeout(HELLO_TIMEOUT, incoming.accept()).await {
+        Ok(Ok(conn)) => conn,
+        Ok(Err(error)) => return tracing::debug!(?addr, error, "a handshake failed"),
+        Err(_) => return tracing::debug!(?addr, "a handshake took too long"),
+    };
+    if conn.is_join() {
+        return admit::answer(core, conn, addr, slot).await;
+    }
+    match core.greet(&conn, false).await {
+        Ok(met) => {
+            drop(slot);
+            let _ = serve(core, conn, met).await;
+        }
+        Err(Unmet::Refusing(reason)) => {
+            tracing::info!(?addr, peer = ?conn.node(), %reason, "a node was refused");
+        }
+        Err(unmet) => tracing::debug!(?addr, peer = ?conn.node(), ?unmet, "no link"),
+    }
+}
+
+/// Makes a greeted connection a link and runs it to its end; false when another one serves.
+async fn serve(core: Arc<Core>, conn: Conn, met: hello::Met) -> bool {
+    let hello = met.hello.clone();
+    let (link, queues, control) = Link::new(conn, met);
+    if !core.raise(&link, &hello) {
+        link.conn.close(Close::Duplicate);
+        return false;
+    }
+    core.gossip.meet(link.node);
+    let ended = link::run(Arc::clone(&core), Arc::clone(&link), queues, control).await;
+    tracing::debug!(peer = ?link.node, ?ended, "link ended");
+    core.drop_link(&link);
+    true
+}
+
+/// Keeps one dialler per member.
+pub(crate) async fn keep_dialling(core: Arc<Core>) {
+    let slots = Arc::new(Semaphore::new(DIALS_AT_ONCE));
+    let mut dialled: HashSet<NodeId> = HashSet::new();
+    let mut changes = core.changes.subscribe();
+    loop {
+        let members: HashSet<NodeId> = core.with_roll(|r| {
+            let all = r.standings().keys().copied();
+            all.filter(|n| *n != core.me && r.is_member(*n)).collect()
+        });
+        for &node in members.difference(&dialled) {
+            let (task_core, slots) = (Arc::clone(&core), Arc::clone(&slots));
+            core.spawn(async move { dialler(task_core, node, slots).await });
+        }
+        // A dialler ends by itself when its node is no member any more.
+        dialled = members;
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            () = core.stopped() => return,
+        }
+    }
+}
+
+async fn dialler(core: Arc<Core>, node: NodeId, slots: Arc<Semaphore>) {
+    if core.me > node {
+        sleep(COURTESY).await;
+    }
+    let mut backoff = BACKOFF_MIN;
+    let mut refused = None;
+    let mut changes = core.changes.subscribe();
+    while !core.is_stopped() && core.is_member(node) {
+        let addrs = core.addrs_of(node);
+        if core.link(node).is_some() || addrs.is_empty() || core.is_cut(node) {
+            backoff = BACKOFF_MIN;
+            tokio::select! {
+                _ = changes.changed() => {}
+                () = core.stopped() => return,
+            }
+            continue;
+        }
+        let started = Instant::now();
+        let slot = slots.acquire().await;
+        let conn = core.transport.dial(node, &addrs, ALPN_PEER).await;
+        drop(slot);
+        match conn {
+            Ok(conn) => dialled(&core, conn, &mut refused).await,
+            Err(error) => tracing::debug!(peer = ?node, error, "could not dial"),
+        }
+        // What lived for a while was good: start over with short pauses.
+        if started.elapsed() > 2 * BACKOFF_MAX {
+            backoff = BACKOFF_MIN;
+        }
+        tokio::select! {
+            () = sleep(jittered(backoff)) => {}
+            () = core.stopped() => return,
+        }
+        backoff = (2 * backoff).min(BACKOFF_MAX);
+    }
+}
+
+async fn dialled(core: &Arc<Core>, conn: Conn, refused: &mut Option<Refusal>) {
+    let node = conn.node();
+    match core.greet(&conn, true).await {
+        Ok(met) => {
+            *refused = None;
+            let _ = serve(Arc::clone(core), conn, met).await;
+        }
+        // Told once, however often it is tried.
+        Err(Unmet::Refused(reason))
+            if reason != Refusal::Busy && refused.as_ref() != Some(&reason) =>
+        {
+            *refused = Some(reason.clone());
+            tracing::warn!(peer = ?node, %reason, "a member refuses this node");
+            core.events.tell(Event::Refused { node, reason });
+        }
+        Err(unmet) => tracing::debug!(peer = ?node, ?unmet, "no link"),
+    }
+}
+
+fn jittered(pause: Duration) -> Duration {
+    let ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+    Duration::from_millis(ms / 2 + dice(ms / 2 + 1))
+}

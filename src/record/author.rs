@@ -1,0 +1,385 @@
+//! What changes do to a state; see [`crate::record::change`].
+//!
+//! Invariant: afterwards every part that a changed file shows, and every directory above it,
+//! is asserted by someone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::base::id::{FileId, Oid};
+use crate::base::name::EntryName;
+use crate::base::stamp::{Dot, Stamp};
+use crate::record::change::{Change, OWN, SetField};
+use crate::record::draft::{Dots, Draft};
+use crate::record::fill::at_root;
+use crate::record::model::{Content, Filled, Kind, Location, Lww, Record};
+use crate::record::state::State;
+use crate::record::{Result, Source};
+
+/// The state after these changes, made by the commit `stamp`.
+///
+/// # Errors
+/// When a state cannot be read or written.
+pub fn apply(
+    src: Source<'_>,
+    dots: &dyn Dots,
+    state: &State,
+    stamp: Stamp,
+    changes: &[Change],
+) -> Result<State> {
+    let mut author = Author {
+        draft: Draft::new(src, dots, *state, Some(stamp.dot()))?,
+        stamp,
+        touched: BTreeSet::from([FileId::ROOT]),
+        dropped: BTreeMap::new(),
+    };
+    for change in changes {
+        author.change(change)?;
+    }
+    author.restore_kept_directories()?;
+    author.draft.settle()?;
+    author.draft.finish()
+}
+
+struct Author<'a> {
+    draft: Draft<'a>,
+    stamp: Stamp,
+    /// Files whose parts, and those of all directories above, are asserted by now.
+    touched: BTreeSet<FileId>,
+    /// Directories that were dropped, as they were.
+    dropped: BTreeMap<FileId, Record>,
+}
+
+impl Author<'_> {
+    fn change(&mut self, change: &Change) -> Result<()> {
+        match change {
+            Change::Born {
+                id,
+                parent,
+                name,
+                kind,
+                blob,
+            } => self.born(*id, (*parent, name), *kind, *blob),
+            Change::Write {
+                id,
+                base,
+                kind,
+                blob,
+            } => self.write(*id, base, *kind, *blob),
+            Change::Move {
+                id,
+                base,
+                parent,
+                name,
+                prev,
+            } => self.move_to(*id, base, (*parent, name), prev.clone()),
+            Change::Drop {
+                id,
+                content,
+                location,
+            } => self.drop_parts(*id, content, location),
+            Change::MarkCopy {
+                id,
+                content,
+                location,
+            } => self.mark_copy(*id, *content, *location),
+            Change::Field { id, field } => self.set_field(*id, *field),
+            Change::Ref { name, base, to } => {
+                let stamp = self.stamp;
+                self.draft.refs_mut()?.set(name, base, stamp, *to);
+                Ok(())
+            }
+        }
+    }
+
+    fn is_named(&self, stamp: Stamp, base: &[Dot]) -> bool {
+        stamp == self.stamp || base.contains(&stamp.dot())
+    }
+
+    fn content(&self, kind: Kind, blob: Oid, mut over: Vec<Dot>) -> Content {
+        let own = self.stamp.dot();
+        over.retain(|d| *d != OWN && *d != own);
+        over.sort_unstable();
+        over.dedup();
+        Content {
+            stamp: self.stamp,
+            kind,
+            blob,
+            over,
+            copy_at: Vec::new(),
+        }
+    }
+
+    fn location(
+        &self,
+        (parent, name): (FileId, &EntryName),
+        prev: Option<(FileId, EntryName)>,
+    ) -> Location {
+        Location {
+            stamp: self.stamp,
+            parent,
+            name: name.clone(),
+            prev,
+        }
+    }
+
+    fn born(&mut self, id: FileId, at: (FileId, &EntryName), kind: Kind, blob: Oid) -> Result<()> {
+        self.touch(at.0)?;
+        let mut record = self.draft.record_or_new(id)?;
+        record.content.retain(|c| c.stamp != self.stamp);
+        record.location.retain(|l| l.stamp != self.stamp);
+        record.content.push(self.content(kind, blob, Vec::new()));
+        record.location.push(self.location(at, None));
+        record.filled = Filled::default();
+        self.draft.set(id, Some(record))
+    }
+
+    fn write(&mut self, id: FileId, base: &[Dot], kind: Kind, blob: Oid) -> Result<()> {
+        self.bring_back(id, base)?;
+        self.touch(id)?;
+        let mut record = self.draft.record_or_new(id)?;
+        let mut over = base.to_vec();
+        let own = record.content.iter().find(|c| c.stamp == self.stamp);
+        over.extend(own.iter().flat_map(|c| &c.over));
+        // A mark that the batch itself made stays: the version is new, the name taken.
+        let marks = own.map(|c| c.copy_at.clone()).unwrap_or_default();
+        record.content.retain(|c| !self.is_named(c.stamp, base));
+        let mut content = self.content(kind, blob, over);
+        content.copy_at = marks;
+        record.content.push(content);
+        record.filled.content = None;
+        self.draft.set(id, Some(record))
+    }
+
+    fn move_to(
+        &mut self,
+        id: FileId,
+        base: &[Dot],
+        to: (FileId, &EntryName),
+        prev: Option<(FileId, EntryName)>,
+    ) -> Result<()> {
+        self.bring_back(id, base)?;
+        self.touch(id)?;
+        let mut record = self.draft.record_or_new(id)?;
+        if record.kind() == Some(Kind::Dir) {
+            self.assert_fallbacks()?;
+            record = self.draft.record_or_new(id)?;
+        }
+        self.touch(to.0)?;
+        record.location.retain(|l| !self.is_named(l.stamp, base));
+        record.location.push(self.location(to, prev));
+        record.filled.location = None;
+        self.draft.set(id, Some(record))
+    }
+
+    fn drop_parts(&mut self, id: FileId, content: &[Dot], location: &[Dot]) -> Result<()> {
+        let Some(before) = self.draft.record(id)? else {
+            return Ok(());
+        };
+        if let Some(place) = before.place() {
+            self.touch(place.parent)?;
+        }
+        let is_dir = before.kind() == Some(Kind::Dir);
+        if is_dir {
+            self.assert_fallbacks()?;
+        }
+        let mut record = self.draft.record_or_new(id)?;
+        let old = record.clone();
+        let named = |stamps: Stamp, dots: &[Dot]| self.is_named(stamps, dots);
+        record.content.retain(|c| !named(c.stamp, content));
+        record.location.retain(|l| !named(l.stamp, location));
+        match (record.content.is_empty(), record.location.is_empty()) {
+            // What is left keeps the other part, which its author did not see go.
+            (false, _) => record.location = old.location,
+            (true, false) => record.content = old.content,
+            (true, true) => {
+                record.filled = Filled::default();
+                if is_dir {
+                    self.dropped.entry(id).or_insert(before);
+                }
+            }
+        }
+        // A dead record stays until the end as what may still be brought back.
+        let dead = !record.has_dots() && record.filled == Filled::default();
+        self.draft.set(id, (!dead).then_some(record))
+    }
+
+    fn mark_copy(&mut self, id: FileId, content: Dot, location: Dot) -> Result<()> {
+        let Some(record) = self.draft.record(id)? else {
+            return Ok(());
+        };
+        let own = self.stamp.dot();
+        let made_explicit =
+            |dot: Dot, filled: Option<Stamp>| dot == OWN || filled.is_some_and(|s| s.dot() == dot);
+        let (mut content, mut location) = (content, location);
+        let fills = (
+            record.filled.content.as_ref().map(|c| c.stamp),
+            record
+                .filled
+                .location
+                .as_ref()
+                .filter(|_| record.location.is_empty())
+                .map(|l| l.stamp),
+        );
+        if record.content.is_empty() && made_explicit(content, fills.0) {
+            content = own;
+        }
+        if record.location.is_empty() && made_explicit(location, fills.1) {
+            location = own;
+        }
+        if fills != (None, None) {
+            self.touch(id)?;
+        }
+        let resolve = |dot| if dot == OWN { own } else { dot };
+        let (content, location) = (resolve(content), resolve(location));
+        let mut record = self.draft.record_or_new(id)?;
+        if let Some(c) = record.content.iter_mut().find(|c| c.stamp.dot() == content) {
+            c.copy_at.push(location);
+            c.copy_at.sort_unstable();
+            c.copy_at.dedup();
+        }
+        self.draft.set(id, Some(record))
+    }
+
+    fn set_field(&mut self, id: FileId, field: SetField) -> Result<()> {
+        let mut record = match self.draft.record(id)? {
+            Some(r) => r,
+            None if id == FileId::ROOT => Record::new(id),
+            None => return Ok(()),
+        };
+        let stamp = self.stamp;
+        let fields = &mut record.fields;
+        match field {
+            SetField::SetMode(value) => fields.mode = Some(Lww { stamp, value }),
+            SetField::SetMtime(value) => fields.mtime = Some(Lww { stamp, value }),
+            SetField::SetUid(value) => fields.uid = Some(Lww { stamp, value }),
+            SetField::SetGid(value) => fields.gid = Some(Lww { stamp, value }),
+        }
+        self.draft.set(id, Some(record))
+    }
+
+    /// Asserts the parts of a file, and of all directories above it, that only stand in.
+    fn touch(&mut self, id: FileId) -> Result<()> {
+        let mut next = Some(id);
+        while let Some(id) = next {
+            if !self.touched.insert(id) {
+                return Ok(());
+            }
+            let Some(mut record) = self.draft.record(id)? else {
+                return Ok(());
+            };
+            let place = record.place();
+            next = place.map(|p| p.parent);
+            if record.filled == Filled::default() {
+                continue;
+            }
+            if record.location.is_empty()
+                && let Some(l) = record.filled.location.take()
+            {
+                record
+                    .location
+                    .push(self.location((l.parent, &l.name), None));
+            }
+            if record.content.is_empty()
+                && let Some(c) = record.filled.content.take()
+            {
+                let over = match c.kind {
+                    Kind::Dir => Vec::new(),
+                    _ => vec![c.stamp.dot()],
+                };
+                record.content.push(self.content(c.kind, c.blob, over));
+            }
+            self.draft.set(id, Some(record))?;
+        }
+        Ok(())
+    }
+
+    /// Asserts the place of each directory that is not where its latest move put it: a commit
+    /// that changes what the directories are must not set others moving again.
+    fn assert_fallbacks(&mut self) -> Result<()> {
+        for id in std::mem::take(&mut self.draft.displaced) {
+            self.touch(id)?;
+            let Some(mut record) = self.draft.record(id)? else {
+                continue;
+            };
+            if let Some(l) = record.filled.location.take() {
+                record.location = vec![self.location((l.parent, &l.name), None)];
+                self.draft.set(id, Some(record))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a place and bytes to a file that is gone from this state, from the commits that
+    /// wrote the parts which the change replaces.
+    fn bring_back(&mut self, id: FileId, base: &[Dot]) -> Result<()> {
+        let record = self.draft.record(id)?;
+        if record.as_ref().is_some_and(|r| r.place().is_some()) || id == FileId::ROOT {
+            return Ok(());
+        }
+        let mut record = record.unwrap_or_else(|| Record::new(id));
+        for dot in base {
+            let stamp = Stamp {
+                branch: dot.branch,
+                seq: dot.seq,
+                ..Stamp::default()
+            };
+            let Some(then) = self.draft.record_at(stamp, id)? else {
+                continue;
+            };
+            if let (Some(l), Some(c)) = (then.shown_location(), then.shown_content().first()) {
+                self.bring_back_directory(l.parent, stamp)?;
+                let over = vec![c.stamp.dot()];
+                record.content = vec![self.content(c.kind, c.blob, over)];
+                record.location = vec![self.location((l.parent, &l.name), None)];
+                return self.draft.set(id, Some(record));
+            }
+        }
+        let lost = at_root(id, self.stamp, None);
+        record.location = vec![lost];
+        self.draft.set(id, Some(record))
+    }
+
+    fn bring_back_directory(&mut self, id: FileId, then: Stamp) -> Result<()> {
+        let mut next = id;
+        while next != FileId::ROOT {
+            let now = self.draft.record(next)?;
+            if now.is_some_and(|r| r.place().is_some()) {
+                return Ok(());
+            }
+            let mut record = Record::new(next);
+            let was = self.draft.record_at(then, next)?;
+            let location = match was.as_ref().and_then(Record::shown_location) {
+                Some(l) => self.location((l.parent, &l.name), None),
+                None => at_root(next, self.stamp, None),
+            };
+            let parent = location.parent;
+            let null = Oid::null(gix::hash::Kind::Sha1);
+            record.content = vec![self.content(Kind::Dir, null, Vec::new())];
+            record.location = vec![location];
+            self.draft.set(next, Some(record))?;
+            next = parent;
+        }
+        Ok(())
+    }
+
+    /// A directory is not dropped while something is shown in it.
+    fn restore_kept_directories(&mut self) -> Result<()> {
+        let mut again = true;
+        while again {
+            again = false;
+            for (id, before) in std::mem::take(&mut self.dropped) {
+                let gone = self.draft.record(id)?.is_none();
+                if !gone {
+                    continue;
+                }
+                if self.draft.children(id)?.is_empty() {
+                    self.dropped.insert(id, before);
+                } else {
+                    self.draft.set(id, Some(before))?;
+                    again = true;
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,146 @@
+//! git trees: parsed with every byte checked, written in git's order.
+
+use crate::base::id::Oid;
+use crate::record::{RecordError, Result};
+use crate::store::objects::{ObjectKind, Objects};
+
+/// Mode of a directory.
+pub const TREE: u32 = 0o040_000;
+/// Mode of a plain file.
+pub const FILE: u32 = 0o100_644;
+/// Mode of a file that may be executed.
+pub const EXECUTABLE: u32 = 0o100_755;
+/// Mode of a symbolic link.
+pub const LINK: u32 = 0o120_000;
+/// Mode of a submodule.
+pub const GITLINK: u32 = 0o160_000;
+
+/// One entry of a git tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TreeEntry {
+    /// git's mode: kind and executable bit.
+    pub mode: u32,
+    /// The name.
+    pub name: Vec<u8>,
+    /// The object.
+    pub id: Oid,
+}
+
+impl TreeEntry {
+    /// Whether the entry is a tree.
+    #[must_use]
+    pub fn is_tree(&self) -> bool {
+        self.mode == TREE
+    }
+
+    /// The name as git sorts it: a directory's ends in `/`.
+    #[must_use]
+    pub fn sort_key(&self) -> Vec<u8> {
+        let mut key = self.name.clone();
+        if self.is_tree() {
+            key.push(b'/');
+        }
+        key
+    }
+}
+
+/// The entries of a stored tree.
+///
+/// # Errors
+/// When the tree is missing or not a tree.
+pub fn read(objs: &dyn Objects, id: &Oid) -> Result<Vec<TreeEntry>> {
+    let data = objs.get(id, ObjectKind::Tree)?;
+    parse(&data).ok_or_else(|| RecordError::malformed(*id, "a tree", "its entries do not parse"))
+}
+
+/// Keeps a tree of these entries, which may come in any order.
+///
+/// # Errors
+/// When the store fails.
+pub fn put(objs: &dyn Objects, entries: Vec<TreeEntry>) -> Result<Oid> {
+    Ok(objs.put(ObjectKind::Tree, encode(entries))?)
+}
+
+/// The entries in the bytes of a tree, or `None` when they are not a tree.
+#[must_use]
+pub fn parse(mut data: &[u8]) -> Option<Vec<TreeEntry>> {
+    let mut entries = Vec::new();
+    while !data.is_empty() {
+        let space = data.iter().position(|b| *b == b' ')?;
+        let (mode, rest) = data.split_at_checked(space)?;
+        let rest = rest.get(1..)?;
+        let end = rest.iter().position(|b| *b == 0)?;
+        let (name, rest) = rest.split_at_checked(end)?;
+        let (id, rest) = rest.get(1..)?.split_at_checked(20)?;
+        if name.is_empty() || name.contains(&b'/') {
+            return None;
+        }
+        entries.push(TreeEntry {
+            mode: parse_mode(mode)?,
+            name: name.to_vec(),
+            id: Oid::try_from(id).ok()?,
+        });
+        data = rest;
+    }
+    Some(entries)
+}
+
+/// The bytes of a tree of these entries, which may come in any order.
+#[must_use]
+pub fn encode(mut entries: Vec<TreeEntry>) -> Vec<u8> {
+    entries.sort_by_cached_key(TreeEntry::sort_key);
+    let mut out = Vec::with_capacity(entries.len() * 40);
+    for e in entries {
+        out.extend_from_slice(format!("{:o} ", e.mode).as_bytes());
+        out.extend_from_slice(&e.name);
+        out.push(0);
+        out.extend_from_slice(e.id.as_slice());
+    }
+    out
+}
+
+fn parse_mode(text: &[u8]) -> Option<u32> {
+    if text.is_empty() || text.len() > 7 {
+        return None;
+    }
+    text.iter().try_fold(0_u32, |mode, b| {
+        matches!(b, b'0'..=b'7').then(|| (mode << 3) | u32::from(b - b'0'))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tree_is_written_in_the_order_of_git_and_read_back() {
+        let id = Oid::null(gix::hash::Kind::Sha1);
+        let entry = |mode, name: &str| TreeEntry {
+            mode,
+            name: name.into(),
+            id,
+        };
+        let sorted = vec![
+            entry(FILE, "a.b"),
+            entry(TREE, "a"),
+            entry(EXECUTABLE, "a0"),
+        ];
+        let mut mixed = sorted.clone();
+        mixed.reverse();
+        assert_eq!(parse(&encode(mixed)), Some(sorted));
+    }
+
+    #[test]
+    fn bytes_that_are_no_tree_are_refused() {
+        let good = encode(vec![TreeEntry {
+            mode: FILE,
+            name: b"x".to_vec(),
+            id: Oid::null(gix::hash::Kind::Sha1),
+        }]);
+        for cut in 1..good.len() {
+            assert_eq!(parse(&good[..cut]), None);
+        }
+        assert_eq!(parse(b"9 x\0aaaaaaaaaaaaaaaaaaaa"), None);
+        assert_eq!(parse(b"100644 a/b\0aaaaaaaaaaaaaaaaaaaa"), None);
+    }
+}

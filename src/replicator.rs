@@ -1,0 +1,459 @@
+//! The core that decides what to announce, what to fetch and from whom. No sockets, no disk,
+//! no clock, no chance of its own: `handle(input, now) -> outputs`, the same for the same
+//! inputs and seed.
+//!
+//! Invariants: a head is admitted only after its closure was fetched; what is wanted is
+//! bounded by one head per branch; an unreachable or lying peer delays, but never ends, the
+//! search. Callers bring time as milliseconds of any monotonic clock. One task owns it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::id::{BranchId, NodeId, Oid, VolumeName};
+use crate::record::model::oid_bytes;
+
+/// A head as it is told to others. Signed by its author over [`HeadNotice::signed_bytes`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeadNotice {
+    /// Which volume.
+    pub volume: VolumeName,
+    /// Who wrote it.
+    pub node: NodeId,
+    /// On which branch.
+    pub branch: BranchId,
+    /// Its place there.
+    pub seq: u64,
+    /// The record commit.
+    #[serde(with = "oid_bytes")]
+    pub id: Oid,
+    /// The author's signature, 64 bytes.
+    pub signature: Vec<u8>,
+}
+
+impl HeadNotice {
+    /// What the signature is over.
+    #[must_use]
+    pub fn signed_bytes(&self, cell: &NodeId) -> Vec<u8> {
+        let mut b = b"cellfs head 1\0".to_vec();
+        b.extend_from_slice(&cell.0);
+        b.extend_from_slice(self.volume.as_str().as_bytes());
+        b.push(0);
+        b.extend_from_slice(&self.branch.0.to_le_bytes());
+        b.extend_from_slice(&self.seq.to_le_bytes());
+        b.extend_from_slice(self.id.as_slice());
+        b
+    }
+}
+
+/// Notices in the gossiped state of one volume.
+pub const GOSSIPED_HEADS_MAX: usize = 12;
+/// First pause after a failed fetch; doubles up to [`RETRY_MS_MAX`].
+const RETRY_MS: u64 = 50;
+/// Longest pause between tries.
+const RETRY_MS_MAX: u64 = 5_000;
+/// A fetch that does not end in this time is given up.
+const FETCH_MS_MAX: u64 = 120_000;
+/// Branches of one volume that may be wanted at once.
+const WANTED_MAX: usize = 4096;
+
+/// What happens.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// A commit of ours is durable.
+    Local(HeadNotice),
+    /// A peer told of a head; signature and membership are checked.
+    Heard {
+        /// Who told.
+        from: NodeId,
+        /// The head.
+        head: HeadNotice,
+    },
+    /// The view of a volume covers these commits, and these are its heads.
+    Shown {
+        /// Which volume.
+        volume: VolumeName,
+        /// For each branch, the last commit covered.
+        seen: Vec<(BranchId, u64)>,
+        /// Ids of the heads.
+        heads: Vec<Oid>,
+    },
+    /// A connection to a peer is up.
+    Up(NodeId),
+    /// It is down.
+    Down(NodeId),
+    /// A fetch ended.
+    Fetched {
+        /// Which volume.
+        volume: VolumeName,
+        /// From whom.
+        from: NodeId,
+        /// Whether what was asked for is here and shown.
+        ok: bool,
+    },
+    /// Time passed.
+    Tick,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Tell all peers.
+    Announce(HeadNotice),
+    /// Make this the volume's gossiped state.
+    Gossip {
+        /// Which volume.
+        volume: VolumeName,
+        /// Its heads.
+        heads: Vec<HeadNotice>,
+    },
+    /// Ask a peer for the closure of these heads, then admit them.
+    Fetch {
+        /// Which volume.
+        volume: VolumeName,
+        /// From whom.
+        from: NodeId,
+        /// What is wanted.
+        want: Vec<HeadNotice>,
+    },
+}
+
+#[derive(Debug, Clone)]
+struct Wanted {
+    head: HeadNotice,
+    told_by: BTreeSet<NodeId>,
+}
+
+#[derive(Debug, Default)]
+struct Volume {
+    /// Notices of all heads that the view has, or had before a commit of ours covered them.
+    notices: BTreeMap<BranchId, HeadNotice>,
+    seen: BTreeMap<BranchId, u64>,
+    heads: BTreeSet<Oid>,
+    wanted: BTreeMap<BranchId, Wanted>,
+    /// The fetch under way: from whom, what, since when.
+    fetch: Option<(NodeId, u64)>,
+    /// Peers that failed lately, with the number of failures in a row and when to try again.
+    failed: BTreeMap<NodeId, (u32, u64)>,
+    gossiped: Vec<HeadNotice>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Replicator {
+    volumes: BTreeMap<VolumeName, Volume>,
+    up: BTreeSet<NodeId>,
+    chance: u64,
+}
+
+impl Replicator {
+    /// A core whose choices follow from `seed`.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self {
+            volumes: BTreeMap::new(),
+            up: BTreeSet::new(),
+            chance: seed | 1,
+        }
+    }
+
+    /// Number of heads announced for a volume whose closure is not here.
+    #[must_use]
+    pub fn behind(&self, volume: &VolumeName) -> usize {
+        self.volumes.get(volume).map_or(0, |v| v.wanted.len())
+    }
+
+    /// Takes an input at `now` (milliseconds) and returns what is to be done.
+    pub fn handle(&mut self, input: Input, now: u64) -> Vec<Output> {
+        let mut out = Vec::new();
+        match input {
+            Input::Local(head) => self.local(head, &mut out),
+            Input::Heard { from, head } => self.heard(from, head),
+            Input::Shown {
+                volume,
+                seen,
+                heads,
+            } => self.shown(volume, seen, heads, &mut out),
+            Input::Up(peer) => {
+                self.up.insert(peer);
+                for v in self.volumes.values_mut() {
+                    v.failed.remove(&peer);
+                }
+            }
+            Input::Down(peer) => {
+                self.up.remove(&peer);
+            }
+            Input::Fetched { volume, from, ok } => self.fetched(&volume, from, ok, now),
+            Input::Tick => {}
+        }
+        self.plan(now, &mut out);
+        out
+    }
+
+    fn local(&mut self, head: HeadNotice, out: &mut Vec<Output>) {
+        let v = self.volumes.entry(head.volume.clone()).or_default();
+        v.notices.insert(head.branch, head.clone());
+        let at = v.seen.entry(head.branch).or_default();
+        *at = (*at).max(head.seq);
+        // All earlier heads are in its history.
+        v.heads = BTreeSet::from([head.id]);
+        let name = head.volume.clone();
+        out.push(Output::Announce(head));
+        self.gossip(&name, out);
+    }
+
+    fn heard(&mut self, from: NodeId, head: HeadNotice) {
+        let v = self.volumes.entry(head.volume.clone()).or_default();
+        let known = v.seen.get(&head.branch).copied().unwrap_or(0);
+        if head.seq <= known {
+            if v.heads.contains(&head.id) {
+                v.notices.insert(head.branch, head);
+            }
+            return;
+        }
+        let room = v.wanted.len() < WANTED_MAX;
+        match v.wanted.get_mut(&head.branch) {
+            Some(w) if w.head.seq > head.seq => {}
+            Some(w) if w.head.id == head.id => {
+                w.told_by.insert(from);
+            }
+            Some(w) => {
+                *w = Wanted {
+                    head,
+                    told_by: BTreeSet::from([from]),
+                };
+            }
+            None if room => {
+                let told_by = BTreeSet::from([from]);
+                v.wanted.insert(head.branch, Wanted { head, told_by });
+            }
+            None => {}
+        }
+    }
+
+    fn shown(
+        &mut self,
+        name: VolumeName,
+        seen: Vec<(BranchId, u64)>,
+        heads: Vec<Oid>,
+        out: &mut Vec<Output>,
+    ) {
+        let v = self.volumes.entry(name.clone()).or_default();
+        for (b, n) in seen {
+            let at = v.seen.entry(b).or_default();
+            *at = (*at).max(n);
+        }
+        v.heads = heads.into_iter().collect();
+        let seen = &v.seen;
+        let got = |w: &Wanted| seen.get(&w.head.branch).is_some_and(|n| *n >= w.head.seq);
+        for w in v.wanted.values().filter(|w| got(w)) {
+            v.notices.insert(w.head.branch, w.head.clone());
+        }
+        v.wanted.retain(|_, w| !got(w));
+        let heads = &v.heads;
+        v.notices.retain(|_, n| heads.contains(&n.id));
+        self.gossip(&name, out);
+    }
+
+    fn gossip(&mut self, name: &VolumeName, out: &mut Vec<Output>) {
+        let Some(v) = self.volumes.get_mut(name) else {
+            return;
+        };
+        let shown = v.notices.values().filter(|n| v.heads.contains(&n.id));
+        let heads: Vec<HeadNotice> = shown.take(GOSSIPED_HEADS_MAX).cloned().collect();
+        if heads != v.gossiped && !heads.is_empty() {
+            v.gossiped.clone_from(&heads);
+            out.push(Output::Gossip {
+                volume: name.clone(),
+                heads,
+            });
+        }
+    }
+
+    fn fetched(&mut self, name: &VolumeName, from: NodeId, ok: bool, now: u64) {
+        let Some(v) = self.volumes.get_mut(name) else {
+            return;
+        };
+        if v.fetch.is_some_and(|(p, _)| p == from) {
+            v.fetch = None;
+        }
+        if ok {
+            v.failed.remove(&from);
+        } else {
+            let (n, _) = v.failed.get(&from).copied().unwrap_or_default();
+            let pause = (RETRY_MS << n.min(10)).min(RETRY_MS_MAX);
+            v.failed.insert(from, (n + 1, now + pause));
+        }
+    }
+
+    fn chance(&mut self, below: usize) -> usize {
+        // xorshift64*: enough to spread load, and the same in every run of a seed.
+        self.chance ^= self.chance >> 12;
+        self.chance ^= self.chance << 25;
+        self.chance ^= self.chance >> 27;
+        let n = self.chance.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33;
+        usize::try_from(n).unwrap_or(0) % below.max(1)
+    }
+
+    /// Starts a fetch for each volume that lacks something and has none under way.
+    fn plan(&mut self, now: u64, out: &mut Vec<Output>) {
+        let names: Vec<VolumeName> = self.volumes.keys().cloned().collect();
+        for name in names {
+            let roll = self.chance(1 << 20);
+            let Some(v) = self.volumes.get_mut(&name) else {
+                continue;
+            };
+            if let Some((peer, since)) = v.fetch {
+                let lost = !self.up.contains(&peer) || now.saturating_sub(since) > FETCH_MS_MAX;
+                if !lost {
+                    continue;
+                }
+                v.fetch = None;
+            }
+            let Some(peer) = choose(v, &self.up, now, roll) else {
+                continue;
+            };
+            v.fetch = Some((peer, now));
+            out.push(Output::Fetch {
+                volume: name,
+                from: peer,
+                want: v.wanted.values().map(|w| w.head.clone()).collect(),
+            });
+        }
+    }
+}
+
+/// The connected peer that most likely has most of what is wanted: authors first, then those
+/// who told of it, then anybody; among equals by chance.
+fn choose(v: &Volume, up: &BTreeSet<NodeId>, now: u64, roll: usize) -> Option<NodeId> {
+    if v.wanted.is_empty() {
+        return None;
+    }
+    let rested = |p: &&NodeId| v.failed.get(p).is_none_or(|(_, at)| *at <= now);
+    let score = |p: &NodeId| {
+        let tellers = v.wanted.values().filter(|w| w.told_by.contains(p)).count();
+        let authored = v.wanted.values().filter(|w| w.head.node == *p).count();
+        // Who failed goes behind those who did not.
+        let failed = v.failed.get(p).map_or(0, |(n, _)| *n);
+        (std::cmp::Reverse(failed), authored + tellers)
+    };
+    let best = up.iter().filter(rested).map(score).max()?;
+    let equals: Vec<&NodeId> = up.iter().filter(rested).filter(|p| score(p) == best).collect();
+    equals.get(roll % equals.len().max(1)).map(|p| **p)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(n: u8) -> NodeId {
+        NodeId([n; 32])
+    }
+
+    fn head(author: u8, branch: u64, seq: u64) -> HeadNotice {
+        let mut id = [author; 20];
+        id[0] = u8::try_from(seq).unwrap();
+        HeadNotice {
+            volume: "cell".parse().unwrap(),
+            node: node(author),
+            branch: BranchId(branch),
+            seq,
+            id: Oid::from(id),
+            signature: Vec::new(),
+        }
+    }
+
+    fn fetches(out: &[Output]) -> Vec<(NodeId, Vec<u64>)> {
+        let f = |o: &Output| match o {
+            Output::Fetch { from, want, .. } => {
+                Some((*from, want.iter().map(|w| w.seq).collect()))
+            }
+            _ => None,
+        };
+        out.iter().filter_map(f).collect()
+    }
+
+    #[test]
+    fn a_local_commit_is_announced_and_gossiped() {
+        let mut r = Replicator::new(1);
+        let out = r.handle(Input::Local(head(1, 7, 1)), 0);
+        assert!(matches!(
+            out.as_slice(),
+            [Output::Announce(_), Output::Gossip { .. }]
+        ));
+    }
+
+    #[test]
+    fn heads_that_come_during_a_fetch_go_into_the_next_one_together() {
+        let mut r = Replicator::new(1);
+        r.handle(Input::Up(node(2)), 0);
+        let hear = |seq| Input::Heard {
+            from: node(2),
+            head: head(2, 7, seq),
+        };
+        assert_eq!(fetches(&r.handle(hear(1), 0)), vec![(node(2), vec![1])]);
+        assert!(fetches(&r.handle(hear(2), 0)).is_empty());
+        assert!(fetches(&r.handle(hear(3), 0)).is_empty());
+        r.handle(
+            Input::Shown {
+                volume: "cell".parse().unwrap(),
+                seen: vec![(BranchId(7), 1)],
+                heads: vec![head(2, 7, 1).id],
+            },
+            1,
+        );
+        let done = Input::Fetched {
+            volume: "cell".parse().unwrap(),
+            from: node(2),
+            ok: true,
+        };
+        assert_eq!(fetches(&r.handle(done, 1)), vec![(node(2), vec![3])]);
+    }
+
+    #[test]
+    fn a_failing_peer_is_left_for_another_and_tried_again_later() {
+        let mut r = Replicator::new(1);
+        r.handle(Input::Up(node(2)), 0);
+        r.handle(Input::Up(node(3)), 0);
+        let out = r.handle(
+            Input::Heard {
+                from: node(2),
+                head: head(2, 7, 1),
+            },
+            0,
+        );
+        assert_eq!(fetches(&out), vec![(node(2), vec![1])]);
+        let fail = |n| Input::Fetched {
+            volume: "cell".parse().unwrap(),
+            from: node(n),
+            ok: false,
+        };
+        assert_eq!(fetches(&r.handle(fail(2), 1)), vec![(node(3), vec![1])]);
+        assert!(fetches(&r.handle(fail(3), 2)).is_empty(), "both rest");
+        assert!(!fetches(&r.handle(Input::Tick, 60)).is_empty());
+    }
+
+    #[test]
+    fn a_head_that_is_covered_is_not_wanted() {
+        let mut r = Replicator::new(1);
+        r.handle(Input::Up(node(2)), 0);
+        let name: VolumeName = "cell".parse().unwrap();
+        r.handle(
+            Input::Shown {
+                volume: name.clone(),
+                seen: vec![(BranchId(7), 5)],
+                heads: vec![],
+            },
+            0,
+        );
+        let out = r.handle(
+            Input::Heard {
+                from: node(2),
+                head: head(2, 7, 5),
+            },
+            0,
+        );
+        assert!(fetches(&out).is_empty());
+        assert_eq!(r.behind(&name), 0);
+    }
+}

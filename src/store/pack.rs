@@ -1,0 +1,358 @@
+//! Writes packs: version 2 packs of whole objects with their index, both durable before either
+//! has a name that git looks at.
+//!
+//! Invariant: a pack appears under `objects/pack` complete or not at all. The order is: pack
+//! and index written under `incoming/`, both fsynced, pack renamed, index renamed, directory
+//! fsynced. git and gix find a pack by its index, so a crash between the two renames leaves a
+//! pack nobody sees; [`sweep`] removes such leftovers.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use flate2::{Compress, Compression, FlushCompress, Status};
+
+use super::objects::{ObjectKind, id_of};
+use crate::base::id::Oid;
+
+/// Numbers the files that are being written, so that two writers never share one.
+static SERIAL: AtomicU64 = AtomicU64::new(0);
+
+/// A pack being written under `incoming/`.
+pub struct PackWriter {
+    out: BufWriter<File>,
+    path: PathBuf,
+    hash: gix::hash::Hasher,
+    offset: u64,
+    announced: u32,
+    entries: Vec<IndexEntry>,
+    zlib: Compress,
+    scratch: Vec<u8>,
+}
+
+impl std::fmt::Debug for PackWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PackWriter")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct IndexEntry {
+    id: Oid,
+    crc32: u32,
+    offset: u64,
+}
+
+/// A pack and its index, written and fsynced, not yet visible.
+#[derive(Debug)]
+pub struct SealedPack {
+    pack: PathBuf,
+    idx: PathBuf,
+    name: String,
+    /// Number of objects.
+    pub objects: usize,
+    /// Size of the pack.
+    pub bytes: u64,
+}
+
+impl PackWriter {
+    /// Starts a pack of exactly `count` objects in the directory `incoming`.
+    ///
+    /// # Errors
+    /// As the file system.
+    pub fn create(incoming: &Path, count: u32) -> io::Result<Self> {
+        fs::create_dir_all(incoming)?;
+        let n = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let path = incoming.join(format!("{}-{n}.pack", std::process::id()));
+        let file = File::create(&path)?;
+        let mut w = Self {
+            out: BufWriter::with_capacity(256 << 10, file),
+            path,
+            hash: gix::hash::hasher(gix::hash::Kind::Sha1),
+            offset: 0,
+            announced: count,
+            entries: Vec::with_capacity(count as usize),
+            zlib: Compress::new(Compression::new(1), true),
+            scratch: Vec::new(),
+        };
+        let mut header = *b"PACK\0\0\0\x02\0\0\0\0";
+        if let Some(n) = header.get_mut(8..12) {
+            n.copy_from_slice(&count.to_be_bytes());
+        }
+        w.emit(&header)?;
+        Ok(w)
+    }
+
+    fn emit(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.hash.update(bytes);
+        self.offset += bytes.len() as u64;
+        self.out.write_all(bytes)
+    }
+
+    /// Adds an object and returns its id.
+    ///
+    /// # Errors
+    /// As the file system.
+    pub fn add(&mut self, kind: ObjectKind, data: &[u8]) -> io::Result<Oid> {
+        let id = id_of(kind, data);
+        self.add_known(id, kind, data)?;
+        Ok(id)
+    }
+
+    /// Adds an object whose id the caller has computed.
+    ///
+    /// # Errors
+    /// As the file system.
+    pub fn add_known(&mut self, id: Oid, kind: ObjectKind, data: &[u8]) -> io::Result<()> {
+        let mut entry = std::mem::take(&mut self.scratch);
+        entry.clear();
+        write_entry_header(kind, data.len() as u64, &mut entry);
+        self.zlib.reset();
+        deflate(&mut self.zlib, data, &mut entry)?;
+        let done = self.add_compressed(id, &entry);
+        self.scratch = entry;
+        done
+    }
+
+    /// Adds a finished entry: header and zlib stream, as it stands in a pack.
+    ///
+    /// # Errors
+    /// As the file system.
+    pub fn add_compressed(&mut self, id: Oid, entry: &[u8]) -> io::Result<()> {
+        self.entries.push(IndexEntry {
+            id,
+            crc32: crc32fast::hash(entry),
+            offset: self.offset,
+        });
+        self.emit(entry)
+    }
+
+    /// Writes the trailer and the index and fsyncs both.
+    ///
+    /// # Errors
+    /// As the file system, or when more or fewer objects came than announced.
+    pub fn finish(mut self) -> io::Result<SealedPack> {
+        if self.entries.len() != self.announced as usize {
+            let why = format!(
+                "a pack announced with {} objects got {}",
+                self.announced,
+                self.entries.len()
+            );
+            return Err(io::Error::other(why));
+        }
+        let hash = std::mem::replace(&mut self.hash, gix::hash::hasher(gix::hash::Kind::Sha1));
+        let checksum = hash.try_finalize().map_err(io::Error::other)?;
+        self.out.write_all(checksum.as_slice())?;
+        let bytes = self.offset + 20;
+        let file = self
+            .out
+            .into_inner()
+            .map_err(io::IntoInnerError::into_error)?;
+        file.sync_all()?;
+        let idx = self.path.with_extension("idx");
+        let objects = self.entries.len();
+        write_index(&idx, &mut self.entries, &checksum)?;
+        Ok(SealedPack {
+            pack: self.path,
+            idx,
+            name: format!("pack-{checksum}"),
+            objects,
+            bytes,
+        })
+    }
+}
+
+impl SealedPack {
+    /// A pack file and its index that someone else wrote; fsyncs both.
+    ///
+    /// # Errors
+    /// As the file system.
+    pub fn adopt(pack: PathBuf, idx: PathBuf, checksum: Oid, objects: usize) -> io::Result<Self> {
+        File::open(&pack)?.sync_all()?;
+        File::open(&idx)?.sync_all()?;
+        let bytes = fs::metadata(&pack)?.len();
+        Ok(Self {
+            pack,
+            idx,
+            name: format!("pack-{checksum}"),
+            objects,
+            bytes,
+        })
+    }
+
+    /// Where the pack is now.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.pack
+    }
+
+    /// Makes the pack visible, durably.
+    ///
+    /// # Errors
+    /// As the file system. After an error the pack may or may not be visible; it is whole in
+    /// either case.
+    pub fn install(self, pack_dir: &Path) -> io::Result<()> {
+        let to = |ext: &str| pack_dir.join(format!("{}.{ext}", self.name));
+        fs::rename(&self.pack, to("pack"))?;
+        fs::rename(&self.idx, to("idx"))?;
+        File::open(pack_dir)?.sync_all()
+    }
+
+    /// Throws the pack away.
+    pub fn discard(self) {
+        // What cannot be removed now is removed by `sweep` at the next start.
+        for p in [&self.pack, &self.idx] {
+            if let Err(e) = fs::remove_file(p) {
+                tracing::debug!(path = %p.display(), error = %e, "discarded pack stays for now");
+            }
+        }
+    }
+}
+
+/// Removes what a crash left behind: everything under `incoming`, and packs without an index.
+///
+/// # Errors
+/// As the file system.
+pub fn sweep(incoming: &Path, pack_dir: &Path) -> io::Result<()> {
+    fs::create_dir_all(incoming)?;
+    for e in fs::read_dir(incoming)? {
+        let p = e?.path();
+        if p.is_dir() {
+            fs::remove_dir_all(p)?;
+        } else {
+            fs::remove_file(p)?;
+        }
+    }
+    for e in fs::read_dir(pack_dir)? {
+        let p = e?.path();
+        let lone = p.extension().is_some_and(|x| x == "pack") && !p.with_extension("idx").exists();
+        let temporary = p
+            .file_name()
+            .is_some_and(|n| n.to_string_lossy().starts_with("tmp_"));
+        if lone || temporary {
+            fs::remove_file(p)?;
+        }
+    }
+    Ok(())
+}
+
+/// The type and size that open a pack entry.
+pub fn write_entry_header(kind: ObjectKind, size: u64, out: &mut Vec<u8>) {
+    let code: u8 = match kind {
+        ObjectKind::Commit => 1,
+        ObjectKind::Tree => 2,
+        ObjectKind::Blob => 3,
+        ObjectKind::Tag => 4,
+    };
+    let low = |n: u64, mask: u64| u8::try_from(n & mask).unwrap_or(0);
+    let mut byte = (code << 4) | low(size, 0x0f);
+    let mut rest = size >> 4;
+    while rest > 0 {
+        out.push(byte | 0x80);
+        byte = low(rest, 0x7f);
+        rest >>= 7;
+    }
+    out.push(byte);
+}
+
+pub(super) fn deflate(z: &mut Compress, data: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+    let start = z.total_in();
+    loop {
+        let done = usize::try_from(z.total_in() - start).map_err(io::Error::other)?;
+        let rest = data.get(done..).unwrap_or_default();
+        out.reserve((rest.len() / 2).max(256));
+        let status = z
+            .compress_vec(rest, out, FlushCompress::Finish)
+            .map_err(io::Error::other)?;
+        if status == Status::StreamEnd {
+            return Ok(());
+        }
+    }
+}
+
+fn write_index(path: &Path, entries: &mut [IndexEntry], pack: &Oid) -> io::Result<()> {
+    entries.sort_unstable_by_key(|e| e.id);
+    let mut b = Vec::with_capacity(1032 + entries.len() * 28 + 40);
+    b.extend_from_slice(b"\xfftOc\0\0\0\x02");
+    let mut seen = 0u32;
+    let mut rest = entries.iter().peekable();
+    for first in 0..=255u8 {
+        while rest.next_if(|e| e.id.first_byte() <= first).is_some() {
+            seen += 1;
+        }
+        b.extend_from_slice(&seen.to_be_bytes());
+    }
+    for e in entries.iter() {
+        b.extend_from_slice(e.id.as_slice());
+    }
+    for e in entries.iter() {
+        b.extend_from_slice(&e.crc32.to_be_bytes());
+    }
+    let mut far = Vec::new();
+    for e in entries.iter() {
+        let small = u32::try_from(e.offset).ok().filter(|o| *o < 1 << 31);
+        let word = small.unwrap_or_else(|| {
+            far.push(e.offset);
+            u32::try_from(far.len() - 1).unwrap_or(0) | 1 << 31
+        });
+        b.extend_from_slice(&word.to_be_bytes());
+    }
+    for o in far {
+        b.extend_from_slice(&o.to_be_bytes());
+    }
+    b.extend_from_slice(pack.as_slice());
+    let mut h = gix::hash::hasher(gix::hash::Kind::Sha1);
+    h.update(&b);
+    b.extend_from_slice(h.try_finalize().map_err(io::Error::other)?.as_slice());
+    let mut f = File::create(path)?;
+    f.write_all(&b)?;
+    f.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn git_accepts_our_packs() {
+        let dir = tempfile::tempdir().unwrap();
+        let repo = crate::store::repo::Repo::create(&dir.path().join("r")).unwrap();
+        let mut w = PackWriter::create(&repo.incoming_dir(), 3).unwrap();
+        let blob = w.add(ObjectKind::Blob, b"hello\n").unwrap();
+        let big: Vec<u8> = (0..300_000u32).flat_map(|n| n.to_le_bytes()).collect();
+        w.add(ObjectKind::Blob, &big).unwrap();
+        let mut tree = b"100644 a\0".to_vec();
+        tree.extend_from_slice(blob.as_slice());
+        w.add(ObjectKind::Tree, &tree).unwrap();
+        let sealed = w.finish().unwrap();
+        repo.install(sealed).unwrap();
+        let out = Command::new("git")
+            .args(["fsck", "--strict", "--full"])
+            .current_dir(repo.path())
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{out:?}");
+        use crate::store::objects::Objects;
+        assert_eq!(
+            repo.get(&blob, ObjectKind::Blob).unwrap().as_slice(),
+            b"hello\n"
+        );
+    }
+
+    #[test]
+    fn a_short_pack_is_refused_and_a_sweep_clears_leftovers() {
+        let dir = tempfile::tempdir().unwrap();
+        let repo = crate::store::repo::Repo::create(&dir.path().join("r")).unwrap();
+        let w = PackWriter::create(&repo.incoming_dir(), 1).unwrap();
+        assert!(w.finish().is_err());
+        let lone = repo.pack_dir().join("pack-0000.pack");
+        fs::write(&lone, b"x").unwrap();
+        sweep(&repo.incoming_dir(), &repo.pack_dir()).unwrap();
+        assert!(!lone.exists());
+        assert_eq!(fs::read_dir(repo.incoming_dir()).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,298 @@
+//! One bare repository: reading by gix, writing by whole packs, refs as plain files.
+//!
+//! Invariant: objects are only ever added. Threads: any; handles of gix are pooled, since one
+//! handle serves one thread at a time.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use gix::odb::store::init::{Options, Slots};
+use gix_pack::Find;
+use lru::LruCache;
+
+use super::objects::{Object, ObjectError, ObjectKind, Objects};
+use super::pack::{PackWriter, SealedPack, sweep};
+use crate::base::id::Oid;
+
+type Handle = gix::odb::Cache<gix::odb::store::Handle<Arc<gix::odb::Store>>>;
+
+/// Packs that one store can have open. gix fixes the number when a store is opened.
+const PACKS_MAX: u16 = 8192;
+/// Objects up to this size are kept decoded.
+const CACHED_OBJECT_BYTES_MAX: usize = 64 << 10;
+/// Number of decoded objects kept.
+const CACHED_OBJECTS_MAX: usize = 4096;
+/// Memory for delta bases, per handle.
+const DELTA_CACHE_BYTES: usize = 16 << 20;
+
+/// See the module.
+pub struct Repo {
+    path: PathBuf,
+    store: Arc<gix::odb::Store>,
+    idle: Mutex<Vec<Handle>>,
+    recent: Mutex<LruCache<Oid, Object>>,
+}
+
+impl std::fmt::Debug for Repo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Repo")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+fn store_error(at: &'static str) -> impl Fn(Box<dyn std::error::Error>) -> ObjectError {
+    move |e| ObjectError::Store {
+        at,
+        why: e.to_string(),
+    }
+}
+
+impl Repo {
+    /// Creates a bare repository, or completes one that a crash left half made.
+    ///
+    /// # Errors
+    /// As the file system.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        for d in [
+            "objects/pack",
+            "objects/info",
+            "refs/heads",
+            "refs/tags",
+            "info",
+            "incoming",
+        ] {
+            fs::create_dir_all(path.join(d))?;
+        }
+        let config = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n";
+        write_once(&path.join("config"), config.as_bytes())?;
+        // Last: a directory without HEAD is no repository.
+        write_once(&path.join("HEAD"), b"ref: refs/heads/main\n")?;
+        File::open(path)?.sync_all()?;
+        Self::open(path)
+    }
+
+    /// Opens a repository and clears what a crash left in it.
+    ///
+    /// # Errors
+    /// As the file system.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        sweep(&path.join("incoming"), &path.join("objects/pack"))?;
+        let options = Options {
+            slots: Slots::Given(PACKS_MAX),
+            ..Options::default()
+        };
+        let store = gix::odb::Store::at_opts(
+            path.join("objects"),
+            gix::hash::Kind::Sha1,
+            &mut std::iter::empty(),
+            options,
+        )?;
+        let recent = std::num::NonZeroUsize::new(CACHED_OBJECTS_MAX)
+            .ok_or_else(|| io::Error::other("no cache"))?;
+        Ok(Self {
+            path: path.to_owned(),
+            store: Arc::new(store),
+            idle: Mutex::default(),
+            recent: Mutex::new(LruCache::new(recent)),
+        })
+    }
+
+    /// Where the repository is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where packs are written before they are visible.
+    #[must_use]
+    pub fn incoming_dir(&self) -> PathBuf {
+        self.path.join("incoming")
+    }
+
+    /// Where visible packs are.
+    #[must_use]
+    pub fn pack_dir(&self) -> PathBuf {
+        self.path.join("objects/pack")
+    }
+
+    fn handle(&self) -> Handle {
+        let idle = self.idle.lock().ok().and_then(|mut i| i.pop());
+        idle.unwrap_or_else(|| {
+            let mut h = self.store.to_cache_arc();
+            h.set_pack_cache(|| {
+                Box::new(gix_pack::cache::lru::MemoryCappedHashmap::new(
+                    DELTA_CACHE_BYTES,
+                ))
+            });
+            // A miss must not cost a directory scan: `refresh` says when there is news.
+            h.refresh_never();
+            h
+        })
+    }
+
+    fn give_back(&self, h: Handle) {
+        if let Ok(mut i) = self.idle.lock() {
+            i.push(h);
+        }
+    }
+
+    /// Looks for packs that came since: after an install, and after git wrote some.
+    pub fn refresh(&self) {
+        // gix rescans on a miss in this mode, so miss on purpose.
+        let h = self.store.to_cache_arc();
+        let miss = Oid::from([0x5a; 20]);
+        let _known = h.contains(&miss);
+    }
+
+    /// Makes a sealed pack visible, durably.
+    ///
+    /// # Errors
+    /// As the file system.
+    pub fn install(&self, pack: SealedPack) -> io::Result<()> {
+        pack.install(&self.pack_dir())?;
+        self.refresh();
+        Ok(())
+    }
+
+    /// Size of an object in bytes, from its header.
+    ///
+    /// # Errors
+    /// When it is missing or the store fails.
+    pub fn size(&self, id: &Oid) -> Result<u64, ObjectError> {
+        if let Ok(r) = self.recent.lock()
+            && let Some(o) = r.peek(id)
+        {
+            return Ok(o.data.len() as u64);
+        }
+        let h = self.handle();
+        let found = gix::odb::Header::try_header(&h, id);
+        self.give_back(h);
+        match found {
+            Ok(Some(header)) => Ok(header.size()),
+            Ok(None) => Err(ObjectError::Missing(*id)),
+            Err(e) => Err(store_error("reading a header")(e.to_string().into())),
+        }
+    }
+
+    /// Makes objects durable in one pack.
+    ///
+    /// # Errors
+    /// As the file system; nothing is visible then.
+    pub fn flush(&self, objects: Vec<(Oid, Object)>) -> io::Result<u64> {
+        if objects.is_empty() {
+            return Ok(0);
+        }
+        let count = u32::try_from(objects.len()).map_err(io::Error::other)?;
+        let mut w = PackWriter::create(&self.incoming_dir(), count)?;
+        for (id, o) in &objects {
+            w.add_known(*id, o.kind, &o.data)?;
+        }
+        let sealed = w.finish()?;
+        let bytes = sealed.bytes;
+        self.install(sealed)?;
+        if let Ok(mut recent) = self.recent.lock() {
+            for (id, o) in objects {
+                if o.data.len() <= CACHED_OBJECT_BYTES_MAX {
+                    recent.put(id, o);
+                }
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Sets or removes a ref file. Refs are a projection of the head records, so they are
+    /// replaced atomically but not fsynced.
+    ///
+    /// # Errors
+    /// As the file system.
+    pub fn set_ref(&self, name: &str, to: Option<&Oid>) -> io::Result<()> {
+        let path = self.path.join(name);
+        let Some(id) = to else {
+            return match fs::remove_file(&path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+                _ => Ok(()),
+            };
+        };
+        let text = format!("{id}\n");
+        if fs::read(&path).is_ok_and(|old| old == text.as_bytes()) {
+            return Ok(());
+        }
+        let dir = path.parent().unwrap_or(&self.path);
+        fs::create_dir_all(dir)?;
+        let mut t = tempfile::NamedTempFile::new_in(self.incoming_dir())?;
+        t.write_all(text.as_bytes())?;
+        t.persist(&path)?;
+        Ok(())
+    }
+
+    /// Reads a ref file.
+    #[must_use]
+    pub fn get_ref(&self, name: &str) -> Option<Oid> {
+        let text = fs::read(self.path.join(name)).ok()?;
+        Oid::from_hex(text.trim_ascii_end()).ok()
+    }
+}
+
+fn write_once(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    let tmp = path.with_extension("new");
+    let mut f = File::create(&tmp)?;
+    f.write_all(bytes)?;
+    f.sync_all()?;
+    fs::rename(tmp, path)
+}
+
+impl Objects for Repo {
+    fn find(&self, id: &Oid) -> Result<Option<Object>, ObjectError> {
+        if let Ok(mut r) = self.recent.lock()
+            && let Some(o) = r.get(id)
+        {
+            return Ok(Some(o.clone()));
+        }
+        let h = self.handle();
+        let mut buf = Vec::new();
+        let found = match Find::try_find(&h, id, &mut buf) {
+            Ok(f) => f.map(|(d, _)| d.kind),
+            Err(e) => return Err(store_error("reading an object")(e.to_string().into())),
+        };
+        self.give_back(h);
+        let Some(kind) = found else { return Ok(None) };
+        let o = Object {
+            kind,
+            data: Arc::new(buf),
+        };
+        if o.data.len() <= CACHED_OBJECT_BYTES_MAX
+            && let Ok(mut r) = self.recent.lock()
+        {
+            r.put(*id, o.clone());
+        }
+        Ok(Some(o))
+    }
+
+    fn put(&self, kind: ObjectKind, data: Vec<u8>) -> Result<Oid, ObjectError> {
+        let id = super::objects::id_of(kind, &data);
+        if self.has(&id)? {
+            return Ok(id);
+        }
+        let fail = |e: io::Error| store_error("writing an object")(e.into());
+        let mut w = PackWriter::create(&self.incoming_dir(), 1).map_err(fail)?;
+        w.add_known(id, kind, &data).map_err(fail)?;
+        self.install(w.finish().map_err(fail)?).map_err(fail)?;
+        Ok(id)
+    }
+
+    fn has(&self, id: &Oid) -> Result<bool, ObjectError> {
+        if self.recent.lock().is_ok_and(|r| r.contains(id)) {
+            return Ok(true);
+        }
+        let h = self.handle();
+        let known = h.contains(id);
+        self.give_back(h);
+        Ok(known)
+    }
+}

@@ -1,0 +1,502 @@
+//! Group commit: what is pending becomes objects in one pack, then a head record.
+//!
+//! Three steps: [`take`] snapshots the table under the lock and costs no I/O; [`write`] makes
+//! objects, fsyncs one pack and appends the head record; [`settle`] tells the table. A batch
+//! whose write failed is written again later, unchanged, before anything else.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use super::error::VolumeError;
+use super::inode::{Data, Ino};
+use super::live::{Live, Pending};
+use super::view::{HeadInfo, View};
+use super::{Volume, VolumeResult};
+use crate::base::clock;
+use crate::base::id::{FileId, Oid};
+use crate::base::stamp::{Dot, Stamp};
+use crate::journal::{Committed, Entry};
+use crate::merge::shown::Shown;
+use crate::merge::intent::{self, Sight};
+use crate::merge::{project, view as merge_view};
+use crate::record::change::{Change, OWN, SetField as Field};
+use crate::record::commit as record_commit;
+use crate::record::model::Kind;
+use crate::store::objects::{Memory, ObjectKind, Objects};
+
+/// A file that is not closed is committed all the same after this long, milliseconds.
+const OPEN_COMMIT_MS: u64 = 1_000;
+
+/// What written bytes replace.
+#[derive(Debug)]
+pub(super) enum Over {
+    /// Nothing: the file is born in this commit.
+    Nothing,
+    /// What the writer was shown.
+    Shown(Box<Shown>),
+    /// These versions: all that is left to know after a crash.
+    Dots(Vec<Dot>),
+}
+
+/// Bytes of one file for a commit.
+#[derive(Debug)]
+pub(super) struct Written {
+    pub(super) ino: Ino,
+    pub(super) id: FileId,
+    /// An id for the bytes if they need a file of their own.
+    pub(super) fresh: FileId,
+    pub(super) over: Over,
+    pub(super) kind: Kind,
+    pub(super) data: Data,
+    pub(super) mtime: i64,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    pub(super) stamp: Stamp,
+    pub(super) births: u64,
+    pub(super) upto: u64,
+    pub(super) held: BTreeSet<FileId>,
+    pub(super) held_entries: BTreeSet<u64>,
+    pub(super) changes: Vec<Change>,
+    pub(super) written: Vec<Written>,
+    /// Some file lost its name to a version from elsewhere while it was being written.
+    pub(super) detached: bool,
+}
+
+impl Batch {
+    pub(super) fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.written.is_empty()
+    }
+}
+
+/// Which dirty inodes are fit for a commit now.
+fn ready(live: &Live, all: bool) -> BTreeSet<Ino> {
+    let now = clock::now_ms();
+    let mut ids = HashSet::new();
+    let fit = |ino: &Ino| {
+        let i = live.inodes.get(ino)?;
+        let d = i.dirty?;
+        let old = now.saturating_sub(d.since_ms) >= OPEN_COMMIT_MS;
+        (all || d.settled || i.writers == 0 || old).then_some(*ino)
+    };
+    live.dirty
+        .iter()
+        .filter_map(fit)
+        // One version of a file in one commit: a dot names one operation on an id.
+        .filter(|ino| live.inodes.get(ino).is_some_and(|i| ids.insert(i.id())))
+        .collect()
+}
+
+/// Splits the pending changes: those of files still being written stay.
+fn split(live: &mut Live, held: &mut BTreeSet<FileId>) -> (Vec<Change>, BTreeSet<u64>) {
+    let is_field = |c: &Change| matches!(c, Change::Field { .. });
+    let mut entries: BTreeSet<u64> = BTreeSet::new();
+    if !held.is_empty() {
+        for p in &live.pending {
+            if p.change.id().is_some_and(|id| held.contains(&id)) && !is_field(&p.change) {
+                entries.insert(p.entry);
+            }
+            let bound = entries.contains(&p.entry) && !is_field(&p.change);
+            held.extend(p.change.id().filter(|_| bound));
+        }
+    }
+    let stays = |p: &Pending| p.change.id().is_some_and(|id| held.contains(&id));
+    let (keep, go): (Vec<_>, Vec<_>) = live.pending.drain(..).partition(stays);
+    let held_entries = keep.iter().map(|p| p.entry).collect();
+    live.pending = keep;
+    (go.into_iter().map(|p| p.change).collect(), held_entries)
+}
+
+/// Snapshots what is fit for a commit; `all` takes files that are being written, too.
+pub(super) fn take(volume: &Volume, live: &mut Live, all: bool) -> Batch {
+    let ready = ready(live, all);
+    let waits = live.dirty.iter().filter(|i| !ready.contains(*i));
+    let mut held: BTreeSet<FileId> =
+        waits.filter_map(|i| live.inodes.get(i).map(super::inode::Inode::id)).collect();
+    let (changes, held_entries) = split(live, &mut held);
+    let hlc = live.hlc.tick(clock::now_ms());
+    let stamp = Stamp {
+        hlc,
+        branch: live.branch,
+        seq: live.seq + 1,
+    };
+    let mut batch = Batch {
+        stamp,
+        births: 0,
+        upto: volume.journal().last(),
+        held,
+        held_entries,
+        changes,
+        written: Vec::new(),
+        detached: false,
+    };
+    for ino in ready {
+        let fresh = live.mint();
+        let Some(i) = live.inodes.get_mut(&ino) else { continue };
+        if batch.held.contains(&i.id()) {
+            continue;
+        }
+        i.dirty = None;
+        live.dirty.remove(&ino);
+        live.committing.insert(ino);
+        batch.detached |= i.place.is_none();
+        batch.written.push(Written {
+            ino,
+            id: i.id(),
+            fresh,
+            over: if i.born {
+                Over::Nothing
+            } else {
+                Over::Shown(Box::new(i.shown.clone()))
+            },
+            kind: i.kind,
+            data: i.data.clone(),
+            mtime: i.attr.mtime,
+        });
+        i.born = false;
+        i.shown.versions.truncate(1);
+        for v in &mut i.shown.versions {
+            v.content = stamp.dot();
+        }
+    }
+    if batch.is_empty() {
+        return batch;
+    }
+    batch.births = live.births;
+    live.hlc = hlc;
+    live.seq = stamp.seq;
+    // Files that wait keep standing for the commit to come.
+    let touched: Vec<Ino> = live.touched.iter().copied().collect();
+    let (stay, go): (HashSet<Ino>, HashSet<Ino>) = touched
+        .into_iter()
+        .partition(|i| live.inodes.get(i).is_some_and(|i| batch.held.contains(&i.id())));
+    live.committing.extend(&go);
+    for ino in &go {
+        if let Some(i) = live.inodes.get_mut(ino) {
+            i.born = false;
+        }
+    }
+    live.touched = go;
+    live.settle_dots(stamp.dot());
+    live.touched = stay;
+    batch
+}
+
+/// Leaves out files that were born and removed within the batch, and all but the last value
+/// of each field.
+fn fold(changes: Vec<Change>) -> Vec<Change> {
+    let mut born = HashSet::new();
+    let mut gone = HashSet::new();
+    for c in &changes {
+        match c {
+            Change::Born { id, .. } => {
+                born.insert(*id);
+            }
+            Change::Drop { id, content, .. }
+                if born.contains(id) && content.contains(&OWN) =>
+            {
+                gone.insert(*id);
+            }
+            _ => {}
+        }
+    }
+    let mut last: HashMap<(FileId, u8), usize> = HashMap::new();
+    for (n, c) in changes.iter().enumerate() {
+        if let Change::Field { id, field } = c {
+            last.insert((*id, field_number(field)), n);
+        }
+    }
+    let keep = |n: usize, c: &Change| match c {
+        Change::Field { id, field } => {
+            !gone.contains(id) && last.get(&(*id, field_number(field))) == Some(&n)
+        }
+        _ => c.id().is_none_or(|id| !gone.contains(&id)),
+    };
+    let numbered = changes.into_iter().enumerate();
+    numbered.filter(|(n, c)| keep(*n, c)).map(|(_, c)| c).collect()
+}
+
+fn field_number(f: &Field) -> u8 {
+    match f {
+        Field::SetMode(_) => 0,
+        Field::SetMtime(_) => 1,
+        Field::SetUid(_) => 2,
+        Field::SetGid(_) => 3,
+    }
+}
+
+/// The result of a written batch.
+#[derive(Debug)]
+pub(super) struct Done {
+    pub(super) view: View,
+    pub(super) head: HeadInfo,
+    pub(super) record: Committed,
+    blobs: HashMap<Ino, Oid>,
+}
+
+/// Makes the batch durable on top of `base`.
+pub(super) fn write(volume: &Volume, base: &View, batch: &Batch) -> VolumeResult<Done> {
+    let below: Arc<dyn Objects> = base.stage.clone();
+    let stage = Memory::over(below);
+    let src = volume.source_of(&stage);
+    let mut blobs = HashMap::new();
+    let mut by_id = HashMap::new();
+    for w in &batch.written {
+        let bytes = volume.read(&w.data, 0, u32::MAX)?;
+        let blob = stage.put(ObjectKind::Blob, bytes)?;
+        blobs.insert(w.ino, blob);
+        by_id.insert(w.id, (blob, matches!(w.over, Over::Nothing)));
+    }
+    let own = batch.stamp;
+    let mut changes = batch.changes.clone();
+    for c in &mut changes {
+        if let Change::Born { id, blob, .. } = c
+            && let Some((b, true)) = by_id.get(id)
+        {
+            *blob = *b;
+        }
+    }
+    for w in &batch.written {
+        let blob = blobs.get(&w.ino).copied().unwrap_or_else(super::live::null_oid);
+        match &w.over {
+            Over::Nothing => {}
+            Over::Shown(s) => {
+                let state = &base.state;
+                let sight = Sight { src, state };
+                changes.extend(intent::write(sight, s, (w.kind, blob), w.fresh)?);
+            }
+            Over::Dots(base) => changes.push(Change::Write {
+                id: w.id,
+                base: base.clone(),
+                kind: w.kind,
+                blob,
+            }),
+        }
+        changes.push(Change::Field {
+            id: w.id,
+            field: Field::SetMtime(w.mtime),
+        });
+    }
+    let changes = fold(changes);
+    let dots = super::dots::Ancestry::new(volume, &base.heads);
+    let state = crate::record::change::apply(src, &dots, &base.state, own, &changes)?;
+    let tree = project::project(src, Some((&base.state, base.tree)), &state)?;
+    let content = content_commit(volume, &stage, base, batch, tree)?;
+    let sealed = Sealed {
+        stamp: own,
+        births: batch.births,
+        content,
+        state,
+        tree,
+    };
+    let (view, head) = seal_in(volume, base, &stage, sealed)?;
+    let record = Committed {
+        stamp: own,
+        head: head.id,
+        births: batch.births,
+        upto: batch.upto,
+        held: batch.held.iter().copied().collect(),
+    };
+    let n = volume.journal().append(&Entry::Committed(record.clone()))?;
+    volume.journal().sync(n)?;
+    Ok(Done {
+        view,
+        head,
+        record,
+        blobs,
+    })
+}
+
+/// What goes into a record commit.
+pub(super) struct Sealed {
+    pub(super) stamp: Stamp,
+    pub(super) births: u64,
+    pub(super) content: Option<Oid>,
+    pub(super) state: crate::record::state::State,
+    pub(super) tree: Oid,
+}
+
+/// Makes the record commit and flushes all that it needs and the disk lacks, as one pack.
+pub(super) fn seal_in(
+    volume: &Volume,
+    base: &View,
+    stage: &Memory,
+    s: Sealed,
+) -> VolumeResult<(View, HeadInfo)> {
+    let own = [(s.stamp.branch, s.stamp.seq)];
+    let known = base.heads.iter().map(|h| h.seen.as_slice());
+    let seen = record_commit::join_seen(known.chain([own.as_slice()]));
+    let new = record_commit::NewCommit {
+        head: record_commit::Head {
+            stamp: s.stamp,
+            node: volume.node(),
+            content: s.content,
+            births: s.births,
+            seen: seen.clone(),
+            carried: Vec::new(),
+            frontier: 0,
+        },
+        state: s.state,
+        frontier: base.heads.iter().map(|h| h.id).collect(),
+        tips: tips(volume, stage, base, &s.state)?,
+    };
+    let id = record_commit::encode(stage, new)?;
+    let ids = unflushed(stage, &base.stage, id)?;
+    volume.flush(stage, &base.stage, &ids)?;
+    let head = HeadInfo {
+        node: volume.node(),
+        stamp: s.stamp,
+        id,
+        content: s.content,
+        seen: Arc::new(seen),
+        state: s.state,
+    };
+    let view = View {
+        heads: Arc::new(vec![head.clone()]),
+        state: s.state,
+        tree: s.tree,
+        commit: s.content,
+        stage: Arc::new(Memory::over(volume.repo().clone())),
+    };
+    Ok((view, head))
+}
+
+/// The tips of refs that this state has and the base has not: they become parents.
+fn tips(
+    volume: &Volume,
+    stage: &Memory,
+    base: &View,
+    state: &crate::record::state::State,
+) -> VolumeResult<Vec<Oid>> {
+    if base.state.refs == state.refs {
+        return Ok(Vec::new());
+    }
+    let src = volume.source_of(stage);
+    let tips = |s: &crate::record::state::State| -> VolumeResult<BTreeSet<Oid>> {
+        let refs = s.refs(src)?;
+        Ok(refs.0.values().flatten().map(|v| v.to).collect())
+    };
+    let old = tips(&base.state)?;
+    Ok(tips(state)?.into_iter().filter(|t| !old.contains(t)).collect())
+}
+
+fn content_commit(
+    volume: &Volume,
+    stage: &Memory,
+    base: &View,
+    batch: &Batch,
+    tree: Oid,
+) -> VolumeResult<Option<Oid>> {
+    if tree == base.tree
+        && let [only] = base.heads.as_slice()
+        && only.content.is_some()
+    {
+        // Only records changed: the content commit stands.
+        return Ok(only.content);
+    }
+    let parents: BTreeSet<Oid> = base.heads.iter().filter_map(|h| h.content).collect();
+    let parents: Vec<Oid> = parents.into_iter().collect();
+    let message = message(batch);
+    let c = merge_view::Own {
+        tree,
+        parents: &parents,
+        author: volume.author(),
+        time_s: i64::try_from(batch.stamp.hlc.wall_ms() / 1000).unwrap_or(i64::MAX),
+        message: &message,
+        dot: batch.stamp.dot(),
+    };
+    Ok(Some(merge_view::own_commit(stage, &c)?))
+}
+
+fn message(batch: &Batch) -> String {
+    let mut names: Vec<String> = batch
+        .changes
+        .iter()
+        .filter_map(|c| match c {
+            Change::Born { name, .. } | Change::Move { name, .. } => Some(name.to_string()),
+            _ => None,
+        })
+        .collect();
+    names.extend(batch.written.iter().filter_map(|w| match &w.over {
+        Over::Shown(s) => Some(s.name.to_string()),
+        _ => None,
+    }));
+    names.dedup();
+    match names.as_slice() {
+        [] => "change metadata\n".to_owned(),
+        [one] => format!("{one}\n"),
+        [first, rest @ ..] => format!("{first} and {} more\n", rest.len()),
+    }
+}
+
+/// The objects reachable from `id` that are in memory only.
+fn unflushed(stage: &Memory, below: &Memory, id: Oid) -> VolumeResult<Vec<Oid>> {
+    let mut out = Vec::new();
+    let mut seen = HashSet::new();
+    let mut stack = vec![id];
+    while let Some(id) = stack.pop() {
+        if !seen.insert(id) {
+            continue;
+        }
+        let Some(o) = stage.staged(&id).or_else(|| below.staged(&id)) else {
+            continue;
+        };
+        out.push(id);
+        crate::store::closure::children(&id, &o, &mut stack).map_err(VolumeError::from)?;
+    }
+    Ok(out)
+}
+
+/// Tells the table that a batch is durable.
+pub(super) fn settle(live: &mut Live, batch: &Batch, done: &Done) {
+    for (ino, blob) in &done.blobs {
+        if let Some(i) = live.inodes.get_mut(ino) {
+            i.shown.blob = *blob;
+        }
+    }
+    live.view = done.view.clone();
+    live.last_committed = Some(done.record.clone());
+    let committed: Vec<u64> = live
+        .overrides
+        .range(..=batch.upto)
+        .map(|(n, _)| *n)
+        .filter(|n| !batch.held_entries.contains(n))
+        .collect();
+    for n in committed {
+        for (dir, name) in live.overrides.remove(&n).unwrap_or_default() {
+            settle_name(live, n, dir, &name);
+        }
+    }
+    for ino in std::mem::take(&mut live.committing) {
+        live.drop_if_idle(ino);
+    }
+}
+
+fn settle_name(live: &mut Live, n: u64, dir: Ino, name: &crate::base::name::EntryName) {
+    use super::inode::Child;
+    let Some(d) = live.inodes.get_mut(&dir) else { return };
+    let mut idle = None;
+    match d.children.get_mut(name) {
+        Some(Child::Bound { ino, since }) if *since == n => {
+            *since = 0;
+            idle = Some(*ino);
+        }
+        Some(Child::Absent { since }) if *since == n => {
+            d.children.remove(name);
+            idle = Some(dir);
+        }
+        _ => {}
+    }
+    if let Some(ino) = idle {
+        live.drop_if_idle(ino);
+    }
+}
+
+impl Batch {
+    /// Whether the whole view has to be compared after this batch.
+    pub(super) fn detached(&self) -> bool {
+        self.detached
+    }
+}

@@ -1,0 +1,59 @@
+//! Why an operation on a volume failed.
+
+use crate::base::name::BadName;
+use crate::journal::JournalError;
+use crate::store::objects::ObjectError;
+
+/// See the module. Each variant is one situation; `fs` gives each its errno.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VolumeError {
+    /// No such name.
+    #[error("no such file or directory")]
+    NotFound,
+    /// The name is taken.
+    #[error("file exists")]
+    Exists,
+    /// A directory was needed.
+    #[error("not a directory")]
+    NotDir,
+    /// Anything but a directory was needed.
+    #[error("is a directory")]
+    IsDir,
+    /// The directory has names in it.
+    #[error("directory not empty")]
+    NotEmpty,
+    /// An inode that is no more.
+    #[error("stale file handle")]
+    Stale,
+    /// Asked for something that makes no sense.
+    #[error("invalid argument: {0}")]
+    Invalid(&'static str),
+    /// Mounted read-only.
+    #[error("read-only file system")]
+    ReadOnly,
+    /// Not offered.
+    #[error("not supported: {0}")]
+    Unsupported(&'static str),
+    /// Bytes that cannot name a file.
+    #[error(transparent)]
+    Name(#[from] BadName),
+    /// The journal refused.
+    #[error("journal: {0}")]
+    Journal(#[from] JournalError),
+    /// The object store failed.
+    #[error("objects: {0}")]
+    Objects(#[from] ObjectError),
+    /// The disk failed or is full.
+    #[error("disk: {0}")]
+    Io(#[from] std::io::Error),
+    /// The records are not what they should be.
+    #[error("records: {0}")]
+    Record(String),
+    /// The records could not be read or written.
+    #[error("records: {0}")]
+    Records(#[from] crate::record::RecordError),
+    /// The node is shutting down.
+    #[error("the node is shutting down")]
+    Stopped,
+}

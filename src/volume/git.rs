@@ -1,0 +1,356 @@
+//! The volume as stock git sees it: commits handed out, pushes taken in, refs on disk.
+//!
+//! Invariants: what was handed out stays an ancestor of what is handed out later on this node;
+//! `refs/heads/main` is the commit last handed out or last pushed, so a push is refused only
+//! for another client's push, never for writes through a mount.
+
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::fs::File;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::commit::{self, Sealed};
+use super::derive;
+use super::view::{HeadInfo, View};
+use super::worker::Worker;
+use super::{Volume, VolumeResult};
+use crate::base::clock;
+use crate::base::id::Oid;
+use crate::base::stamp::{Dot, Stamp};
+use crate::journal::{Committed, Entry};
+use crate::merge::{project, stock, view as merge_view};
+use crate::record::change;
+use crate::record::change::Change;
+use crate::record::commit as record_commit;
+use crate::record::git_commit;
+use crate::store::objects::{Memory, ObjectKind, Objects};
+
+/// The branch that mounts show.
+pub(super) const MAIN: &str = "refs/heads/main";
+/// At most one new seal is handed out in this time.
+const SEAL_EVERY: Duration = Duration::from_millis(200);
+
+/// A ref that a git client wants to move.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefUpdate {
+    /// Full name.
+    pub name: String,
+    /// Where the client believes it to be; `None`: not there.
+    pub old: Option<Oid>,
+    /// Where it should be; `None`: removed.
+    pub new: Option<Oid>,
+}
+
+/// What became of it: an error text is shown to the client.
+pub type RefVerdict = Result<(), String>;
+
+/// Which record commit describes a content commit, as far as was looked.
+#[derive(Debug, Default)]
+pub(super) struct Described {
+    by_content: HashMap<Oid, Oid>,
+    met: HashSet<Oid>,
+}
+
+impl Described {
+    /// Looks at all record commits in the history of these heads.
+    fn extend(&mut self, volume: &Volume, heads: &[HeadInfo]) -> VolumeResult<()> {
+        let mut queue: VecDeque<Oid> = heads.iter().map(|h| h.id).collect();
+        while let Some(id) = queue.pop_front() {
+            if !self.met.insert(id) {
+                continue;
+            }
+            let c = record_commit::decode(&**volume.repo(), &id)?;
+            if let Some(content) = c.head.content {
+                // The first one met is the latest that describes it.
+                self.by_content.entry(content).or_insert(id);
+            }
+            queue.extend(c.frontier);
+        }
+        Ok(())
+    }
+}
+
+/// State of the git side that outlives a request.
+#[derive(Debug, Default)]
+pub(super) struct GitSide {
+    described: Mutex<Described>,
+    sealed: Mutex<Option<Instant>>,
+}
+
+impl Worker<'_> {
+    /// See [`Volume::hand_out`].
+    pub(super) fn hand_out(&mut self) -> VolumeResult<Option<Oid>> {
+        self.commit(false)?;
+        let v = self.volume;
+        let view = v.view();
+        let Some(commit) = view.commit else {
+            return Ok(None);
+        };
+        if !v.repo().has(&commit)? {
+            let recent = {
+                let s = v.git.sealed.lock().unwrap_or_else(PoisonError::into_inner);
+                s.is_some_and(|t| t.elapsed() < SEAL_EVERY)
+            };
+            if recent && let Some(last) = v.repo().get_ref(MAIN) {
+                return Ok(Some(last));
+            }
+            self.seal(&view)?;
+            let mut s = v.git.sealed.lock().unwrap_or_else(PoisonError::into_inner);
+            *s = Some(Instant::now());
+        }
+        v.repo().set_ref(MAIN, Some(&commit))?;
+        Ok(Some(commit))
+    }
+
+    /// A record commit without operations whose content is the view itself: the same bytes on
+    /// every node, so that a later view descends from what a client was given.
+    fn seal(&mut self, view: &View) -> VolumeResult<()> {
+        let (stamp, births) = self.next_stamp();
+        let stage = Memory::over(view.stage.clone());
+        let s = Sealed {
+            stamp,
+            births,
+            content: view.commit,
+            state: view.state,
+            tree: view.tree,
+        };
+        let (sealed, head) = commit::seal_in(self.volume, view, &stage, s)?;
+        self.publish(view, sealed, &head)
+    }
+
+    fn next_stamp(&self) -> (Stamp, u64) {
+        let mut live = self.volume.lock();
+        live.hlc = live.hlc.tick(clock::now_ms());
+        live.seq += 1;
+        let stamp = Stamp {
+            hlc: live.hlc,
+            branch: live.branch,
+            seq: live.seq,
+        };
+        (stamp, live.births)
+    }
+
+    /// Makes a commit that holds nothing of the journal the head, and tells the node.
+    fn publish(&mut self, before: &View, view: View, head: &HeadInfo) -> VolumeResult<()> {
+        let last = self.volume.lock().last_committed.clone();
+        let c = Committed {
+            stamp: head.stamp,
+            head: head.id,
+            births: self.volume.lock().births,
+            upto: last.as_ref().map_or(0, |l| l.upto),
+            held: last.map(|l| l.held).unwrap_or_default(),
+        };
+        let n = self.volume.journal().append(&Entry::Committed(c.clone()))?;
+        self.volume.journal().sync(n)?;
+        let mut stale = Vec::new();
+        {
+            let mut live = self.volume.lock();
+            live.last_committed = Some(c);
+            live.view = view.clone();
+            if view.state != before.state {
+                self.reconcile_all(&mut live, before, &view, &mut stale)?;
+            }
+        }
+        self.volume.project(&view, before);
+        self.volume.outlet.committed(self.volume.name(), head);
+        if !stale.is_empty() {
+            self.volume.tell(None, stale);
+        }
+        Ok(())
+    }
+
+    /// See [`Volume::push`].
+    pub(super) fn push(&mut self, updates: Vec<RefUpdate>) -> VolumeResult<Vec<RefVerdict>> {
+        self.commit(false)?;
+        let v = self.volume;
+        // What git wrote becomes durable before anything names it.
+        File::open(v.repo().pack_dir())?.sync_all()?;
+        let base = v.view();
+        let stage = Memory::over(base.stage.clone());
+        let mut verdicts = Vec::with_capacity(updates.len());
+        let mut changes = Vec::new();
+        let mut main = None;
+        for u in &updates {
+            let verdict = self.judge(&base, u);
+            if verdict.is_ok() {
+                if u.name == MAIN {
+                    main = u.new;
+                } else {
+                    changes.push(self.ref_change(&base, u)?);
+                }
+            }
+            verdicts.push(verdict);
+        }
+        if changes.is_empty() && main.is_none() {
+            return Ok(verdicts);
+        }
+        let src = v.source_of(&stage);
+        let mut pushed = None;
+        if let Some(q) = main {
+            let bases = self.bases_of(&base, q)?;
+            let from = derive::derive(v, bases)?;
+            let tree = git_commit::read(src.objs, &q)?.tree;
+            if from.commit != Some(q) {
+                changes.extend(stock::changes(src, &from.state, from.tree, tree)?);
+                pushed = Some(q);
+            }
+        }
+        if changes.is_empty() && pushed.is_none() {
+            return Ok(verdicts);
+        }
+        let (stamp, births) = self.next_stamp();
+        let dots = super::dots::Ancestry::new(v, &base.heads);
+        let state = change::apply(src, &dots, &base.state, stamp, &changes)?;
+        let tree = project::project(src, Some((&base.state, base.tree)), &state)?;
+        let content = self.content_of_push(&base, &stage, stamp, tree, pushed)?;
+        let s = Sealed {
+            stamp,
+            births,
+            content,
+            state,
+            tree,
+        };
+        let (view, head) = commit::seal_in(v, &base, &stage, s)?;
+        self.publish(&base, view, &head)?;
+        if let Some(q) = pushed {
+            let follows = match v.repo().get_ref(MAIN) {
+                Some(old) => is_ancestor(&**v.repo(), old, q)?,
+                None => true,
+            };
+            v.repo().set_ref(MAIN, if follows { Some(&q) } else { content.as_ref() })?;
+        }
+        Ok(verdicts)
+    }
+
+    /// Whether an update may be: refusals are texts for the client.
+    fn judge(&self, base: &View, u: &RefUpdate) -> RefVerdict {
+        let repo = self.volume.repo();
+        let known = u.name.starts_with("refs/heads/") || u.name.starts_with("refs/tags/");
+        if !known || u.name.contains("..") || u.name.ends_with(".lock") || u.name.ends_with('/') {
+            return Err("only refs/heads/ and refs/tags/ are kept".to_owned());
+        }
+        if u.name == MAIN {
+            let Some(new) = u.new else {
+                return Err("main is what the mounts show; it cannot be deleted".to_owned());
+            };
+            let is_commit = repo.find(&new).ok().flatten().map(|o| o.kind);
+            if is_commit != Some(ObjectKind::Commit) {
+                return Err("main must be a commit".to_owned());
+            }
+            let _ = base;
+            return Ok(());
+        }
+        let now = repo.get_ref(&u.name);
+        if now != u.old {
+            return Err("fetch first: another client moved it".to_owned());
+        }
+        Ok(())
+    }
+
+    fn ref_change(&self, base: &View, u: &RefUpdate) -> VolumeResult<Change> {
+        let refs = base.state.refs(self.volume.source(base))?;
+        let seen: Vec<Dot> = refs
+            .0
+            .get(&u.name)
+            .map(|vs| vs.iter().map(|v| v.stamp.dot()).collect())
+            .unwrap_or_default();
+        Ok(Change::Ref {
+            name: u.name.clone(),
+            base: seen,
+            to: u.new,
+        })
+    }
+
+    /// The record commits of the latest ancestors of a pushed commit that have records.
+    fn bases_of(&self, base: &View, pushed: Oid) -> VolumeResult<Vec<HeadInfo>> {
+        let v = self.volume;
+        let mut d = v.git.described.lock().unwrap_or_else(PoisonError::into_inner);
+        d.extend(v, &base.heads)?;
+        let src = v.source(base);
+        let mut found = Vec::new();
+        let mut queue = VecDeque::from([pushed]);
+        let mut met = HashSet::from([pushed]);
+        while let Some(id) = queue.pop_front() {
+            // The latest head that shows a commit is the best description of it.
+            let head = base.heads.iter().find(|h| h.content == Some(id)).map(|h| h.id);
+            if let Some(r) = head.or_else(|| d.by_content.get(&id).copied()) {
+                found.push(derive::read_head(src, r)?);
+                continue;
+            }
+            let parents = git_commit::read(src.objs, &id)?.parents;
+            queue.extend(parents.into_iter().filter(|p| met.insert(*p)));
+        }
+        Ok(derive::maximal(found))
+    }
+
+    /// The pushed commit itself when it is the whole story, else a merge of it and the view.
+    fn content_of_push(
+        &self,
+        base: &View,
+        stage: &Memory,
+        stamp: Stamp,
+        tree: Oid,
+        pushed: Option<Oid>,
+    ) -> VolumeResult<Option<Oid>> {
+        let Some(q) = pushed else {
+            return Ok(base.commit);
+        };
+        let contents: BTreeSet<Oid> = base.heads.iter().filter_map(|h| h.content).collect();
+        let mut within = true;
+        for c in &contents {
+            within = within && is_ancestor(stage, *c, q)?;
+        }
+        if within && git_commit::read(stage, &q)?.tree == tree {
+            return Ok(Some(q));
+        }
+        let mut parents: Vec<Oid> = contents.into_iter().collect();
+        parents.push(q);
+        let own = merge_view::Own {
+            tree,
+            parents: &parents,
+            author: self.volume.author(),
+            time_s: i64::try_from(stamp.hlc.wall_ms() / 1000).unwrap_or(i64::MAX),
+            message: "merge a push\n",
+            dot: stamp.dot(),
+        };
+        Ok(Some(merge_view::own_commit(stage, &own)?))
+    }
+}
+
+/// Whether `old` is `new` or in its history.
+pub(super) fn is_ancestor(objs: &dyn Objects, old: Oid, new: Oid) -> VolumeResult<bool> {
+    let mut queue = VecDeque::from([new]);
+    let mut met = HashSet::from([new]);
+    while let Some(id) = queue.pop_front() {
+        if id == old {
+            return Ok(true);
+        }
+        let parents = git_commit::read(objs, &id)?.parents;
+        queue.extend(parents.into_iter().filter(|p| met.insert(*p)));
+    }
+    Ok(false)
+}
+
+impl Volume {
+    /// Writes branches and tags as git shows them.
+    pub(super) fn project_refs(&self, view: &View, before: &View) {
+        if let Err(e) = self.try_project_refs(view, before) {
+            tracing::warn!(volume = %self.name, error = %e, "refs were not written");
+        }
+    }
+
+    fn try_project_refs(&self, view: &View, before: &View) -> VolumeResult<()> {
+        let shown = |v: &View| {
+            let refs = v.state.refs(self.source(v))?;
+            refs.shown(|a, b| is_ancestor(&*v.stage, *a, *b))
+        };
+        let (new, old) = (shown(view)?, shown(before)?);
+        for (name, id) in &new {
+            self.repo.set_ref(name, Some(id))?;
+        }
+        for name in old.keys().filter(|n| !new.contains_key(*n)) {
+            self.repo.set_ref(name, None)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,171 @@
+//! What the mount knows of one file: an inode of the kernel's view of this volume.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::base::id::{FileId, Oid};
+use crate::base::name::EntryName;
+use crate::merge::shown::Shown;
+use crate::record::model::Kind;
+
+/// Number of an inode, as the kernel sees it. Never reused while the node runs.
+pub type Ino = u64;
+
+/// The root directory's number, fixed by FUSE.
+pub const ROOT_INO: Ino = 1;
+
+/// Times and permissions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attr {
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner; `None`: the owner of the mount.
+    pub uid: Option<u32>,
+    /// Group; `None`: the group of the mount.
+    pub gid: Option<u32>,
+    /// Modification time, nanoseconds since 1970.
+    pub mtime: i64,
+    /// Change time: local.
+    pub ctime: i64,
+    /// Access time: local, set only by `utimensat`.
+    pub atime: i64,
+}
+
+/// A file of its own for bytes that are too many for memory.
+#[derive(Debug)]
+pub struct Spill {
+    /// Its name under `overlay/`.
+    pub number: u64,
+    /// Open for reading and writing.
+    pub file: File,
+    /// Bytes in it.
+    pub len: AtomicU64,
+}
+
+/// Where the bytes of a regular file or link are.
+#[derive(Debug, Clone)]
+pub enum Data {
+    /// A directory has none.
+    None,
+    /// In the store.
+    Blob {
+        /// Which object.
+        id: Oid,
+        /// Bytes in it.
+        len: u64,
+    },
+    /// In memory, and in the journal if they differ from the store.
+    Memory(Arc<Vec<u8>>),
+    /// In an overlay file.
+    Spilled(Arc<Spill>),
+}
+
+impl Data {
+    /// Size in bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::None => 0,
+            Self::Blob { len, .. } => *len,
+            Self::Memory(v) => v.len() as u64,
+            Self::Spilled(s) => s.len.load(Ordering::Acquire),
+        }
+    }
+
+    /// Whether there are no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A name in a directory, where what the mount shows may differ from the view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Child {
+    /// The name is this inode. `since`: number of the journal entry that made it so, until
+    /// that entry is in the view.
+    Bound {
+        /// The inode.
+        ino: Ino,
+        /// See above; 0: as in the view.
+        since: u64,
+    },
+    /// The name was removed here by this journal entry, which is not in the view yet.
+    Absent {
+        /// Number of the entry.
+        since: u64,
+    },
+}
+
+impl Child {
+    /// The journal entry that the view lacks; 0 for none.
+    #[must_use]
+    pub fn since(self) -> u64 {
+        match self {
+            Self::Bound { since, .. } | Self::Absent { since } => since,
+        }
+    }
+}
+
+/// Bytes that are not in a commit yet.
+#[derive(Debug, Clone, Copy)]
+pub struct Dirty {
+    /// When they began to be, milliseconds since 1970.
+    pub since_ms: u64,
+    /// Someone closed or fsynced the file after the last write: a good moment to commit.
+    pub settled: bool,
+    /// Counts writes, so that the committer knows whether more came meanwhile.
+    pub generation: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Inode {
+    /// Its number.
+    pub ino: Ino,
+    /// What it is.
+    pub kind: Kind,
+    /// What is shown: ids, versions, the name it was found under. Dots of
+    /// [`crate::base::stamp::Dot::default`] stand for the commit to come.
+    pub shown: Shown,
+    /// Times and permissions.
+    pub attr: Attr,
+    /// Directory and name, while it has one.
+    pub place: Option<(Ino, EntryName)>,
+    /// The bytes.
+    pub data: Data,
+    /// Set while the bytes differ from those of the last commit.
+    pub dirty: Option<Dirty>,
+    /// Born here and not in a commit yet.
+    pub born: bool,
+    /// Removed here: what is written from now on goes with the last handle.
+    pub removed: bool,
+    /// References that the kernels hold.
+    pub lookups: u64,
+    /// Open handles.
+    pub opens: u32,
+    /// Open handles that may write.
+    pub writers: u32,
+    /// A directory's names, as far as the kernel or the journal knows them.
+    pub children: HashMap<EntryName, Child>,
+}
+
+impl Inode {
+    /// The file's id; of a directory that unites several, the smallest.
+    #[must_use]
+    pub fn id(&self) -> FileId {
+        self.shown.id()
+    }
+
+    /// Nobody refers to it and nothing would be lost with it.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.lookups == 0
+            && self.opens == 0
+            && self.ino != ROOT_INO
+            && self.children.is_empty()
+            && (self.removed || (self.dirty.is_none() && !self.born))
+    }
+}

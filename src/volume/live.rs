@@ -1,0 +1,599 @@
+//! The table behind the mount: inodes, the names that differ from the view, changes to commit.
+//!
+//! Invariant: what the mount shows = the view + the names and bytes marked here. An inode's
+//! bytes change only by writes through the mount; a version that comes from elsewhere gets an
+//! inode of its own. All of it is under one mutex of [`super::Volume`], which is never held
+//! while waiting for the kernel, the disk's fsync or the network.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use super::error::VolumeError;
+use super::inode::{Attr, Child, Data, Ino, Inode, ROOT_INO};
+use super::view::View;
+use crate::base::id::{BranchId, FileId, Oid};
+use crate::base::name::EntryName;
+use crate::base::stamp::{Dot, Hlc};
+use crate::merge::shown::{self, Role, Shown};
+use crate::record::Source;
+use crate::record::cache::Cache;
+use crate::record::change::Change;
+use crate::record::model::Kind;
+use crate::store::repo::Repo;
+
+/// What lookups need beside the table.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    /// The repository.
+    pub repo: &'a Repo,
+    /// Decoded records.
+    pub cache: &'a Cache,
+}
+
+/// A name that the kernel may hold an outdated idea of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stale {
+    /// The entry of a directory.
+    Entry {
+        /// The directory.
+        dir: Ino,
+        /// The name in it.
+        name: EntryName,
+    },
+    /// Times and permissions of an inode; of a directory also its listing.
+    Attr {
+        /// The inode.
+        ino: Ino,
+    },
+}
+
+/// A change with the journal entry that it stands in.
+#[derive(Debug, Clone)]
+pub struct Pending {
+    /// Number of the journal entry.
+    pub entry: u64,
+    /// The change.
+    pub change: Change,
+}
+
+/// A name of a directory, for a listing.
+#[derive(Debug)]
+pub struct Listed {
+    /// The name.
+    pub name: EntryName,
+    /// What it is.
+    pub kind: Kind,
+    /// Its inode, if it has one.
+    pub ino: Option<Ino>,
+    /// What the view shows there, if it is not bound.
+    pub shown: Option<Shown>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Live {
+    /// What all nodes with the same heads show.
+    pub view: View,
+    /// All inodes.
+    pub inodes: HashMap<Ino, Inode>,
+    /// The inode of an id, while it is bound or may be again.
+    pub by_id: HashMap<FileId, Ino>,
+    /// Metadata changes for the next commit, in order.
+    pub pending: Vec<Pending>,
+    /// Inodes with bytes for the next commit.
+    pub dirty: BTreeSet<Ino>,
+    /// Inodes in the commit that is being made.
+    pub committing: BTreeSet<Ino>,
+    /// Inodes with dots that stand for the commit to come.
+    pub touched: HashSet<Ino>,
+    /// Names that differ from the view, by the journal entry that made them so.
+    pub overrides: BTreeMap<u64, Vec<(Ino, EntryName)>>,
+    /// Names that changed elsewhere while they were being written here.
+    pub stale: HashSet<(Ino, EntryName)>,
+    /// The branch that this run of the node writes.
+    pub branch: BranchId,
+    /// Commits on it so far.
+    pub seq: u64,
+    /// Ids minted on it so far.
+    pub births: u64,
+    /// The latest clock reading seen or made.
+    pub hlc: Hlc,
+    /// The last head record in the journal.
+    pub last_committed: Option<crate::journal::Committed>,
+    /// The state that the root's attributes were read from.
+    pub root_of: Option<crate::record::state::State>,
+    next_ino: Ino,
+}
+
+impl Live {
+    /// A table that knows only the root.
+    #[must_use]
+    pub fn new(view: View, branch: BranchId, first_ino: Ino) -> Self {
+        let mut live = Self {
+            view,
+            inodes: HashMap::new(),
+            by_id: HashMap::new(),
+            pending: Vec::new(),
+            dirty: BTreeSet::new(),
+            committing: BTreeSet::new(),
+            touched: HashSet::new(),
+            overrides: BTreeMap::new(),
+            stale: HashSet::new(),
+            branch,
+            seq: 0,
+            births: 0,
+            hlc: Hlc::default(),
+            last_committed: None,
+            root_of: None,
+            next_ino: first_ino,
+        };
+        live.inodes.insert(ROOT_INO, root_inode());
+        live.by_id.insert(FileId::ROOT, ROOT_INO);
+        live
+    }
+
+    /// A number that no inode of this node ever had.
+    pub fn fresh_ino(&mut self) -> Ino {
+        self.next_ino += 1;
+        self.next_ino
+    }
+
+    /// The number for what is shown: the same at each look, another one for other bytes.
+    fn ino_for(&mut self, s: &Shown) -> Ino {
+        let ino = stable_ino(s);
+        if self.inodes.contains_key(&ino) {
+            return self.fresh_ino();
+        }
+        ino
+    }
+
+    /// An id for a new file.
+    pub fn mint(&mut self) -> FileId {
+        self.births += 1;
+        FileId {
+            branch: self.branch.0,
+            n: self.births,
+        }
+    }
+
+    /// The inode, which the kernel said it knows.
+    ///
+    /// # Errors
+    /// `Stale` when it does not.
+    pub fn inode(&self, ino: Ino) -> Result<&Inode, VolumeError> {
+        self.inodes.get(&ino).ok_or(VolumeError::Stale)
+    }
+
+    /// The inode, to change it.
+    ///
+    /// # Errors
+    /// `Stale` when there is none.
+    pub fn inode_mut(&mut self, ino: Ino) -> Result<&mut Inode, VolumeError> {
+        self.inodes.get_mut(&ino).ok_or(VolumeError::Stale)
+    }
+
+    /// The inode that a name leads to, if any.
+    ///
+    /// # Errors
+    /// As the store; `NotDir` when `dir` is none.
+    pub fn child(
+        &mut self,
+        cx: Context<'_>,
+        dir: Ino,
+        name: &EntryName,
+    ) -> Result<Option<Ino>, VolumeError> {
+        let d = self.inode(dir)?;
+        if d.kind != Kind::Dir {
+            return Err(VolumeError::NotDir);
+        }
+        match d.children.get(name) {
+            Some(Child::Bound { ino, .. }) => return Ok(Some(*ino)),
+            Some(Child::Absent { .. }) => return Ok(None),
+            None => {}
+        }
+        let src = Source::new(&*self.view.stage, cx.cache);
+        let found = shown::lookup(src, &self.view.state, &d.shown.dirs, name)?;
+        match found {
+            Some(s) if s.kind != Kind::Gitlink => Ok(Some(self.bind(cx, dir, s)?)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Gives what the view shows an inode: the one it had, or a new one.
+    ///
+    /// # Errors
+    /// As the store.
+    pub fn bind(&mut self, cx: Context<'_>, dir: Ino, s: Shown) -> Result<Ino, VolumeError> {
+        let name = s.name.clone();
+        let id = s.dirs.first().copied().or_else(|| s.versions.first().map(|v| v.id));
+        let id = id.unwrap_or_default();
+        let known = self.by_id.get(&id).copied().filter(|k| self.may_rebind(*k, &s));
+        let ino = match known {
+            Some(ino) => ino,
+            None => {
+                let ino = self.ino_for(&s);
+                let data = self.data_of(cx, &s)?;
+                let inode = Inode {
+                    ino,
+                    kind: s.kind,
+                    attr: attr_of(&s),
+                    shown: s.clone(),
+                    place: None,
+                    data,
+                    dirty: None,
+                    born: false,
+                    removed: false,
+                    lookups: 0,
+                    opens: 0,
+                    writers: 0,
+                    children: HashMap::new(),
+                };
+                self.inodes.insert(ino, inode);
+                if s.role == Role::Main || !self.by_id.contains_key(&id) {
+                    self.by_id.insert(id, ino);
+                }
+                ino
+            }
+        };
+        if let Some(i) = self.inodes.get_mut(&ino) {
+            let ctime = i.attr.ctime;
+            i.attr = attr_of(&s);
+            i.attr.ctime = i.attr.ctime.max(ctime);
+            i.shown = s;
+            i.place = Some((dir, name.clone()));
+        }
+        if let Some(d) = self.inodes.get_mut(&dir) {
+            d.children.insert(name, Child::Bound { ino, since: 0 });
+        }
+        Ok(ino)
+    }
+
+    /// Whether an inode that lost its name is what is shown now.
+    fn may_rebind(&self, ino: Ino, s: &Shown) -> bool {
+        let Some(i) = self.inodes.get(&ino) else {
+            return false;
+        };
+        let free = i.place.is_none() && !i.removed && i.kind == s.kind;
+        let clean = i.dirty.is_none() && !i.born && !self.committing.contains(&ino);
+        free && (s.kind == Kind::Dir || (clean && i.shown.blob == s.blob))
+    }
+
+    /// The bytes that are shown: those that only this view derives are kept in memory.
+    fn data_of(&self, cx: Context<'_>, s: &Shown) -> Result<Data, VolumeError> {
+        if s.kind == Kind::Dir {
+            return Ok(Data::None);
+        }
+        if let Some(o) = self.view.stage.staged(&s.blob) {
+            return Ok(Data::Memory(o.data));
+        }
+        let len = cx.repo.size(&s.blob)?;
+        Ok(Data::Blob { id: s.blob, len })
+    }
+
+    /// The names of a directory, sorted.
+    ///
+    /// # Errors
+    /// As the store; `NotDir`.
+    pub fn list(&self, cx: Context<'_>, dir: Ino) -> Result<Vec<Listed>, VolumeError> {
+        let d = self.inode(dir)?;
+        if d.kind != Kind::Dir {
+            return Err(VolumeError::NotDir);
+        }
+        let src = Source::new(&*self.view.stage, cx.cache);
+        let mut out = BTreeMap::new();
+        for s in shown::list(src, &self.view.state, &d.shown.dirs)? {
+            if s.kind != Kind::Gitlink {
+                out.insert(
+                    s.name.clone(),
+                    Listed {
+                        name: s.name.clone(),
+                        kind: s.kind,
+                        ino: None,
+                        shown: Some(s),
+                    },
+                );
+            }
+        }
+        for (name, child) in &d.children {
+            match child {
+                Child::Absent { .. } => {
+                    out.remove(name);
+                }
+                Child::Bound { ino, .. } => {
+                    if let Some(i) = self.inodes.get(ino) {
+                        let l = Listed {
+                            name: name.clone(),
+                            kind: i.kind,
+                            ino: Some(*ino),
+                            shown: None,
+                        };
+                        out.insert(name.clone(), l);
+                    }
+                }
+            }
+        }
+        Ok(out.into_values().collect())
+    }
+
+    /// Marks a name as differing from the view since a journal entry.
+    pub fn set_child(&mut self, dir: Ino, name: EntryName, child: Child) {
+        self.overrides
+            .entry(child.since())
+            .or_default()
+            .push((dir, name.clone()));
+        if let Some(d) = self.inodes.get_mut(&dir) {
+            d.children.insert(name, child);
+        }
+    }
+
+    /// Records changes of a journal entry for the next commit.
+    pub fn note(&mut self, entry: u64, changes: impl IntoIterator<Item = Change>) {
+        let it = changes.into_iter();
+        self.pending.extend(it.map(|change| Pending { entry, change }));
+    }
+
+    /// The kernel gives up `n` references.
+    pub fn forget(&mut self, ino: Ino, n: u64) {
+        if let Some(i) = self.inodes.get_mut(&ino) {
+            i.lookups = i.lookups.saturating_sub(n);
+        }
+        self.drop_if_idle(ino);
+    }
+
+    /// Removes an inode that nobody needs, and then its directory if that is idle too.
+    pub fn drop_if_idle(&mut self, ino: Ino) {
+        let mut at = ino;
+        loop {
+            let Some(i) = self.inodes.get(&at) else { return };
+            let bound_by_journal = i.place.as_ref().is_some_and(|(d, n)| {
+                let c = self.inodes.get(d).and_then(|d| d.children.get(n));
+                c.is_some_and(|c| c.since() > 0)
+            });
+            let busy = self.committing.contains(&at) || self.touched.contains(&at);
+            if !i.is_idle() || bound_by_journal || busy {
+                return;
+            }
+            let (id, place) = (i.id(), i.place.clone());
+            self.inodes.remove(&at);
+            if self.by_id.get(&id) == Some(&at) {
+                self.by_id.remove(&id);
+            }
+            let Some((dir, name)) = place else { return };
+            if let Some(d) = self.inodes.get_mut(&dir)
+                && matches!(d.children.get(&name), Some(Child::Bound { ino, .. }) if *ino == at)
+            {
+                d.children.remove(&name);
+            }
+            at = dir;
+        }
+    }
+
+    /// A dot that stands for the commit to come becomes that commit's.
+    pub fn settle_dots(&mut self, dot: Dot) {
+        for ino in std::mem::take(&mut self.touched) {
+            if let Some(i) = self.inodes.get_mut(&ino) {
+                for v in &mut i.shown.versions {
+                    for d in [&mut v.content, &mut v.location] {
+                        if *d == Dot::default() {
+                            *d = dot;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes over what the view now shows under a name. Pushes what the kernel must be told.
+    ///
+    /// # Errors
+    /// As the store.
+    pub fn reconcile(
+        &mut self,
+        cx: Context<'_>,
+        dir: Ino,
+        name: &EntryName,
+        out: &mut Vec<Stale>,
+    ) -> Result<(), VolumeError> {
+        let entry = Stale::Entry {
+            dir,
+            name: name.clone(),
+        };
+        let Some(d) = self.inodes.get(&dir) else {
+            return Ok(());
+        };
+        let child = d.children.get(name).copied();
+        let busy = child.is_some_and(|c| {
+            c.since() > 0
+                || matches!(c, Child::Bound { ino, .. } if self.is_being_written(ino))
+        });
+        if busy {
+            self.stale.insert((dir, name.clone()));
+            return Ok(());
+        }
+        let src = Source::new(&*self.view.stage, cx.cache);
+        let now = shown::lookup(src, &self.view.state, &d.shown.dirs, name)?;
+        let Some(Child::Bound { ino, .. }) = child else {
+            out.push(entry);
+            return Ok(());
+        };
+        let same = match (&now, self.inodes.get(&ino)) {
+            (Some(s), Some(i)) if s.kind == i.kind => match s.kind {
+                Kind::Dir => s.dirs.iter().any(|d| i.shown.dirs.contains(d)),
+                _ => s.blob == i.shown.blob && s.versions.iter().any(|v| v.id == i.id()),
+            },
+            _ => false,
+        };
+        if let (true, Some(s)) = (same, now) {
+            if let Some(i) = self.inodes.get_mut(&ino) {
+                let old = i.attr;
+                i.attr = attr_of(&s);
+                i.attr.ctime = old.ctime.max(i.attr.ctime);
+                i.attr.atime = old.atime;
+                for d in &s.dirs {
+                    self.by_id.insert(*d, ino);
+                }
+                i.shown = s;
+            }
+            out.push(Stale::Attr { ino });
+            return Ok(());
+        }
+        if let Some(i) = self.inodes.get_mut(&ino) {
+            i.place = None;
+        }
+        if let Some(d) = self.inodes.get_mut(&dir) {
+            d.children.remove(name);
+        }
+        out.push(entry);
+        self.drop_if_idle(ino);
+        Ok(())
+    }
+
+    /// Whether everything about an inode is in the view.
+    #[must_use]
+    pub fn is_settled(&self, ino: Ino) -> bool {
+        let born = self.inodes.get(&ino).is_some_and(|i| i.born);
+        !born && !self.committing.contains(&ino) && !self.touched.contains(&ino)
+    }
+
+    fn is_being_written(&self, ino: Ino) -> bool {
+        let unsettled = self
+            .inodes
+            .get(&ino)
+            .is_some_and(|i| (i.dirty.is_some() || i.born) && !i.removed);
+        unsettled || self.committing.contains(&ino) || self.touched.contains(&ino)
+    }
+
+    /// A name was made or removed in a directory.
+    pub fn touch_dir(&mut self, dir: Ino, now: i64) {
+        if let Some(d) = self.inodes.get_mut(&dir) {
+            d.attr.mtime = now;
+            d.attr.ctime = now;
+        }
+    }
+
+    /// An inode lost its name for good; its bytes stay for those who have it open.
+    pub fn mark_removed(&mut self, ino: Ino, now: i64) {
+        if let Some(i) = self.inodes.get_mut(&ino) {
+            i.removed = true;
+            i.place = None;
+            i.dirty = None;
+            i.attr.ctime = now;
+        }
+        self.dirty.remove(&ino);
+        self.drop_if_idle(ino);
+    }
+
+    /// An inode has a new name.
+    pub fn moved(&mut self, ino: Ino, dir: Ino, name: EntryName, now: i64) {
+        let parents = self.inodes.get(&dir).map(|d| d.shown.dirs.clone());
+        let Some(i) = self.inodes.get_mut(&ino) else { return };
+        i.place = Some((dir, name.clone()));
+        i.attr.ctime = now;
+        i.shown.name = name;
+        i.shown.role = Role::Main;
+        i.shown.parents = parents.unwrap_or_default();
+        // Whatever it was before, it is one file with one place now.
+        let first = i.shown.versions.first().map(|v| v.id);
+        i.shown.versions.retain(|v| Some(v.id) == first);
+        for v in &mut i.shown.versions {
+            v.location = Dot::default();
+        }
+        self.touched.insert(ino);
+    }
+
+    /// Names that wait, in the journal or as bytes, for a commit.
+    #[must_use]
+    pub fn dirty_count(&self) -> usize {
+        let mut all: BTreeSet<FileId> = self.pending.iter().filter_map(|p| p.change.id()).collect();
+        let inos = self.dirty.iter().chain(&self.committing);
+        all.extend(inos.filter_map(|i| Some(self.inodes.get(i)?.id())));
+        all.len()
+    }
+}
+
+/// A number that follows from what is shown: for a directory from its id, for a file from the
+/// versions too. The upper half of the range is left to [`Live::fresh_ino`].
+#[must_use]
+pub fn stable_ino(s: &Shown) -> Ino {
+    let mut h = blake3::Hasher::new();
+    match s.dirs.first() {
+        Some(d) => {
+            h.update(&d.as_u128().to_le_bytes());
+        }
+        None => {
+            for v in &s.versions {
+                h.update(&v.id.as_u128().to_le_bytes());
+                h.update(&v.content.branch.0.to_le_bytes());
+                h.update(&v.content.seq.to_le_bytes());
+            }
+        }
+    }
+    let mut b = [0; 8];
+    h.finalize_xof().fill(&mut b);
+    (u64::from_le_bytes(b) >> 1).max(ROOT_INO + 1)
+}
+
+/// Default permission bits by kind.
+#[must_use]
+pub fn default_mode(kind: Kind) -> u32 {
+    match kind {
+        Kind::Dir | Kind::Gitlink => 0o755,
+        Kind::File => 0o644,
+        Kind::Symlink => 0o777,
+    }
+}
+
+fn attr_of(s: &Shown) -> Attr {
+    Attr {
+        mode: s.mode,
+        uid: s.uid,
+        gid: s.gid,
+        mtime: s.mtime,
+        ctime: s.mtime,
+        atime: s.mtime,
+    }
+}
+
+fn root_inode() -> Inode {
+    let shown = Shown {
+        name: EntryName::new(b"root").expect("four letters are a name"),
+        role: Role::Main,
+        dirs: vec![FileId::ROOT],
+        kind: Kind::Dir,
+        blob: null_oid(),
+        mode: default_mode(Kind::Dir),
+        mtime: 0,
+        uid: None,
+        gid: None,
+        parents: Vec::new(),
+        versions: Vec::new(),
+        merged: false,
+    };
+    Inode {
+        ino: ROOT_INO,
+        kind: Kind::Dir,
+        attr: attr_of(&shown),
+        shown,
+        place: None,
+        data: Data::None,
+        dirty: None,
+        born: false,
+        removed: false,
+        lookups: 1,
+        opens: 0,
+        writers: 0,
+        children: HashMap::new(),
+    }
+}
+
+/// The null object id: no bytes.
+#[must_use]
+pub fn null_oid() -> Oid {
+    Oid::null(gix::hash::Kind::Sha1)
+}
+
+/// Bytes held in memory.
+#[must_use]
+pub fn memory(bytes: Vec<u8>) -> Data {
+    Data::Memory(Arc::new(bytes))
+}

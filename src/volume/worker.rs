@@ -1,0 +1,258 @@
+//! The volume's thread: commits what was written, takes in heads, serves git clients.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use super::commit::{self, Batch};
+use super::derive;
+use super::inode::ROOT_INO;
+use super::live::Stale;
+use super::view::View;
+use super::{Volume, VolumeResult, Work};
+use crate::base::id::Oid;
+use crate::journal::Entry;
+use crate::merge::diff;
+use crate::store::objects::Objects;
+
+/// How often files that stay open are looked at.
+const OPEN_FILES_EVERY: Duration = Duration::from_millis(250);
+/// Pause after a failed commit.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// Heads of other nodes that wait are taken in together, at most this many requests.
+const HEADS_TOGETHER: usize = 64;
+
+/// What the thread owns.
+pub(super) struct Worker<'a> {
+    pub(super) volume: &'a Arc<Volume>,
+    /// A batch whose write failed.
+    failed: Option<Batch>,
+}
+
+/// Runs until told to stop or until nobody can tell it any more.
+pub(super) fn run(volume: &Arc<Volume>, inbox: &Receiver<Work>) {
+    let mut w = Worker {
+        volume,
+        failed: None,
+    };
+    let mut next: Option<Work> = None;
+    loop {
+        let work = match next.take() {
+            Some(work) => Ok(work),
+            None => inbox.recv_timeout(OPEN_FILES_EVERY),
+        };
+        let began = Instant::now();
+        match work {
+            Ok(Work::Wake) | Err(RecvTimeoutError::Timeout) => {
+                if let Err(e) = w.commit(false) {
+                    tracing::warn!(volume = %volume.name(), error = %e, "commit failed, will be tried again");
+                    std::thread::sleep(RETRY_AFTER);
+                }
+                // Leave half of a core to those who write.
+                std::thread::sleep(began.elapsed().min(Duration::from_millis(100)) / 2);
+            }
+            Ok(Work::Heads(heads, reply)) => {
+                let mut all = heads;
+                let mut replies = vec![reply];
+                while replies.len() < HEADS_TOGETHER {
+                    match inbox.try_recv() {
+                        Ok(Work::Heads(more, r)) => {
+                            all.extend(more);
+                            replies.push(r);
+                        }
+                        Ok(other) => {
+                            next = Some(other);
+                            break;
+                        }
+                        Err(_) => break,
+                    }
+                }
+                let done = w.take_in(&all);
+                if let Err(e) = &done {
+                    tracing::warn!(volume = %volume.name(), error = %e, "heads were not taken in");
+                }
+                for r in replies {
+                    let answer = match &done {
+                        Ok(()) => Ok(()),
+                        Err(e) => Err(super::error::VolumeError::Record(e.to_string())),
+                    };
+                    reply_to(&r, answer);
+                }
+            }
+            Ok(Work::HandOut(reply)) => reply_to(&reply, w.hand_out()),
+            Ok(Work::Push(updates, reply)) => reply_to(&reply, w.push(updates)),
+            Ok(Work::Flush(reply)) => reply_to(&reply, w.commit(true)),
+            Ok(Work::Stop(reply)) => {
+                reply_to(&reply, w.commit(true));
+                return;
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+fn reply_to<T>(to: &std::sync::mpsc::SyncSender<VolumeResult<T>>, answer: VolumeResult<T>) {
+    if to.try_send(answer).is_err() {
+        tracing::debug!("nobody waits for the answer any more");
+    }
+}
+
+impl Worker<'_> {
+    /// Commits what is fit; `all` takes open files, too.
+    pub(super) fn commit(&mut self, all: bool) -> VolumeResult<()> {
+        if let Some(b) = self.failed.take() {
+            self.finish(b)?;
+        }
+        let batch = {
+            let mut live = self.volume.lock();
+            commit::take(self.volume, &mut live, all)
+        };
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.finish(batch)
+    }
+
+    fn finish(&mut self, batch: Batch) -> VolumeResult<()> {
+        let base = self.volume.view();
+        let done = match commit::write(self.volume, &base, &batch) {
+            Ok(done) => done,
+            Err(e) => {
+                self.failed = Some(batch);
+                return Err(e);
+            }
+        };
+        let mut stale = Vec::new();
+        {
+            let mut live = self.volume.lock();
+            commit::settle(&mut live, &batch, &done);
+            let compare = batch.detached() || !live.stale.is_empty();
+            if compare {
+                self.reconcile_all(&mut live, &base, &done.view, &mut stale)?;
+            }
+        }
+        self.volume.project(&done.view, &base);
+        self.volume.outlet.committed(self.volume.name(), &done.head);
+        if !stale.is_empty() {
+            self.volume.tell(None, stale);
+        }
+        self.volume.trim_journal(&done.view);
+        Ok(())
+    }
+
+    /// Takes in heads of other nodes.
+    fn take_in(&mut self, ids: &[Oid]) -> VolumeResult<()> {
+        // First what was written here, on the base it had; then the merge.
+        self.commit(false)?;
+        let base = self.volume.view();
+        let src = self.volume.source(&base);
+        let mut heads = base.heads.as_ref().clone();
+        let before = heads.len();
+        for id in ids {
+            if !heads.iter().any(|h| h.id == *id) {
+                heads.push(derive::read_head(src, *id)?);
+            }
+        }
+        if heads.len() == before {
+            return Ok(());
+        }
+        let heads = derive::maximal(heads);
+        if heads == *base.heads {
+            return Ok(());
+        }
+        let latest = heads.iter().map(|h| h.stamp.hlc).max();
+        let view = derive::derive(self.volume, heads)?;
+        for id in ids {
+            self.volume.journal().append(&Entry::Admitted(*id))?;
+        }
+        let mut stale = Vec::new();
+        {
+            let mut live = self.volume.lock();
+            live.hlc = live.hlc.max(latest.unwrap_or_default());
+            live.view = view.clone();
+            self.reconcile_all(&mut live, &base, &view, &mut stale)?;
+        }
+        self.volume.project(&view, &base);
+        if !stale.is_empty() {
+            self.volume.tell(None, stale);
+        }
+        Ok(())
+    }
+
+    /// Moves the table from one view to another and to names that waited.
+    pub(super) fn reconcile_all(
+        &self,
+        live: &mut super::live::Live,
+        from: &View,
+        to: &View,
+        stale: &mut Vec<Stale>,
+    ) -> VolumeResult<()> {
+        let cx = self.volume.cx();
+        let waiting: Vec<_> = live.stale.drain().collect();
+        // The older view's stage reads everything that either view needs.
+        let both = crate::store::objects::Both::new(from.stage.clone(), to.stage.clone());
+        let both: &dyn Objects = &both;
+        let src = self.volume.source_of(both);
+        let changes = diff::diff(src, &from.state, &to.state)?;
+        let mut dirs = std::collections::BTreeSet::new();
+        for c in changes.names {
+            if let Some(dir) = live.by_id.get(&c.dir).copied() {
+                live.reconcile(cx, dir, &c.name, stale)?;
+                dirs.insert(dir);
+            }
+        }
+        for id in changes.dirs {
+            dirs.extend(live.by_id.get(&id).copied());
+        }
+        for (dir, name) in waiting {
+            live.reconcile(cx, dir, &name, stale)?;
+            dirs.insert(dir);
+        }
+        for dir in dirs {
+            if dir == ROOT_INO {
+                self.volume.load_root(live)?;
+            } else if let Some((p, n)) = live.inodes.get(&dir).and_then(|i| i.place.clone()) {
+                live.reconcile(cx, p, &n, stale)?;
+            }
+            stale.push(Stale::Attr { ino: dir });
+        }
+        Ok(())
+    }
+}
+
+impl Volume {
+    /// Writes refs that show the heads to git; they follow, they do not decide.
+    pub(super) fn project(&self, view: &View, before: &View) {
+        for h in view.heads.iter() {
+            let name = format!("refs/cellfs/heads/{}", h.stamp.branch);
+            if let Err(e) = self.repo.set_ref(&name, Some(&h.id)) {
+                tracing::warn!(error = %e, name, "a ref was not written");
+            }
+        }
+        for old in before.heads.iter() {
+            if !view.heads.iter().any(|h| h.stamp.branch == old.stamp.branch) {
+                let name = format!("refs/cellfs/heads/{}", old.stamp.branch);
+                if let Err(e) = self.repo.set_ref(&name, None) {
+                    tracing::warn!(error = %e, name, "a ref was not removed");
+                }
+            }
+        }
+        if view.state.refs != before.state.refs {
+            self.project_refs(view, before);
+        }
+    }
+
+    pub(super) fn trim_journal(&self, view: &View) {
+        let (held, opening) = {
+            let live = self.lock();
+            // While something waits, its entries are needed.
+            let held = live.pending.iter().map(|p| p.entry).min();
+            let waits = !live.dirty.is_empty() || !live.committing.is_empty();
+            (if waits { Some(0) } else { held }, self.opening(view, &live))
+        };
+        let needed = held.unwrap_or(u64::MAX);
+        if let Err(e) = self.journal.trim(needed, || opening) {
+            tracing::warn!(error = %e, "the journal was not trimmed");
+        }
+    }
+}
