@@ -192,8 +192,7 @@ impl Fs {
                     field: f.clone(),
                 })
             });
-            self.volume
-                .log(&mut live, changes.map(Patch::Meta).collect())?;
+            self.volume.log(&mut live, changes.map(Patch::Meta).collect())?;
         }
         let now = clock::now_ns();
         let i = live.inode_mut(ino)?;

@@ -102,9 +102,7 @@ pub struct Volume {
 
 impl std::fmt::Debug for Volume {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Volume")
-            .field("name", &self.name)
-            .finish_non_exhaustive()
+        f.debug_struct("Volume").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
@@ -287,11 +285,7 @@ impl Volume {
     /// As [`Volume::flush_all`]; the journal still holds what could not be committed.
     pub fn stop(&self) -> VolumeResult<()> {
         let done = self.ask(Work::Stop);
-        let handle = self
-            .worker
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let handle = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(h) = handle
             && h.join().is_err()
         {
@@ -328,10 +322,7 @@ impl Volume {
     pub(crate) fn tell(&self, but: Option<MountId>, stale: Vec<Stale>) {
         let to: Vec<Arc<dyn Invalidate>> = {
             let n = self.notices.read().unwrap_or_else(PoisonError::into_inner);
-            n.iter()
-                .filter(|(id, _)| Some(**id) != but)
-                .map(|(_, t)| t.clone())
-                .collect()
+            n.iter().filter(|(id, _)| Some(**id) != but).map(|(_, t)| t.clone()).collect()
         };
         for t in to {
             t.invalidate(&stale);

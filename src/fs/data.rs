@@ -102,12 +102,7 @@ impl Fs {
                 if !i.removed {
                     let data = bytes.to_vec();
                     let mtime = clock::now_ns();
-                    let entry = vec![Patch::Bytes {
-                        id,
-                        at,
-                        data,
-                        mtime,
-                    }];
+                    let entry = vec![Patch::Bytes { id, at, data, mtime }];
                     self.volume.log(&mut live, entry)?;
                 }
                 if let Data::Memory(m) = &mut live.inode_mut(ino)?.data {
@@ -209,14 +204,7 @@ impl Fs {
         let i = live.inode(ino)?;
         let (id, removed) = (i.id(), i.removed);
         if !removed {
-            self.volume.log(
-                live,
-                vec![Patch::Size {
-                    id,
-                    len,
-                    mtime: clock::now_ns(),
-                }],
-            )?;
+            self.volume.log(live, vec![Patch::Size { id, len, mtime: clock::now_ns() }])?;
         }
         let i = live.inode_mut(ino)?;
         match &mut i.data {
@@ -251,17 +239,7 @@ impl Fs {
             };
             let removed = i.removed;
             if !removed {
-                self.volume.log(
-                    live,
-                    vec![
-                        open,
-                        Patch::Size {
-                            id,
-                            len: 0,
-                            mtime: clock::now_ns(),
-                        },
-                    ],
-                )?;
+                self.volume.log(live, vec![open, Patch::Size { id, len: 0, mtime: clock::now_ns() }])?;
             }
             live.inode_mut(ino)?.data = Data::Memory(Arc::new(Vec::new()));
             return self.wrote(live, ino);

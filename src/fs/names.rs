@@ -59,10 +59,7 @@ impl Fs {
         self.make(dir, name, Kind::File, mode, who, Vec::new(), open)
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one place that creates all kinds"
-    )]
+    #[expect(clippy::too_many_arguments, reason = "one place that creates all kinds")]
     fn make(
         &self,
         dir: Ino,
@@ -105,12 +102,7 @@ impl Fs {
         patches.extend(gid.map(|g| field(id, Field::SetGid(g))));
         if !bytes.is_empty() {
             let data = bytes.clone();
-            patches.push(Patch::Bytes {
-                id,
-                at: 0,
-                data,
-                mtime: now,
-            });
+            patches.push(Patch::Bytes { id, at: 0, data, mtime: now });
         }
         patches.push(field(parent, Field::SetMtime(now)));
         let entry = self.volume.log(&mut live, patches)?;
@@ -123,16 +115,7 @@ impl Fs {
             atime: now,
         };
         let parents = live.inode(dir)?.shown.dirs.clone();
-        let ino = add_inode(
-            &mut live,
-            id,
-            kind,
-            attr,
-            name.clone(),
-            bytes,
-            open,
-            parents,
-        );
+        let ino = add_inode(&mut live, id, kind, attr, name.clone(), bytes, open, parents);
         let i = live.inode_mut(ino)?;
         i.place = Some((dir, name.clone()));
         i.lookups = 1;
@@ -320,13 +303,7 @@ impl Fs {
                 None => None,
             };
             let shown = &live.inode(ino)?.shown;
-            return Ok(intent::rename(
-                Sight { src, state },
-                shown,
-                place,
-                replaced,
-                fresh,
-            )?);
+            return Ok(intent::rename(Sight { src, state }, shown, place, replaced, fresh)?);
         }
         let mut out = Vec::new();
         if let Some(t) = target {

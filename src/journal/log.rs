@@ -92,25 +92,17 @@ fn read_segment(bytes: &[u8]) -> (Vec<Entry>, u64) {
     };
     let mut good = MAGIC.len() as u64;
     loop {
-        let Some((len, after)) = rest.split_first_chunk::<4>() else {
-            break;
-        };
-        let Some((crc, after)) = after.split_first_chunk::<4>() else {
-            break;
-        };
+        let Some((len, after)) = rest.split_first_chunk::<4>() else { break };
+        let Some((crc, after)) = after.split_first_chunk::<4>() else { break };
         let len = u32::from_le_bytes(*len);
         if len == 0 || len > FRAME_BYTES_MAX {
             break;
         }
-        let Some((payload, after)) = after.split_at_checked(len as usize) else {
-            break;
-        };
+        let Some((payload, after)) = after.split_at_checked(len as usize) else { break };
         if crc32fast::hash(payload) != u32::from_le_bytes(*crc) {
             break;
         }
-        let Ok(e) = postcard::from_bytes(payload) else {
-            break;
-        };
+        let Ok(e) = postcard::from_bytes(payload) else { break };
         out.push(e);
         good += 8 + u64::from(len);
         rest = after;
@@ -197,9 +189,7 @@ impl Journal {
 
     fn tail(&self) -> MutexGuard<'_, Tail> {
         // A thread that died while appending left at most a torn frame, which the length hides.
-        self.tail
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.tail.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Appends an entry and returns its number. It survives the death of the process, not yet
@@ -215,8 +205,8 @@ impl Journal {
         let mut buf = std::mem::take(&mut t.buf);
         buf.clear();
         buf.extend_from_slice(&[0; 8]);
-        let mut buf =
-            postcard::to_extend(entry, buf).map_err(|e| JournalError::Encode(e.to_string()))?;
+        let mut buf = postcard::to_extend(entry, buf)
+            .map_err(|e| JournalError::Encode(e.to_string()))?;
         let (head, payload) = buf.split_at_mut(8);
         let len = u32::try_from(payload.len())
             .ok()
@@ -271,10 +261,7 @@ impl Journal {
             if !d.busy {
                 break;
             }
-            d = self
-                .synced
-                .wait(d)
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            d = self.synced.wait(d).unwrap_or_else(std::sync::PoisonError::into_inner);
         }
         d.busy = true;
         drop(d);

@@ -217,8 +217,7 @@ impl Worker<'_> {
                 Some(old) => is_ancestor(&**v.repo(), old, q)?,
                 None => true,
             };
-            v.repo()
-                .set_ref(MAIN, if follows { Some(&q) } else { content.as_ref() })?;
+            v.repo().set_ref(MAIN, if follows { Some(&q) } else { content.as_ref() })?;
         }
         Ok(verdicts)
     }
@@ -265,11 +264,7 @@ impl Worker<'_> {
     /// The record commits of the latest ancestors of a pushed commit that have records.
     fn bases_of(&self, base: &View, pushed: Oid) -> VolumeResult<Vec<HeadInfo>> {
         let v = self.volume;
-        let mut d = v
-            .git
-            .described
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut d = v.git.described.lock().unwrap_or_else(PoisonError::into_inner);
         d.extend(v, &base.heads)?;
         let src = v.source(base);
         let mut found = Vec::new();
@@ -277,11 +272,7 @@ impl Worker<'_> {
         let mut met = HashSet::from([pushed]);
         while let Some(id) = queue.pop_front() {
             // The latest head that shows a commit is the best description of it.
-            let head = base
-                .heads
-                .iter()
-                .find(|h| h.content == Some(id))
-                .map(|h| h.id);
+            let head = base.heads.iter().find(|h| h.content == Some(id)).map(|h| h.id);
             if let Some(r) = head.or_else(|| d.by_content.get(&id).copied()) {
                 found.push(derive::read_head(src, r)?);
                 continue;

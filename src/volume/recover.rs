@@ -47,10 +47,7 @@ pub(super) fn recover(volume: &Volume, found: Recovered) -> VolumeResult<()> {
         live.view = done.view.clone();
         drop(live);
         volume.project(&done.view, &view);
-        tracing::info!(
-            files = batch.written.len(),
-            "committed what a crash had left"
-        );
+        tracing::info!(files = batch.written.len(), "committed what a crash had left");
     } else {
         volume.project(&view, &view);
     }
@@ -63,7 +60,10 @@ pub(super) fn recover(volume: &Volume, found: Recovered) -> VolumeResult<()> {
 }
 
 /// Heads named by the journal and by refs, as far as they are here.
-fn known_heads(volume: &Volume, found: &Recovered) -> VolumeResult<Vec<super::view::HeadInfo>> {
+fn known_heads(
+    volume: &Volume,
+    found: &Recovered,
+) -> VolumeResult<Vec<super::view::HeadInfo>> {
     let mut ids = BTreeSet::new();
     for (_, e) in &found.entries {
         match e {
@@ -122,13 +122,9 @@ impl Tail {
             }
         }
         let upto = committed.as_ref().map_or(0, |c| c.upto);
-        let held: HashSet<FileId> = committed
-            .iter()
-            .flat_map(|c| c.held.iter().copied())
-            .collect();
-        let done = committed
-            .filter(|c| c.stamp.branch == branch)
-            .map_or(0, |c| c.stamp.seq);
+        let held: HashSet<FileId> =
+            committed.iter().flat_map(|c| c.held.iter().copied()).collect();
+        let done = committed.filter(|c| c.stamp.branch == branch).map_or(0, |c| c.stamp.seq);
         let mut tail = Self::default();
         for (n, e) in entries {
             tail.last = n;
@@ -166,12 +162,7 @@ impl Tail {
                 }
                 self.changes.push(c);
             }
-            Patch::Open {
-                id,
-                base,
-                kind,
-                blob,
-            } => {
+            Patch::Open { id, base, kind, blob } => {
                 if !self.files.contains_key(&id) {
                     let base = base.into_iter().filter(|d| !lost(*d)).collect();
                     let bytes = match blob.is_null() {
@@ -183,12 +174,7 @@ impl Tail {
                     self.files.insert(id, b);
                 }
             }
-            Patch::Bytes {
-                id,
-                at,
-                data,
-                mtime,
-            } => {
+            Patch::Bytes { id, at, data, mtime } => {
                 if let Some(b) = self.files.get_mut(&id) {
                     b.write(at, &data, mtime);
                 }
@@ -217,19 +203,15 @@ impl Tail {
             branch: live.branch,
             seq: live.seq + 1,
         };
-        let written = self
-            .files
-            .into_iter()
-            .enumerate()
-            .map(|(n, (id, b))| Written {
-                ino: n as u64,
-                id,
-                fresh: id,
-                over: b.over,
-                kind: b.kind,
-                data: b.data,
-                mtime: b.mtime,
-            });
+        let written = self.files.into_iter().enumerate().map(|(n, (id, b))| Written {
+            ino: n as u64,
+            id,
+            fresh: id,
+            over: b.over,
+            kind: b.kind,
+            data: b.data,
+            mtime: b.mtime,
+        });
         Some(Batch {
             stamp,
             births: live.births,
