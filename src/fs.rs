@@ -186,13 +186,11 @@ impl Fs {
         fields.extend(set.mtime.map(Field::SetMtime));
         let gone = i.removed;
         if !fields.is_empty() && !gone {
-            let changes = ids.iter().flat_map(|id| {
-                fields.iter().map(|f| Change::Field {
-                    id: *id,
-                    field: f.clone(),
-                })
-            });
-            self.volume.log(&mut live, changes.map(Patch::Meta).collect())?;
+            let changes = ids
+                .iter()
+                .flat_map(|id| fields.iter().map(|f| Change::Field { id: *id, field: *f }));
+            self.volume
+                .log(&mut live, changes.map(Patch::Meta).collect())?;
         }
         let now = clock::now_ns();
         let i = live.inode_mut(ino)?;

@@ -260,7 +260,8 @@ impl Filesystem for Adapter {
         let r = match mode & libc::S_IFMT {
             libc::S_IFREG | 0 => {
                 let mode = mode & !umask;
-                self.fs.create(parent.0, name.as_bytes(), mode, caller(req), false)
+                self.fs
+                    .create(parent.0, name.as_bytes(), mode, caller(req), false)
             }
             _ => Err(VolumeError::Unsupported("fifos, sockets and devices")),
         };
@@ -276,16 +277,28 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        let r = self.fs.mkdir(parent.0, name.as_bytes(), mode & !umask, caller(req));
+        let r = self
+            .fs
+            .mkdir(parent.0, name.as_bytes(), mode & !umask, caller(req));
         reply_entry("mkdir", parent.0, r, reply);
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply_empty("unlink", parent.0, self.fs.unlink(parent.0, name.as_bytes()), reply);
+        reply_empty(
+            "unlink",
+            parent.0,
+            self.fs.unlink(parent.0, name.as_bytes()),
+            reply,
+        );
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply_empty("rmdir", parent.0, self.fs.rmdir(parent.0, name.as_bytes()), reply);
+        reply_empty(
+            "rmdir",
+            parent.0,
+            self.fs.rmdir(parent.0, name.as_bytes()),
+            reply,
+        );
     }
 
     fn symlink(
@@ -297,7 +310,9 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let target = target.as_os_str().as_bytes();
-        let r = self.fs.symlink(parent.0, name.as_bytes(), target, caller(req));
+        let r = self
+            .fs
+            .symlink(parent.0, name.as_bytes(), target, caller(req));
         reply_entry("symlink", parent.0, r, reply);
     }
 
@@ -319,7 +334,10 @@ impl Filesystem for Adapter {
             reply.error(Errno::EINVAL);
             return;
         };
-        let (from, to) = ((parent.0, name.as_bytes()), (newparent.0, newname.as_bytes()));
+        let (from, to) = (
+            (parent.0, name.as_bytes()),
+            (newparent.0, newname.as_bytes()),
+        );
         reply_empty("rename", parent.0, self.fs.rename(from, to, mode), reply);
     }
 
@@ -342,7 +360,9 @@ impl Filesystem for Adapter {
         _flags: i32,
         reply: ReplyCreate,
     ) {
-        let r = self.fs.create(parent.0, name.as_bytes(), mode & !umask, caller(req), true);
+        let r = self
+            .fs
+            .create(parent.0, name.as_bytes(), mode & !umask, caller(req), true);
         match r {
             Ok(s) => {
                 let flags = FopenFlags::FOPEN_KEEP_CACHE;
@@ -469,10 +489,16 @@ impl Filesystem for Adapter {
         };
         let parent = self.fs.parent(ino.0).unwrap_or(ino.0);
         let dots = [(ino.0, "."), (parent, "..")];
-        let dots = dots.iter().map(|(i, n)| (*i, FileType::Directory, OsStr::new(n)));
-        let names = list
+        let dots = dots
             .iter()
-            .map(|e| (e.ino, file_type(e.kind), OsStr::from_bytes(e.name.as_bytes())));
+            .map(|(i, n)| (*i, FileType::Directory, OsStr::new(n)));
+        let names = list.iter().map(|e| {
+            (
+                e.ino,
+                file_type(e.kind),
+                OsStr::from_bytes(e.name.as_bytes()),
+            )
+        });
         let skip = usize::try_from(offset).unwrap_or(usize::MAX);
         for (n, (i, kind, name)) in dots.chain(names).enumerate().skip(skip) {
             if reply.add(INodeNo(i), n as u64 + 1, kind, name) {
@@ -515,7 +541,14 @@ impl Filesystem for Adapter {
             };
             let name = OsStr::from_bytes(e.name.as_bytes());
             let a = attr(&stat);
-            if reply.add(INodeNo(stat.ino), n as u64 + 3, name, &FOREVER, &a, GENERATION) {
+            if reply.add(
+                INodeNo(stat.ino),
+                n as u64 + 3,
+                name,
+                &FOREVER,
+                &a,
+                GENERATION,
+            ) {
                 self.fs.forget(stat.ino, 1);
                 break;
             }

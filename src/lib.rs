@@ -10,6 +10,7 @@ pub mod fs;
 pub mod fuse;
 pub mod journal;
 pub mod merge;
+pub mod node;
 pub mod peers;
 pub mod record;
 pub mod replicator;

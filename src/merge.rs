@@ -12,17 +12,57 @@ pub mod intent;
 pub mod join;
 pub mod shown;
 
-#[allow(missing_docs,unused_variables,missing_debug_implementations)] mod stub {
-pub mod project { use crate::base::id::Oid; use crate::record::{Source, Result, state::State};
-    pub fn project(src: Source<'_>, old: Option<(&State, Oid)>, new: &State) -> Result<Oid> { todo!() } }
-pub mod diff { use crate::base::id::FileId; use crate::base::name::EntryName; use crate::record::{Source, Result, state::State};
-    pub struct ChangedName { pub dir: FileId, pub name: EntryName } pub struct Changes { pub names: Vec<ChangedName>, pub dirs: Vec<FileId> }
-    pub fn diff(src: Source<'_>, a: &State, b: &State) -> Result<Changes> { todo!() } }
-pub mod view { use crate::base::id::Oid; use crate::base::stamp::Dot; use crate::record::Result; use crate::store::objects::Objects;
-    pub struct Own<'a> { pub tree: Oid, pub parents: &'a [Oid], pub author: (String, String), pub time_s: i64, pub message: &'a str, pub dot: Dot }
-    pub fn own_commit(o: &dyn Objects, c: &Own<'_>) -> Result<Oid> { todo!() }
-    pub fn view_commit(o: &dyn Objects, tree: Oid, contents: &[Oid]) -> Result<Oid> { todo!() } }
-pub mod stock { use crate::base::id::Oid; use crate::record::{Source, Result, state::State, change::Change};
-    pub fn changes(src: Source<'_>, s: &State, from: Oid, to: Oid) -> Result<Vec<Change>> { todo!() } }
+#[allow(missing_docs, unused_variables, missing_debug_implementations)]
+mod stub {
+    pub mod project {
+        use crate::base::id::Oid;
+        use crate::record::{Result, Source, state::State};
+        pub fn project(src: Source<'_>, old: Option<(&State, Oid)>, new: &State) -> Result<Oid> {
+            todo!()
+        }
+    }
+    pub mod diff {
+        use crate::base::id::FileId;
+        use crate::base::name::EntryName;
+        use crate::record::{Result, Source, state::State};
+        pub struct ChangedName {
+            pub dir: FileId,
+            pub name: EntryName,
+        }
+        pub struct Changes {
+            pub names: Vec<ChangedName>,
+            pub dirs: Vec<FileId>,
+        }
+        pub fn diff(src: Source<'_>, a: &State, b: &State) -> Result<Changes> {
+            todo!()
+        }
+    }
+    pub mod view {
+        use crate::base::id::Oid;
+        use crate::base::stamp::Dot;
+        use crate::record::Result;
+        use crate::store::objects::Objects;
+        pub struct Own<'a> {
+            pub tree: Oid,
+            pub parents: &'a [Oid],
+            pub author: (String, String),
+            pub time_s: i64,
+            pub message: &'a str,
+            pub dot: Dot,
+        }
+        pub fn own_commit(o: &dyn Objects, c: &Own<'_>) -> Result<Oid> {
+            todo!()
+        }
+        pub fn view_commit(o: &dyn Objects, tree: Oid, contents: &[Oid]) -> Result<Oid> {
+            todo!()
+        }
+    }
+    pub mod stock {
+        use crate::base::id::Oid;
+        use crate::record::{Result, Source, change::Change, state::State};
+        pub fn changes(src: Source<'_>, s: &State, from: Oid, to: Oid) -> Result<Vec<Change>> {
+            todo!()
+        }
+    }
 }
 pub use stub::*;

@@ -338,7 +338,11 @@ fn choose(v: &Volume, up: &BTreeSet<NodeId>, now: u64, roll: usize) -> Option<No
         (std::cmp::Reverse(failed), authored + tellers)
     };
     let best = up.iter().filter(rested).map(score).max()?;
-    let equals: Vec<&NodeId> = up.iter().filter(rested).filter(|p| score(p) == best).collect();
+    let equals: Vec<&NodeId> = up
+        .iter()
+        .filter(rested)
+        .filter(|p| score(p) == best)
+        .collect();
     equals.get(roll % equals.len().max(1)).map(|p| **p)
 }
 
@@ -365,9 +369,7 @@ mod tests {
 
     fn fetches(out: &[Output]) -> Vec<(NodeId, Vec<u64>)> {
         let f = |o: &Output| match o {
-            Output::Fetch { from, want, .. } => {
-                Some((*from, want.iter().map(|w| w.seq).collect()))
-            }
+            Output::Fetch { from, want, .. } => Some((*from, want.iter().map(|w| w.seq).collect())),
             _ => None,
         };
         out.iter().filter_map(f).collect()

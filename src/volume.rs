@@ -77,7 +77,11 @@ enum Work {
     Wake,
     Heads(Vec<Oid>, SyncSender<VolumeResult<()>>),
     HandOut(SyncSender<VolumeResult<Option<Oid>>>),
-    Push(Vec<RefUpdate>, SyncSender<VolumeResult<Vec<RefVerdict>>>),
+    Push(
+        Vec<RefUpdate>,
+        bool,
+        SyncSender<VolumeResult<Vec<RefVerdict>>>,
+    ),
     Flush(SyncSender<VolumeResult<()>>),
     Stop(SyncSender<VolumeResult<()>>),
 }
@@ -102,7 +106,9 @@ pub struct Volume {
 
 impl std::fmt::Debug for Volume {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Volume").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Volume")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -176,6 +182,12 @@ impl Volume {
     #[must_use]
     pub fn repo(&self) -> &Arc<Repo> {
         &self.repo
+    }
+
+    /// Decoded records of its states.
+    #[must_use]
+    pub fn cache(&self) -> &Cache {
+        &self.cache
     }
 
     /// Its journal.
@@ -262,13 +274,14 @@ impl Volume {
         self.ask(Work::HandOut)
     }
 
-    /// Applies what a git client pushed; its objects are in the repository, durable.
+    /// Applies what a git client pushed; its objects are in the repository, durable. When
+    /// `atomic`, all updates are accepted or none.
     ///
     /// # Errors
     /// As the store; a single ref's refusal is its verdict.
-    pub fn push(&self, updates: Vec<RefUpdate>) -> VolumeResult<Vec<RefVerdict>> {
+    pub fn push(&self, updates: Vec<RefUpdate>, atomic: bool) -> VolumeResult<Vec<RefVerdict>> {
         self.repo.refresh();
-        self.ask(|tx| Work::Push(updates, tx))
+        self.ask(|tx| Work::Push(updates, atomic, tx))
     }
 
     /// Returns when all that was written so far is in a commit.
@@ -285,7 +298,11 @@ impl Volume {
     /// As [`Volume::flush_all`]; the journal still holds what could not be committed.
     pub fn stop(&self) -> VolumeResult<()> {
         let done = self.ask(Work::Stop);
-        let handle = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let handle = self
+            .worker
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let Some(h) = handle
             && h.join().is_err()
         {
@@ -322,7 +339,10 @@ impl Volume {
     pub(crate) fn tell(&self, but: Option<MountId>, stale: Vec<Stale>) {
         let to: Vec<Arc<dyn Invalidate>> = {
             let n = self.notices.read().unwrap_or_else(PoisonError::into_inner);
-            n.iter().filter(|(id, _)| Some(**id) != but).map(|(_, t)| t.clone()).collect()
+            n.iter()
+                .filter(|(id, _)| Some(**id) != but)
+                .map(|(_, t)| t.clone())
+                .collect()
         };
         for t in to {
             t.invalidate(&stale);

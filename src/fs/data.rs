@@ -102,7 +102,12 @@ impl Fs {
                 if !i.removed {
                     let data = bytes.to_vec();
                     let mtime = clock::now_ns();
-                    let entry = vec![Patch::Bytes { id, at, data, mtime }];
+                    let entry = vec![Patch::Bytes {
+                        id,
+                        at,
+                        data,
+                        mtime,
+                    }];
                     self.volume.log(&mut live, entry)?;
                 }
                 if let Data::Memory(m) = &mut live.inode_mut(ino)?.data {
@@ -174,7 +179,7 @@ impl Fs {
             return Ok(());
         }
         let fresh = i.dirty.is_none();
-        let before = i.dirty.unwrap_or(Dirty {
+        let before = i.dirty.unwrap_or_else(|| Dirty {
             since_ms: clock::now_ms(),
             settled: false,
             generation: 0,
@@ -204,7 +209,14 @@ impl Fs {
         let i = live.inode(ino)?;
         let (id, removed) = (i.id(), i.removed);
         if !removed {
-            self.volume.log(live, vec![Patch::Size { id, len, mtime: clock::now_ns() }])?;
+            self.volume.log(
+                live,
+                vec![Patch::Size {
+                    id,
+                    len,
+                    mtime: clock::now_ns(),
+                }],
+            )?;
         }
         let i = live.inode_mut(ino)?;
         match &mut i.data {
@@ -239,7 +251,17 @@ impl Fs {
             };
             let removed = i.removed;
             if !removed {
-                self.volume.log(live, vec![open, Patch::Size { id, len: 0, mtime: clock::now_ns() }])?;
+                self.volume.log(
+                    live,
+                    vec![
+                        open,
+                        Patch::Size {
+                            id,
+                            len: 0,
+                            mtime: clock::now_ns(),
+                        },
+                    ],
+                )?;
             }
             live.inode_mut(ino)?.data = Data::Memory(Arc::new(Vec::new()));
             return self.wrote(live, ino);

@@ -15,6 +15,9 @@ use crate::volume::error::VolumeError;
 use crate::volume::inode::{Attr, Child, Data, Dirty, Ino, Inode};
 use crate::volume::live::{Live, Stale, memory, null_oid};
 
+/// A file with its versions and its places.
+type DotsOf = (FileId, Vec<Dot>, Vec<Dot>);
+
 /// What `rename` may be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RenameMode {
@@ -59,7 +62,10 @@ impl Fs {
         self.make(dir, name, Kind::File, mode, who, Vec::new(), open)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one place that creates all kinds")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one place that creates all kinds"
+    )]
     fn make(
         &self,
         dir: Ino,
@@ -102,7 +108,12 @@ impl Fs {
         patches.extend(gid.map(|g| field(id, Field::SetGid(g))));
         if !bytes.is_empty() {
             let data = bytes.clone();
-            patches.push(Patch::Bytes { id, at: 0, data, mtime: now });
+            patches.push(Patch::Bytes {
+                id,
+                at: 0,
+                data,
+                mtime: now,
+            });
         }
         patches.push(field(parent, Field::SetMtime(now)));
         let entry = self.volume.log(&mut live, patches)?;
@@ -115,7 +126,16 @@ impl Fs {
             atime: now,
         };
         let parents = live.inode(dir)?.shown.dirs.clone();
-        let ino = add_inode(&mut live, id, kind, attr, name.clone(), bytes, open, parents);
+        let ino = add_inode(
+            &mut live,
+            id,
+            kind,
+            attr,
+            name.clone(),
+            bytes,
+            open,
+            parents,
+        );
         let i = live.inode_mut(ino)?;
         i.place = Some((dir, name.clone()));
         i.lookups = 1;
@@ -198,7 +218,7 @@ impl Fs {
 
     /// The versions and places of the files that an inode stands for, those in the view and
     /// those on their way there.
-    fn all_dots(&self, live: &Live, i: &Inode) -> Result<Vec<(FileId, Vec<Dot>, Vec<Dot>)>> {
+    fn all_dots(&self, live: &Live, i: &Inode) -> Result<Vec<DotsOf>> {
         let src = self.volume.source(&live.view);
         let mut ids: Vec<FileId> = i.shown.dirs.clone();
         ids.extend(i.shown.versions.iter().map(|v| v.id));
@@ -303,7 +323,13 @@ impl Fs {
                 None => None,
             };
             let shown = &live.inode(ino)?.shown;
-            return Ok(intent::rename(Sight { src, state }, shown, place, replaced, fresh)?);
+            return Ok(intent::rename(
+                Sight { src, state },
+                shown,
+                place,
+                replaced,
+                fresh,
+            )?);
         }
         let mut out = Vec::new();
         if let Some(t) = target {

@@ -39,6 +39,7 @@ pub struct Mount {
     id: MountId,
     dir: PathBuf,
     volume: Arc<Volume>,
+    read_only: bool,
     session: Option<BackgroundSession>,
 }
 
@@ -92,6 +93,7 @@ impl Mount {
             id,
             dir: dir.to_owned(),
             volume,
+            read_only,
             session: Some(session),
         })
     }
@@ -108,10 +110,18 @@ impl Mount {
         &self.volume
     }
 
+    /// Whether writes are refused.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
     /// Whether the kernel still sends requests: false after a `umount` by somebody else.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        self.session.as_ref().is_some_and(|s| !s.guard.is_finished())
+        self.session
+            .as_ref()
+            .is_some_and(|s| !s.guard.is_finished())
     }
 
     /// Takes the folder away. Programs that still have files open keep them until they close
@@ -143,11 +153,16 @@ pub fn detach(dir: &Path) -> io::Result<()> {
     match rustix::mount::unmount(dir, UnmountFlags::DETACH) {
         Ok(()) => Ok(()),
         Err(rustix::io::Errno::PERM) => {
-            let out = Command::new("fusermount3").args(["-u", "-z", "--"]).arg(dir).output()?;
+            let out = Command::new("fusermount3")
+                .args(["-u", "-z", "--"])
+                .arg(dir)
+                .output()?;
             if out.status.success() {
                 return Ok(());
             }
-            Err(io::Error::other(String::from_utf8_lossy(&out.stderr).trim().to_owned()))
+            Err(io::Error::other(
+                String::from_utf8_lossy(&out.stderr).trim().to_owned(),
+            ))
         }
         Err(e) => Err(e.into()),
     }

@@ -84,6 +84,22 @@ fn create_segment(dir: &Path, first: u64) -> io::Result<File> {
     Ok(f)
 }
 
+/// The first frame: its entry, its size, and what follows. `None` when it is not whole.
+fn read_frame(bytes: &[u8]) -> Option<(Entry, u64, &[u8])> {
+    let (len, after) = bytes.split_first_chunk::<4>()?;
+    let (crc, after) = after.split_first_chunk::<4>()?;
+    let len = u32::from_le_bytes(*len);
+    if len == 0 || len > FRAME_BYTES_MAX {
+        return None;
+    }
+    let (payload, after) = after.split_at_checked(len as usize)?;
+    if crc32fast::hash(payload) != u32::from_le_bytes(*crc) {
+        return None;
+    }
+    let e = postcard::from_bytes(payload).ok()?;
+    Some((e, 8 + u64::from(len), after))
+}
+
 /// Whole entries of a segment, and the length of the sound part.
 fn read_segment(bytes: &[u8]) -> (Vec<Entry>, u64) {
     let mut out = Vec::new();
@@ -91,20 +107,9 @@ fn read_segment(bytes: &[u8]) -> (Vec<Entry>, u64) {
         return (out, 0);
     };
     let mut good = MAGIC.len() as u64;
-    loop {
-        let Some((len, after)) = rest.split_first_chunk::<4>() else { break };
-        let Some((crc, after)) = after.split_first_chunk::<4>() else { break };
-        let len = u32::from_le_bytes(*len);
-        if len == 0 || len > FRAME_BYTES_MAX {
-            break;
-        }
-        let Some((payload, after)) = after.split_at_checked(len as usize) else { break };
-        if crc32fast::hash(payload) != u32::from_le_bytes(*crc) {
-            break;
-        }
-        let Ok(e) = postcard::from_bytes(payload) else { break };
+    while let Some((e, size, after)) = read_frame(rest) {
         out.push(e);
-        good += 8 + u64::from(len);
+        good += size;
         rest = after;
     }
     (out, good)
@@ -189,7 +194,9 @@ impl Journal {
 
     fn tail(&self) -> MutexGuard<'_, Tail> {
         // A thread that died while appending left at most a torn frame, which the length hides.
-        self.tail.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.tail
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Appends an entry and returns its number. It survives the death of the process, not yet
@@ -205,8 +212,8 @@ impl Journal {
         let mut buf = std::mem::take(&mut t.buf);
         buf.clear();
         buf.extend_from_slice(&[0; 8]);
-        let mut buf = postcard::to_extend(entry, buf)
-            .map_err(|e| JournalError::Encode(e.to_string()))?;
+        let mut buf =
+            postcard::to_extend(entry, buf).map_err(|e| JournalError::Encode(e.to_string()))?;
         let (head, payload) = buf.split_at_mut(8);
         let len = u32::try_from(payload.len())
             .ok()
@@ -261,7 +268,10 @@ impl Journal {
             if !d.busy {
                 break;
             }
-            d = self.synced.wait(d).unwrap_or_else(std::sync::PoisonError::into_inner);
+            d = self
+                .synced
+                .wait(d)
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
         }
         d.busy = true;
         drop(d);

@@ -40,7 +40,7 @@ pub fn tree(id: &Oid, data: &[u8]) -> Result<(), ObjectError> {
     for e in gix::objs::TreeRefIter::from_bytes(data, gix::hash::Kind::Sha1) {
         let e = e.map_err(|e| bad(id, "a tree", &e.to_string()))?;
         let name = e.filename.to_vec();
-        if matches!(name.as_slice(), b"" | b"." | b"..") || name.iter().any(|b| *b == b'/') {
+        if matches!(name.as_slice(), b"" | b"." | b"..") || name.contains(&b'/') {
             return Err(bad(id, "a tree", "a name in it is no file name"));
         }
         if name.eq_ignore_ascii_case(b".git") {

@@ -86,7 +86,11 @@ pub fn receive(repo: &Repo, from: impl Read) -> Result<Incoming, IncomingError> 
             return Err(format("an object is in it twice"));
         }
     }
-    let ours = r.hash.clone().try_finalize().map_err(|e| format(e.to_string()))?;
+    let ours = r
+        .hash
+        .clone()
+        .try_finalize()
+        .map_err(|e| format(e.to_string()))?;
     let mut theirs = [0; 20];
     r.inner.read_exact(&mut theirs)?;
     if ours != Oid::from(theirs) {
@@ -340,9 +344,7 @@ mod tests {
         let mut t = b"100644 f\0".to_vec();
         t.extend_from_slice(blob.as_slice());
         let tree = r.put(ObjectKind::Tree, t).unwrap();
-        let c = format!(
-            "tree {tree}\nauthor a <a@b> 1 +0000\ncommitter a <a@b> 1 +0000\n\nm\n"
-        );
+        let c = format!("tree {tree}\nauthor a <a@b> 1 +0000\ncommitter a <a@b> 1 +0000\n\nm\n");
         r.put(ObjectKind::Commit, c.into_bytes()).unwrap()
     }
 
@@ -363,7 +365,10 @@ mod tests {
         let mut stream = Vec::new();
         assert_eq!(send(&a, &[c], &[], &mut stream).unwrap(), 3);
         let i = receive(&b, stream.as_slice()).unwrap();
-        assert!(!b.has(&c).unwrap(), "nothing is visible before it is admitted");
+        assert!(
+            !b.has(&c).unwrap(),
+            "nothing is visible before it is admitted"
+        );
         i.admit(&b, &[c]).unwrap();
         assert!(b.has(&c).unwrap());
         fsck(&b);

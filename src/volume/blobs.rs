@@ -92,7 +92,11 @@ impl Volume {
             }
             Data::Blob { id, .. } => {
                 let kept = {
-                    let mut m = self.blobs.memory.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut m = self
+                        .blobs
+                        .memory
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner);
                     m.get(id).cloned()
                 };
                 let bytes = match kept {
@@ -112,7 +116,12 @@ impl Volume {
 
     /// A large blob as a file.
     fn large(&self, id: &Oid) -> VolumeResult<Arc<File>> {
-        let lock = || self.blobs.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = || {
+            self.blobs
+                .open
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
         if let Some(f) = lock().get(id) {
             return Ok(f.clone());
         }
@@ -163,9 +172,13 @@ impl Volume {
 
     /// Makes an overlay file and its name durable.
     pub(crate) fn sync_spill(&self, s: &Spill) -> VolumeResult<()> {
-        if let Err(e) = s.file.sync_data().and_then(|()| File::open(self.overlay_dir())?.sync_all())
+        if let Err(e) = s
+            .file
+            .sync_data()
+            .and_then(|()| File::open(self.overlay_dir())?.sync_all())
         {
-            self.journal.poison(&format!("an fsync of an overlay file failed: {e}"));
+            self.journal
+                .poison(&format!("an fsync of an overlay file failed: {e}"));
             return Err(e.into());
         }
         Ok(())
@@ -173,7 +186,9 @@ impl Volume {
 
     /// A closed file whose bytes are in a commit needs no overlay file any more.
     pub(crate) fn unspill_if_clean(&self, live: &mut Live, ino: Ino) {
-        let Some(i) = live.inodes.get_mut(&ino) else { return };
+        let Some(i) = live.inodes.get_mut(&ino) else {
+            return;
+        };
         let Data::Spilled(s) = &i.data else { return };
         let clean = i.dirty.is_none() && !i.born && i.opens == 0;
         if !clean || live.committing.contains(&ino) {

@@ -16,8 +16,8 @@ use crate::base::clock;
 use crate::base::id::{FileId, Oid};
 use crate::base::stamp::{Dot, Stamp};
 use crate::journal::{Committed, Entry};
-use crate::merge::shown::Shown;
 use crate::merge::intent::{self, Sight};
+use crate::merge::shown::Shown;
 use crate::merge::{project, view as merge_view};
 use crate::record::change::{Change, OWN, SetField as Field};
 use crate::record::commit as record_commit;
@@ -113,8 +113,9 @@ fn split(live: &mut Live, held: &mut BTreeSet<FileId>) -> (Vec<Change>, BTreeSet
 pub(super) fn take(volume: &Volume, live: &mut Live, all: bool) -> Batch {
     let ready = ready(live, all);
     let waits = live.dirty.iter().filter(|i| !ready.contains(*i));
-    let mut held: BTreeSet<FileId> =
-        waits.filter_map(|i| live.inodes.get(i).map(super::inode::Inode::id)).collect();
+    let mut held: BTreeSet<FileId> = waits
+        .filter_map(|i| live.inodes.get(i).map(super::inode::Inode::id))
+        .collect();
     let (changes, held_entries) = split(live, &mut held);
     let hlc = live.hlc.tick(clock::now_ms());
     let stamp = Stamp {
@@ -134,7 +135,9 @@ pub(super) fn take(volume: &Volume, live: &mut Live, all: bool) -> Batch {
     };
     for ino in ready {
         let fresh = live.mint();
-        let Some(i) = live.inodes.get_mut(&ino) else { continue };
+        let Some(i) = live.inodes.get_mut(&ino) else {
+            continue;
+        };
         if batch.held.contains(&i.id()) {
             continue;
         }
@@ -169,9 +172,11 @@ pub(super) fn take(volume: &Volume, live: &mut Live, all: bool) -> Batch {
     live.seq = stamp.seq;
     // Files that wait keep standing for the commit to come.
     let touched: Vec<Ino> = live.touched.iter().copied().collect();
-    let (stay, go): (HashSet<Ino>, HashSet<Ino>) = touched
-        .into_iter()
-        .partition(|i| live.inodes.get(i).is_some_and(|i| batch.held.contains(&i.id())));
+    let (stay, go): (HashSet<Ino>, HashSet<Ino>) = touched.into_iter().partition(|i| {
+        live.inodes
+            .get(i)
+            .is_some_and(|i| batch.held.contains(&i.id()))
+    });
     live.committing.extend(&go);
     for ino in &go {
         if let Some(i) = live.inodes.get_mut(ino) {
@@ -194,9 +199,7 @@ fn fold(changes: Vec<Change>) -> Vec<Change> {
             Change::Born { id, .. } => {
                 born.insert(*id);
             }
-            Change::Drop { id, content, .. }
-                if born.contains(id) && content.contains(&OWN) =>
-            {
+            Change::Drop { id, content, .. } if born.contains(id) && content.contains(&OWN) => {
                 gone.insert(*id);
             }
             _ => {}
@@ -215,7 +218,10 @@ fn fold(changes: Vec<Change>) -> Vec<Change> {
         _ => c.id().is_none_or(|id| !gone.contains(&id)),
     };
     let numbered = changes.into_iter().enumerate();
-    numbered.filter(|(n, c)| keep(*n, c)).map(|(_, c)| c).collect()
+    numbered
+        .filter(|(n, c)| keep(*n, c))
+        .map(|(_, c)| c)
+        .collect()
 }
 
 fn field_number(f: &Field) -> u8 {
@@ -259,7 +265,10 @@ pub(super) fn write(volume: &Volume, base: &View, batch: &Batch) -> VolumeResult
         }
     }
     for w in &batch.written {
-        let blob = blobs.get(&w.ino).copied().unwrap_or_else(super::live::null_oid);
+        let blob = blobs
+            .get(&w.ino)
+            .copied()
+            .unwrap_or_else(super::live::null_oid);
         match &w.over {
             Over::Nothing => {}
             Over::Shown(s) => {
@@ -379,7 +388,10 @@ fn tips(
         Ok(refs.0.values().flatten().map(|v| v.to).collect())
     };
     let old = tips(&base.state)?;
-    Ok(tips(state)?.into_iter().filter(|t| !old.contains(t)).collect())
+    Ok(tips(state)?
+        .into_iter()
+        .filter(|t| !old.contains(t))
+        .collect())
 }
 
 fn content_commit(
@@ -476,7 +488,9 @@ pub(super) fn settle(live: &mut Live, batch: &Batch, done: &Done) {
 
 fn settle_name(live: &mut Live, n: u64, dir: Ino, name: &crate::base::name::EntryName) {
     use super::inode::Child;
-    let Some(d) = live.inodes.get_mut(&dir) else { return };
+    let Some(d) = live.inodes.get_mut(&dir) else {
+        return;
+    };
     let mut idle = None;
     match d.children.get_mut(name) {
         Some(Child::Bound { ino, since }) if *since == n => {

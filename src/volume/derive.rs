@@ -6,10 +6,10 @@ use super::view::{HeadInfo, View};
 use super::{Volume, VolumeResult, dots};
 use crate::base::id::Oid;
 use crate::merge::{join, project, view as merge_view};
+use crate::record::Source;
 use crate::record::commit::{self, has_seen};
 use crate::record::git_commit;
 use crate::record::state::State;
-use crate::record::Source;
 use crate::store::objects::{Memory, Objects};
 
 /// The view of no heads.

@@ -6,9 +6,9 @@ use super::Volume;
 use super::view::HeadInfo;
 use crate::base::id::Oid;
 use crate::base::stamp::Dot;
-use crate::record::draft::Dots;
-use crate::record::commit;
 use crate::record::Result;
+use crate::record::commit;
+use crate::record::draft::Dots;
 
 /// The history of some heads. Asked only when a merge has to fill in what nobody asserts any
 /// more, so a walk is fine.

@@ -160,7 +160,11 @@ impl Worker<'_> {
     }
 
     /// See [`Volume::push`].
-    pub(super) fn push(&mut self, updates: Vec<RefUpdate>) -> VolumeResult<Vec<RefVerdict>> {
+    pub(super) fn push(
+        &mut self,
+        updates: &[RefUpdate],
+        atomic: bool,
+    ) -> VolumeResult<Vec<RefVerdict>> {
         self.commit(false)?;
         let v = self.volume;
         // What git wrote becomes durable before anything names it.
@@ -170,7 +174,7 @@ impl Worker<'_> {
         let mut verdicts = Vec::with_capacity(updates.len());
         let mut changes = Vec::new();
         let mut main = None;
-        for u in &updates {
+        for u in updates {
             let verdict = self.judge(&base, u);
             if verdict.is_ok() {
                 if u.name == MAIN {
@@ -180,6 +184,11 @@ impl Worker<'_> {
                 }
             }
             verdicts.push(verdict);
+        }
+        if atomic && verdicts.iter().any(Result::is_err) {
+            let all =
+                |v: RefVerdict| v.and_then(|()| Err("not all could be: atomic push".to_owned()));
+            return Ok(verdicts.into_iter().map(all).collect());
         }
         if changes.is_empty() && main.is_none() {
             return Ok(verdicts);
@@ -217,7 +226,8 @@ impl Worker<'_> {
                 Some(old) => is_ancestor(&**v.repo(), old, q)?,
                 None => true,
             };
-            v.repo().set_ref(MAIN, if follows { Some(&q) } else { content.as_ref() })?;
+            v.repo()
+                .set_ref(MAIN, if follows { Some(&q) } else { content.as_ref() })?;
         }
         Ok(verdicts)
     }
@@ -264,7 +274,11 @@ impl Worker<'_> {
     /// The record commits of the latest ancestors of a pushed commit that have records.
     fn bases_of(&self, base: &View, pushed: Oid) -> VolumeResult<Vec<HeadInfo>> {
         let v = self.volume;
-        let mut d = v.git.described.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut d = v
+            .git
+            .described
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         d.extend(v, &base.heads)?;
         let src = v.source(base);
         let mut found = Vec::new();
@@ -272,7 +286,11 @@ impl Worker<'_> {
         let mut met = HashSet::from([pushed]);
         while let Some(id) = queue.pop_front() {
             // The latest head that shows a commit is the best description of it.
-            let head = base.heads.iter().find(|h| h.content == Some(id)).map(|h| h.id);
+            let head = base
+                .heads
+                .iter()
+                .find(|h| h.content == Some(id))
+                .map(|h| h.id);
             if let Some(r) = head.or_else(|| d.by_content.get(&id).copied()) {
                 found.push(derive::read_head(src, r)?);
                 continue;

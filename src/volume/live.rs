@@ -205,9 +205,17 @@ impl Live {
     /// As the store.
     pub fn bind(&mut self, cx: Context<'_>, dir: Ino, s: Shown) -> Result<Ino, VolumeError> {
         let name = s.name.clone();
-        let id = s.dirs.first().copied().or_else(|| s.versions.first().map(|v| v.id));
+        let id = s
+            .dirs
+            .first()
+            .copied()
+            .or_else(|| s.versions.first().map(|v| v.id));
         let id = id.unwrap_or_default();
-        let known = self.by_id.get(&id).copied().filter(|k| self.may_rebind(*k, &s));
+        let known = self
+            .by_id
+            .get(&id)
+            .copied()
+            .filter(|k| self.may_rebind(*k, &s));
         let ino = match known {
             Some(ino) => ino,
             None => {
@@ -329,7 +337,8 @@ impl Live {
     /// Records changes of a journal entry for the next commit.
     pub fn note(&mut self, entry: u64, changes: impl IntoIterator<Item = Change>) {
         let it = changes.into_iter();
-        self.pending.extend(it.map(|change| Pending { entry, change }));
+        self.pending
+            .extend(it.map(|change| Pending { entry, change }));
     }
 
     /// The kernel gives up `n` references.
@@ -344,7 +353,9 @@ impl Live {
     pub fn drop_if_idle(&mut self, ino: Ino) {
         let mut at = ino;
         loop {
-            let Some(i) = self.inodes.get(&at) else { return };
+            let Some(i) = self.inodes.get(&at) else {
+                return;
+            };
             let bound_by_journal = i.place.as_ref().is_some_and(|(d, n)| {
                 let c = self.inodes.get(d).and_then(|d| d.children.get(n));
                 c.is_some_and(|c| c.since() > 0)
@@ -403,8 +414,7 @@ impl Live {
         };
         let child = d.children.get(name).copied();
         let busy = child.is_some_and(|c| {
-            c.since() > 0
-                || matches!(c, Child::Bound { ino, .. } if self.is_being_written(ino))
+            c.since() > 0 || matches!(c, Child::Bound { ino, .. } if self.is_being_written(ino))
         });
         if busy {
             self.stale.insert((dir, name.clone()));
@@ -486,7 +496,9 @@ impl Live {
     /// An inode has a new name.
     pub fn moved(&mut self, ino: Ino, dir: Ino, name: EntryName, now: i64) {
         let parents = self.inodes.get(&dir).map(|d| d.shown.dirs.clone());
-        let Some(i) = self.inodes.get_mut(&ino) else { return };
+        let Some(i) = self.inodes.get_mut(&ino) else {
+            return;
+        };
         i.place = Some((dir, name.clone()));
         i.attr.ctime = now;
         i.shown.name = name;

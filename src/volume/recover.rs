@@ -47,7 +47,10 @@ pub(super) fn recover(volume: &Volume, found: Recovered) -> VolumeResult<()> {
         live.view = done.view.clone();
         drop(live);
         volume.project(&done.view, &view);
-        tracing::info!(files = batch.written.len(), "committed what a crash had left");
+        tracing::info!(
+            files = batch.written.len(),
+            "committed what a crash had left"
+        );
     } else {
         volume.project(&view, &view);
     }
@@ -60,10 +63,7 @@ pub(super) fn recover(volume: &Volume, found: Recovered) -> VolumeResult<()> {
 }
 
 /// Heads named by the journal and by refs, as far as they are here.
-fn known_heads(
-    volume: &Volume,
-    found: &Recovered,
-) -> VolumeResult<Vec<super::view::HeadInfo>> {
+fn known_heads(volume: &Volume, found: &Recovered) -> VolumeResult<Vec<super::view::HeadInfo>> {
     let mut ids = BTreeSet::new();
     for (_, e) in &found.entries {
         match e {
@@ -122,9 +122,13 @@ impl Tail {
             }
         }
         let upto = committed.as_ref().map_or(0, |c| c.upto);
-        let held: HashSet<FileId> =
-            committed.iter().flat_map(|c| c.held.iter().copied()).collect();
-        let done = committed.filter(|c| c.stamp.branch == branch).map_or(0, |c| c.stamp.seq);
+        let held: HashSet<FileId> = committed
+            .iter()
+            .flat_map(|c| c.held.iter().copied())
+            .collect();
+        let done = committed
+            .filter(|c| c.stamp.branch == branch)
+            .map_or(0, |c| c.stamp.seq);
         let mut tail = Self::default();
         for (n, e) in entries {
             tail.last = n;
@@ -162,19 +166,27 @@ impl Tail {
                 }
                 self.changes.push(c);
             }
-            Patch::Open { id, base, kind, blob } => {
-                if !self.files.contains_key(&id) {
+            Patch::Open {
+                id,
+                base,
+                kind,
+                blob,
+            } => {
+                if let std::collections::hash_map::Entry::Vacant(v) = self.files.entry(id) {
                     let base = base.into_iter().filter(|d| !lost(*d)).collect();
-                    let bytes = match blob.is_null() {
-                        true => Vec::new(),
-                        false => volume.repo().get(&blob, ObjectKind::Blob)?.as_ref().clone(),
-                    };
                     let mut b = Bytes::empty(Over::Dots(base), kind);
-                    b.data = Data::Memory(Arc::new(bytes));
-                    self.files.insert(id, b);
+                    if !blob.is_null() {
+                        b.data = Data::Memory(volume.repo().get(&blob, ObjectKind::Blob)?);
+                    }
+                    v.insert(b);
                 }
             }
-            Patch::Bytes { id, at, data, mtime } => {
+            Patch::Bytes {
+                id,
+                at,
+                data,
+                mtime,
+            } => {
                 if let Some(b) = self.files.get_mut(&id) {
                     b.write(at, &data, mtime);
                 }
@@ -203,15 +215,19 @@ impl Tail {
             branch: live.branch,
             seq: live.seq + 1,
         };
-        let written = self.files.into_iter().enumerate().map(|(n, (id, b))| Written {
-            ino: n as u64,
-            id,
-            fresh: id,
-            over: b.over,
-            kind: b.kind,
-            data: b.data,
-            mtime: b.mtime,
-        });
+        let written = self
+            .files
+            .into_iter()
+            .enumerate()
+            .map(|(n, (id, b))| Written {
+                ino: n as u64,
+                id,
+                fresh: id,
+                over: b.over,
+                kind: b.kind,
+                data: b.data,
+                mtime: b.mtime,
+            });
         Some(Batch {
             stamp,
             births: live.births,

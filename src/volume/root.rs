@@ -14,7 +14,10 @@ impl Volume {
         let state: State = live.view.state;
         let record = state.record(self.source(&live.view), FileId::ROOT)?;
         // What was set here and is not in a commit yet is newer than the view.
-        let waits = live.pending.iter().any(|p| p.change.id() == Some(FileId::ROOT));
+        let waits = live
+            .pending
+            .iter()
+            .any(|p| p.change.id() == Some(FileId::ROOT));
         if let Some(r) = record
             && !waits
             && let Some(i) = live.inodes.get_mut(&super::inode::ROOT_INO)

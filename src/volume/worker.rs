@@ -80,7 +80,9 @@ pub(super) fn run(volume: &Arc<Volume>, inbox: &Receiver<Work>) {
                 }
             }
             Ok(Work::HandOut(reply)) => reply_to(&reply, w.hand_out()),
-            Ok(Work::Push(updates, reply)) => reply_to(&reply, w.push(updates)),
+            Ok(Work::Push(updates, atomic, reply)) => {
+                reply_to(&reply, w.push(&updates, atomic));
+            }
             Ok(Work::Flush(reply)) => reply_to(&reply, w.commit(true)),
             Ok(Work::Stop(reply)) => {
                 reply_to(&reply, w.commit(true));
@@ -230,7 +232,11 @@ impl Volume {
             }
         }
         for old in before.heads.iter() {
-            if !view.heads.iter().any(|h| h.stamp.branch == old.stamp.branch) {
+            if !view
+                .heads
+                .iter()
+                .any(|h| h.stamp.branch == old.stamp.branch)
+            {
                 let name = format!("refs/cellfs/heads/{}", old.stamp.branch);
                 if let Err(e) = self.repo.set_ref(&name, None) {
                     tracing::warn!(error = %e, name, "a ref was not removed");
@@ -248,7 +254,10 @@ impl Volume {
             // While something waits, its entries are needed.
             let held = live.pending.iter().map(|p| p.entry).min();
             let waits = !live.dirty.is_empty() || !live.committing.is_empty();
-            (if waits { Some(0) } else { held }, self.opening(view, &live))
+            (
+                if waits { Some(0) } else { held },
+                self.opening(view, &live),
+            )
         };
         let needed = held.unwrap_or(u64::MAX);
         if let Err(e) = self.journal.trim(needed, || opening) {

@@ -1,0 +1,193 @@
+//! Objects over the wire: asking a peer for what is missing, and giving peers what they lack.
+//!
+//! A request is one frame, `length u32 le | version | postcard`; the answer is one byte, then a
+//! pack stream. Invariant: what came is kept aside until its closure is complete and each head
+//! says what its notice said.
+
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
+use tokio_util::io::SyncIoBridge;
+
+use super::NodeInner;
+use crate::base::id::{NodeId, Oid, VolumeName};
+use crate::peers::{Handler, RecvStream, SendStream};
+use crate::record::commit;
+use crate::replicator::HeadNotice;
+use crate::store::incoming;
+use crate::store::objects::Objects;
+
+const VERSION: u8 = 1;
+/// Longest request.
+const REQUEST_BYTES_MAX: u32 = 1 << 20;
+/// Requests served at once; more wait.
+const SERVED_AT_ONCE: usize = 8;
+const HERE: u8 = 0;
+const NOT_HERE: u8 = 1;
+
+static PLACES: Semaphore = Semaphore::const_new(SERVED_AT_ONCE);
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Want {
+    volume: VolumeName,
+    want: Vec<[u8; 20]>,
+    have: Vec<[u8; 20]>,
+}
+
+fn raw(id: &Oid) -> [u8; 20] {
+    <[u8; 20]>::try_from(id.as_slice()).unwrap_or([0; 20])
+}
+
+/// Why a fetch failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FetchError {
+    #[error("connection: {0}")]
+    Io(#[from] io::Error),
+    #[error("peer: {0}")]
+    Peer(#[from] crate::peers::PeersError),
+    #[error("the peer has not got it")]
+    NotHere,
+    #[error("{0}")]
+    Incoming(#[from] incoming::IncomingError),
+    #[error("{0}")]
+    Volume(#[from] crate::volume::error::VolumeError),
+    #[error("a head is not what its author signed: {0}")]
+    Lie(String),
+    #[error("{0}")]
+    Node(String),
+}
+
+/// Fetches the closure of these heads from a peer and shows them.
+pub(super) async fn fetch(
+    node: &Arc<NodeInner>,
+    name: &VolumeName,
+    from: NodeId,
+    want: Vec<HeadNotice>,
+) -> Result<(), FetchError> {
+    let peers = node
+        .peers()
+        .ok_or_else(|| FetchError::Node("no peers yet".to_owned()))?;
+    let name2 = name.clone();
+    let volume = node
+        .blocking(move |n| n.open_volume(&name2))
+        .await
+        .map_err(|f| FetchError::Node(f.to_string()))?;
+    let (to, answer) = peers.request(from).await?;
+    let view = volume.view();
+    let request = Want {
+        volume: name.clone(),
+        want: want.iter().map(|w| raw(&w.id)).collect(),
+        have: view.heads.iter().map(|h| raw(&h.id)).collect(),
+    };
+    let work = tokio::task::spawn_blocking(move || {
+        let mut to = SyncIoBridge::new(to);
+        send_request(&mut to, &request)?;
+        to.shutdown()?;
+        let mut answer = SyncIoBridge::new(answer);
+        let mut status = [NOT_HERE];
+        answer.read_exact(&mut status)?;
+        if status != [HERE] {
+            return Err(FetchError::NotHere);
+        }
+        let ids: Vec<Oid> = want.iter().map(|w| w.id).collect();
+        let repo = volume.repo();
+        let missing: Vec<Oid> = ids
+            .iter()
+            .copied()
+            .filter(|i| !repo.has(i).unwrap_or(false))
+            .collect();
+        if !missing.is_empty() {
+            let came = incoming::receive(repo, answer)?;
+            for w in want.iter().filter(|w| missing.contains(&w.id)) {
+                check_head(came.structure(), w)?;
+            }
+            came.admit(repo, &missing)?;
+        }
+        volume.admit(ids)?;
+        Ok(())
+    });
+    work.await.map_err(|e| FetchError::Node(e.to_string()))?
+}
+
+fn send_request(to: &mut dyn Write, request: &Want) -> io::Result<()> {
+    let body = postcard::to_extend(request, vec![VERSION]).map_err(io::Error::other)?;
+    let len = u32::try_from(body.len()).map_err(io::Error::other)?;
+    to.write_all(&len.to_le_bytes())?;
+    to.write_all(&body)
+}
+
+/// A head must be the commit that its author signed for.
+fn check_head(came: &dyn Objects, w: &HeadNotice) -> Result<(), FetchError> {
+    let c = commit::decode(came, &w.id).map_err(|e| FetchError::Lie(e.to_string()))?;
+    let same = c.head.node == w.node
+        && c.head.stamp.branch == w.branch
+        && c.head.stamp.seq == w.seq
+        && c.head.has_seen(c.head.stamp.dot());
+    if same {
+        return Ok(());
+    }
+    Err(FetchError::Lie(w.id.to_string()))
+}
+
+fn read_request(from: &mut dyn Read) -> io::Result<Want> {
+    let mut len = [0; 4];
+    from.read_exact(&mut len)?;
+    let len = u32::from_le_bytes(len);
+    if len == 0 || len > REQUEST_BYTES_MAX {
+        return Err(io::Error::other("a request of an impossible length"));
+    }
+    let mut body = vec![0; len as usize];
+    from.read_exact(&mut body)?;
+    match body.split_first() {
+        Some((&VERSION, rest)) => postcard::from_bytes(rest).map_err(io::Error::other),
+        _ => Err(io::Error::other("a request of another version")),
+    }
+}
+
+/// Serves what members ask for.
+#[derive(Debug)]
+pub(super) struct Server(pub(super) std::sync::Weak<NodeInner>);
+
+#[async_trait]
+impl Handler for Server {
+    async fn serve(&self, peer: NodeId, request: RecvStream, reply: SendStream) {
+        let Some(node) = self.0.upgrade() else { return };
+        let Ok(place) = PLACES.acquire().await else {
+            return;
+        };
+        let done = tokio::task::spawn_blocking(move || answer(&node, request, reply)).await;
+        drop(place);
+        match done {
+            Ok(Ok(n)) => tracing::debug!(peer = %peer.short(), objects = n, "served"),
+            Ok(Err(e)) => tracing::debug!(peer = %peer.short(), error = %e, "not served"),
+            Err(e) => tracing::error!(error = %e, "serving a peer died"),
+        }
+    }
+}
+
+fn answer(node: &NodeInner, request: RecvStream, reply: SendStream) -> io::Result<u32> {
+    let request = read_request(&mut SyncIoBridge::new(request))?;
+    let mut to = io::BufWriter::with_capacity(64 << 10, SyncIoBridge::new(reply));
+    let ids = |v: &[[u8; 20]]| -> Vec<Oid> { v.iter().map(|b| Oid::from(*b)).collect() };
+    let (want, have) = (ids(&request.want), ids(&request.have));
+    let volume = node
+        .volume(&request.volume)
+        .filter(|v| want.iter().all(|w| v.repo().has(w).unwrap_or(false)));
+    let sent = match volume {
+        Some(v) => {
+            to.write_all(&[HERE])?;
+            incoming::send(v.repo(), &want, &have, &mut to).map_err(io::Error::other)?
+        }
+        None => {
+            to.write_all(&[NOT_HERE])?;
+            0
+        }
+    };
+    to.flush()?;
+    let mut inner = to.into_inner().map_err(io::IntoInnerError::into_error)?;
+    inner.shutdown()?;
+    Ok(sent)
+}
