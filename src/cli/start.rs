@@ -136,7 +136,9 @@ fn in_background(options: &Options, process: Process<'_>) -> Answer<()> {
             Some(Event::Ready(_)) => return Ok(()),
             Some(Event::Failed(failure)) => {
                 let _ = ended(&mut child, Duration::from_secs(10));
-                return Err(failure);
+                let log = || Some(log_hint(&options.state));
+                let hint = failure.hint.or_else(log);
+                return Err(Failure { hint, ..failure });
             }
             Some(Event::Confirm { code }) => {
                 let confirmed = screen.ask(&code);
@@ -185,8 +187,11 @@ fn died(child: &mut Child, state: &Path) -> Failure {
             .unwrap_or(Code::Failed),
         None => Code::Failed,
     };
-    Failure::new(code, format!("the node ended before it was ready ({how})"))
-        .hint(format!("its log is {}/log", state.display()))
+    Failure::new(code, format!("the node ended before it was ready ({how})")).hint(log_hint(state))
+}
+
+fn log_hint(state: &Path) -> String {
+    format!("its log is {}/log", state.display())
 }
 
 fn ended(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
