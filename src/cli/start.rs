@@ -70,7 +70,8 @@ fn running(
 
 /// Runs the node in this process, and has it tell the starter if it could not start.
 fn run(options: Options, readiness: Readiness, process: Process<'_>) -> Answer<()> {
-    let done = process.daemon.run(options, readiness.clone());
+    let run = || process.daemon.run(options, readiness.clone());
+    let done = super::caught(run);
     match &done {
         Ok(()) => readiness.failed(Failure::failed("the node ended before it was ready")),
         Err(failure) => {

@@ -275,6 +275,13 @@ fn speak(mut stream: UnixStream, queue: &Receiver<Vec<u8>>, written: &SyncSender
     let _ = written.try_send(());
 }
 
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        // The line ends from this side: the starter is not to blame.
+        self.ended.store(true, Ordering::SeqCst);
+    }
+}
+
 impl Starter for Pipe {
     fn tell(&self, event: &Event) {
         let last = matches!(event, Event::Ready(_) | Event::Failed(_));
