@@ -1,1 +1,3 @@
 //! Tests through a real mount.
+
+mod dead_mount;

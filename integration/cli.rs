@@ -227,6 +227,8 @@ fn a_node_that_cannot_start_says_why_with_its_own_code() {
     );
     let said = home.run_as("panic", &["mount", &home.mnt()]);
     assert_eq!(said.code, 70, "{}", said.err);
+    let what = "Error: a bug in cellfs: as told\n";
+    assert!(said.err.starts_with(what), "{}", said.err);
     let said = home.run_as("quit", &["serve"]);
     assert_eq!(said.code, 1, "{}", said.err);
     let said = home.run_as("refuse", &["serve", "-f"]);
@@ -299,6 +301,7 @@ fn a_starter_that_goes_takes_the_node_with_it() {
     let mut child = home
         .command(&["mount", &home.mnt()])
         .env(fake::ENV_KIND, "slow")
+        .stdout(Stdio::null())
         .spawn()
         .expect("runs");
     eventually("the node begins", || home.pid().is_some());

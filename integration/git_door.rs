@@ -193,26 +193,40 @@ fn a_large_push_streams_and_a_large_fetch_too() {
 }
 
 #[test]
-fn thousands_of_refs_are_listed_and_negotiated_with_gzip() {
+fn many_refs_are_listed_and_negotiated_with_gzip() {
     let (served, home) = begun();
     let clone = home.path().join("clone");
     let head = ok(&clone, &["rev-parse", "HEAD"]);
-    let refs: String = (0..3_000)
-        .map(|n| format!("create refs/tags/t{n} {head}\n"))
+    // Packed at once: a file for each is slow on some disks.
+    let refs: String = (0..1_500)
+        .map(|n| format!("{head} refs/tags/t{n:04}\n"))
         .collect();
-    let mut update = git(&clone, &["update-ref", "--stdin"]);
-    feed(&mut update, &refs);
+    std::fs::write(clone.join(".git/packed-refs"), refs).expect("written");
     ok(&clone, &["push", "-q", "--tags"]);
     assert_eq!(
         served.host.pushes().pop().expect("pushed").updates.len(),
-        3_000
+        1_500
     );
     let listed = ok(home.path(), &["ls-remote", &served.url(READ, "cell")]);
-    assert_eq!(listed.lines().count(), 3_002);
+    assert_eq!(listed.lines().count(), 1_502);
     // Diverged histories make the client send hundreds of haves, gzipped.
-    for n in 0..200 {
-        commit(&clone, "n", &format!("{n}\n"));
-    }
+    let commits: String = (1..=300)
+        .map(|n| {
+            let from = if n == 1 {
+                format!("from {head}\n")
+            } else {
+                String::new()
+            };
+            format!(
+                "commit refs/heads/main\ncommitter A <a@b> {} +0000\ndata 0\n{from}\n",
+                2_000_000_000 + n
+            )
+        })
+        .collect();
+    feed(
+        &mut git(&clone, &["fast-import", "--quiet", "--force"]),
+        &commits,
+    );
     let other = home.path().join("first");
     commit(&other, "z", "z\n");
     ok(
@@ -394,6 +408,76 @@ fn a_push_cut_off_moves_nothing_and_leaves_no_quarantine() {
     drop(stream);
     host::eventually("the quarantine has gone", || !quarantined());
     assert_eq!(served.host.pushes().len(), before);
+}
+
+#[test]
+fn our_own_refs_are_hidden_and_what_was_handed_out_stays_wanted() {
+    let (served, home) = begun();
+    let clone = home.path().join("clone");
+    let old = ok(&clone, &["rev-parse", "HEAD"]);
+    let repo = served.repo("cell");
+    ok(&repo, &["update-ref", "refs/cellfs/heads/n1", &old]);
+    let url = served.url(READ, "cell");
+    assert!(!ok(home.path(), &["ls-remote", &url]).contains("refs/cellfs"));
+    ok(&clone, &["commit", "-q", "--amend", "-m", "another"]);
+    ok(&clone, &["push", "-q", "-f"]);
+    let empty = home.path().join("empty");
+    std::fs::create_dir(&empty).expect("made");
+    ok(&empty, &["init", "-q"]);
+    ok(&empty, &["fetch", "-q", &url, &old]);
+    ok(
+        &empty,
+        &[
+            "clone",
+            "-q",
+            "--filter=blob:none",
+            "--bare",
+            &url,
+            "../partial",
+        ],
+    );
+}
+
+/// git processes at work on a repository.
+fn at_work(repo: &Path) -> usize {
+    let repo = repo.display().to_string();
+    let all = std::fs::read_dir("/proc").expect("proc");
+    all.flatten()
+        .filter_map(|p| std::fs::read(p.path().join("cmdline")).ok())
+        .filter(|c| String::from_utf8_lossy(c).contains(&repo))
+        .count()
+}
+
+#[test]
+fn a_client_that_goes_takes_its_git_with_it() {
+    use std::io::Write;
+    let (served, home) = begun();
+    let clone = home.path().join("clone");
+    let mut bytes = vec![0; 24 << 20];
+    getrandom::fill(&mut bytes).expect("chance");
+    std::fs::write(clone.join("big"), &bytes).expect("written");
+    ok(&clone, &["add", "-A"]);
+    ok(&clone, &["commit", "-q", "-m", "big"]);
+    ok(&clone, &["push", "-q"]);
+    let id = ok(&clone, &["rev-parse", "HEAD"]);
+    let body = format!("0011command=fetch00010032want {id}\n0009done\n0000");
+    let head = format!(
+        "POST /cell.git/git-upload-pack HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {}\r\n\
+         Content-Type: application/x-git-upload-pack-request\r\nGit-Protocol: version=2\r\n\
+         Content-Length: {}\r\n\r\n",
+        data_encoding::BASE64.encode(format!("cell:{READ}").as_bytes()),
+        body.len()
+    );
+    let mut stream = std::net::TcpStream::connect(served.addr).expect("connected");
+    stream.write_all(head.as_bytes()).expect("sent");
+    stream.write_all(body.as_bytes()).expect("sent");
+    let repo = served.repo("cell");
+    host::eventually("git is at work", || at_work(&repo) > 0);
+    // It waits for a client that does not read.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert!(at_work(&repo) > 0);
+    drop(stream);
+    host::eventually("git has gone", || at_work(&repo) == 0);
 }
 
 #[test]

@@ -86,20 +86,26 @@ pub fn main_with(
         daemon,
         respawn,
     };
-    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(parsed, process)));
-    let done = done.unwrap_or_else(|_| {
-        Err(
-            Failure::bug("cellfs itself failed; the message above says where")
-                .hint("please report it, with that message"),
-        )
-    });
-    match done {
+    match caught(|| run(parsed, process)) {
         Ok(()) => Code::Ok,
         Err(failure) => {
             complain(&failure);
             failure.code
         }
     }
+}
+
+/// A panic is a bug of ours, and told as one.
+fn caught(run: impl FnOnce() -> Answer<()>) -> Answer<()> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let said = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("no message");
+        Err(Failure::bug(format!("a bug in cellfs: {said}"))
+            .hint("please report it, with what the log or the lines above say"))
+    })
 }
 
 /// Prints a failure as people see it. Nothing is said to a reader who has gone.

@@ -18,6 +18,8 @@ use crate::base::id::VolumeName;
 pub const PORT: u16 = 3838;
 /// The volume that `mount` shows when nobody says which.
 pub const VOLUME: &str = "cell";
+/// What is logged when nobody says what.
+pub const LOG: &str = "warn,cellfs=info";
 /// Longest name of a node, in bytes.
 pub const NODE_NAME_BYTES_MAX: usize = 64;
 
@@ -249,7 +251,7 @@ impl Source {
             plain_http: self.plain_http.unwrap_or(false),
             name: node_name(self.name)?,
             read_only: self.read_only.unwrap_or(false),
-            log: self.log.unwrap_or_else(|| "info".to_owned()),
+            log: self.log.unwrap_or_else(|| LOG.to_owned()),
             log_format: self.log_format.unwrap_or_default(),
         })
     }

@@ -127,7 +127,7 @@ impl GitHost for Host {
 fn many(repo: &Path, updates: &[RefUpdate]) -> Vec<Result<(), String>> {
     use std::io::Write;
     let mut child = Command::new("git")
-        .args(["update-ref", "--stdin"])
+        .args(["-c", "core.fsync=none", "update-ref", "--stdin"])
         .env("GIT_DIR", repo)
         .stdin(Stdio::piped())
         .spawn()

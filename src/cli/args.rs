@@ -159,7 +159,7 @@ pub(super) struct Node {
     /// File with the same keys as the long flags, TOML
     #[arg(long, value_name = "FILE", env = "CELLFS_CONFIG")]
     config: Option<PathBuf>,
-    /// What to log, for example debug or cellfs=debug,info [default: info]
+    /// What to log, for example debug or warn,cellfs=debug [default: warn,cellfs=info]
     #[arg(
         long,
         value_name = "FILTER",

@@ -11,7 +11,7 @@ use crate::control::failure::{Answer, Failure};
 pub(super) fn start(options: &Options) -> Answer<()> {
     let filter = EnvFilter::try_new(&options.log).map_err(|e| {
         Failure::usage(format!("--log {}: {e}", options.log))
-            .hint("for example: --log debug, or --log cellfs=debug,info")
+            .hint("for example: --log debug, or --log warn,cellfs=debug")
     })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)

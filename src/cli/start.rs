@@ -70,7 +70,8 @@ fn running(
 
 /// Runs the node in this process, and has it tell the starter if it could not start.
 fn run(options: Options, readiness: Readiness, process: Process<'_>) -> Answer<()> {
-    let done = process.daemon.run(options, readiness.clone());
+    let run = || process.daemon.run(options, readiness.clone());
+    let done = super::caught(run);
     match &done {
         Ok(()) => readiness.failed(Failure::failed("the node ended before it was ready")),
         Err(failure) => {
@@ -110,10 +111,15 @@ fn in_background(options: &Options, process: Process<'_>) -> Answer<()> {
     let log = log_file(&options.state)?;
     let cannot = |e: io::Error| Failure::failed(format!("the node cannot be started: {e}"));
     let (mut watch, line) = Watch::pair().map_err(cannot)?;
-    let mut args = process.args.to_vec();
-    args.push(OsString::from(DETACHED));
-    let mut child = (process.respawn)(&args)
+    let mut child = (process.respawn)(&for_the_copy(process.args))
         .and_then(|mut command| {
+            // Not as arguments, which every user of the machine can read.
+            if let Some(token) = &options.token {
+                command.env("CELLFS_TOKEN", token);
+            }
+            if !options.join.is_empty() {
+                command.env("CELLFS_JOIN", options.join.join(","));
+            }
             command
                 .stdin(Stdio::from(line))
                 .stdout(log.try_clone()?)
@@ -131,7 +137,9 @@ fn in_background(options: &Options, process: Process<'_>) -> Answer<()> {
             Some(Event::Ready(_)) => return Ok(()),
             Some(Event::Failed(failure)) => {
                 let _ = ended(&mut child, Duration::from_secs(10));
-                return Err(failure);
+                let log = || Some(log_hint(&options.state));
+                let hint = failure.hint.or_else(log);
+                return Err(Failure { hint, ..failure });
             }
             Some(Event::Confirm { code }) => {
                 let confirmed = screen.ask(&code);
@@ -141,6 +149,31 @@ fn in_background(options: &Options, process: Process<'_>) -> Answer<()> {
             None => return Err(died(&mut child, &options.state)),
         }
     }
+}
+
+/// The arguments of the copy that is the node: without tokens and tickets.
+fn for_the_copy(args: &[OsString]) -> Vec<OsString> {
+    const SECRET: [&str; 2] = ["--token", "--join"];
+    let mut copy: Vec<OsString> = Vec::new();
+    let mut words = args.iter();
+    while let Some(word) = words.next() {
+        if word == "--" {
+            copy.push(word.clone());
+            copy.extend(words.cloned());
+            break;
+        }
+        let text = word.to_string_lossy();
+        if SECRET.contains(&text.as_ref()) {
+            words.next();
+        } else if !SECRET
+            .iter()
+            .any(|s| text.strip_prefix(s).is_some_and(|v| v.starts_with('=')))
+        {
+            copy.push(word.clone());
+        }
+    }
+    copy.insert(copy.len().min(1), DETACHED.into());
+    copy
 }
 
 /// A node that went without a word.
@@ -155,8 +188,11 @@ fn died(child: &mut Child, state: &Path) -> Failure {
             .unwrap_or(Code::Failed),
         None => Code::Failed,
     };
-    Failure::new(code, format!("the node ended before it was ready ({how})"))
-        .hint(format!("its log is {}/log", state.display()))
+    Failure::new(code, format!("the node ended before it was ready ({how})")).hint(log_hint(state))
+}
+
+fn log_hint(state: &Path) -> String {
+    format!("its log is {}/log", state.display())
 }
 
 fn ended(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
@@ -192,4 +228,25 @@ fn log_file(state: &Path) -> Answer<File> {
         .mode(0o600)
         .open(path)
         .map_err(cannot)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_copy_gets_no_secrets_as_arguments() {
+        let copy = |words: &str| {
+            let args: Vec<OsString> = words.split(' ').map(Into::into).collect();
+            let copy = for_the_copy(&args);
+            let words: Vec<_> = copy.iter().filter_map(|w| w.to_str()).collect();
+            words.join(" ")
+        };
+        assert_eq!(
+            copy("mount --join T1 --join=T2 /mnt --token X --token=Y --name n"),
+            "mount --detached /mnt --name n"
+        );
+        assert_eq!(copy("mount -- --join"), "mount --detached -- --join");
+        assert_eq!(copy("serve"), "serve --detached");
+    }
 }

@@ -12,15 +12,20 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use super::LINE_BYTES_MAX;
 use super::failure::{Answer, Failure};
 use super::wire::SyncProgress;
+
+/// Lines that wait for a slow starter; progress beyond it is dropped.
+const LINES_QUEUED: usize = 64;
+/// How long the last line may take to be written.
+const FLUSH: Duration = Duration::from_secs(2);
 
 /// What a person wants to know of a node that is ready, or of a folder just mounted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -196,7 +201,8 @@ fn notify_systemd(state: &str) {
 /// The background node's end of the line to its starter.
 #[derive(Debug)]
 pub struct Pipe {
-    stream: UnixStream,
+    lines: SyncSender<Vec<u8>>,
+    written: Mutex<Receiver<()>>,
     replies: Mutex<Receiver<Confirmed>>,
     ended: Arc<AtomicBool>,
 }
@@ -212,59 +218,99 @@ impl Pipe {
     }
 
     fn new(stream: UnixStream) -> io::Result<Self> {
-        stream.set_write_timeout(Some(Duration::from_millis(500)))?;
-        let (send, replies) = sync_channel(1);
+        // Proves that it is a socket.
+        stream.local_addr()?;
         let ended = Arc::new(AtomicBool::new(false));
-        let (done, mut read) = (Arc::clone(&ended), BufReader::new(stream.try_clone()?));
-        std::thread::Builder::new()
-            .name("starter".into())
-            .spawn(move || {
-                loop {
-                    let mut line = Vec::new();
-                    let got = (&mut read).take(4096).read_until(b'\n', &mut line);
-                    if !matches!(got, Ok(n) if n > 0) {
-                        break;
-                    }
-                    if let Ok(reply) = serde_json::from_slice(&line)
-                        && send.try_send(reply).is_err()
-                    {
-                        break;
-                    }
-                }
-                if !done.load(Ordering::SeqCst) {
-                    tracing::warn!("the command that started this node has gone; ending");
-                    let _ = rustix::process::kill_process(
-                        rustix::process::getpid(),
-                        rustix::process::Signal::TERM,
-                    );
-                }
-            })?;
+        let (reply, replies) = sync_channel(1);
+        let (read, done) = (stream.try_clone()?, Arc::clone(&ended));
+        thread("starter-in", move || listen(read, &reply, &done))?;
+        let (lines, queue) = sync_channel(LINES_QUEUED);
+        let (done, written) = sync_channel(1);
+        thread("starter-out", move || speak(stream, &queue, &done))?;
         Ok(Self {
-            stream,
+            lines,
+            written: Mutex::new(written),
             replies: Mutex::new(replies),
             ended,
         })
     }
 }
 
+fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let thread = std::thread::Builder::new().name(name.to_owned());
+    thread.spawn(run).map(drop)
+}
+
+/// Takes in replies; ends the node when its starter goes too early.
+fn listen(stream: UnixStream, replies: &SyncSender<Confirmed>, ended: &AtomicBool) {
+    let mut read = BufReader::new(stream);
+    loop {
+        let mut line = Vec::new();
+        let got = (&mut read).take(4096).read_until(b'\n', &mut line);
+        if !matches!(got, Ok(n) if n > 0) {
+            break;
+        }
+        if let Ok(reply) = serde_json::from_slice(&line)
+            && replies.try_send(reply).is_err()
+        {
+            break;
+        }
+    }
+    if !ended.load(Ordering::SeqCst) {
+        tracing::warn!("the command that started this node has gone; ending");
+        let me = rustix::process::getpid();
+        let _ = rustix::process::kill_process(me, rustix::process::Signal::TERM);
+    }
+}
+
+/// Writes lines, however slowly they are read, until the last one.
+fn speak(mut stream: UnixStream, queue: &Receiver<Vec<u8>>, written: &SyncSender<()>) {
+    while let Ok(line) = queue.recv() {
+        // An empty line is the end.
+        if line.is_empty() || stream.write_all(&line).is_err() {
+            break;
+        }
+    }
+    let _ = stream.shutdown(std::net::Shutdown::Both);
+    let _ = written.try_send(());
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        // The line ends from this side: the starter is not to blame.
+        self.ended.store(true, Ordering::SeqCst);
+    }
+}
+
 impl Starter for Pipe {
     fn tell(&self, event: &Event) {
-        if self.ended.load(Ordering::SeqCst) {
-            return;
-        }
         let last = matches!(event, Event::Ready(_) | Event::Failed(_));
-        if last {
-            self.ended.store(true, Ordering::SeqCst);
+        if self.ended.fetch_or(last, Ordering::SeqCst) {
+            return;
         }
         let Ok(mut line) = serde_json::to_vec(event) else {
             return;
         };
         line.push(b'\n');
-        if let Err(error) = (&self.stream).write_all(&line) {
-            tracing::debug!(%error, "the starter does not listen");
+        if matches!(event, Event::Sync(_)) {
+            // The next one says the same and more.
+            let _ = self.lines.try_send(line);
+            return;
         }
-        if last {
-            let _ = self.stream.shutdown(std::net::Shutdown::Both);
+        // What must be read is worth a wait, but not for ever.
+        let begin = Instant::now();
+        while let Err(TrySendError::Full(back)) = self.lines.try_send(line) {
+            if begin.elapsed() > FLUSH {
+                return;
+            }
+            line = back;
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        if last
+            && self.lines.try_send(Vec::new()).is_ok()
+            && let Ok(written) = self.written.lock()
+        {
+            let _ = written.recv_timeout(FLUSH);
         }
     }
 

@@ -128,12 +128,14 @@ impl GitDoor {
     /// # Errors
     /// When git is not there, or the directory cannot be used.
     pub fn open(host: Arc<dyn GitHost>, dir: &Path, cellfs: &Path) -> io::Result<Self> {
-        std::fs::create_dir_all(dir)?;
+        // Hooks run elsewhere.
+        let (dir, cellfs) = (std::path::absolute(dir)?, std::path::absolute(cellfs)?);
+        std::fs::create_dir_all(&dir)?;
         let empty = dir.join("empty.git");
-        repo::create(&empty, cellfs).map_err(io::Error::other)?;
+        repo::create(&empty, &cellfs).map_err(io::Error::other)?;
         let sessions = Arc::default();
         let (hook_socket, hooks) =
-            hook_server::start(dir, Arc::clone(&host), Arc::clone(&sessions))?;
+            hook_server::start(&dir, Arc::clone(&host), Arc::clone(&sessions))?;
         Ok(Self {
             host,
             children: Arc::new(Semaphore::new(CHILDREN_MAX)),

@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +31,8 @@ pub use tls::{TlsError, load as load_tls};
 
 /// Most connections at once; more are closed at once.
 pub const CONNECTIONS_MAX: usize = 512;
+/// Most of them from other machines: this one always gets in.
+pub const CONNECTIONS_OTHERS_MAX: usize = 384;
 /// Time for a request's head, and for a TLS handshake.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest request head, in bytes.
@@ -133,7 +135,7 @@ pub async fn bind(addr: SocketAddr) -> Result<TcpListener, BindError> {
 
 /// Serves until `stop`, then lets open requests end for a few seconds.
 pub async fn serve(listener: TcpListener, site: Site, stop: CancellationToken) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let places = Places::default();
     let tls = site.tls.clone().map(TlsAcceptor::from);
     let site = Arc::new(site);
     let mut open = JoinSet::new();
@@ -151,8 +153,8 @@ pub async fn serve(listener: TcpListener, site: Site, stop: CancellationToken) {
                 continue;
             }
         };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            tracing::debug!(%addr, "closed: {CONNECTIONS_MAX} connections are open");
+        let Some(place) = places.take(addr) else {
+            tracing::debug!(%addr, "closed: too many connections are open");
             continue;
         };
         let (site, tls, stop) = (Arc::clone(&site), tls.clone(), stop.clone());
@@ -164,6 +166,38 @@ pub async fn serve(listener: TcpListener, site: Site, stop: CancellationToken) {
     drop(listener);
     let all = async { while open.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(DRAIN, all).await;
+}
+
+/// Room for connections.
+struct Places {
+    all: Arc<Semaphore>,
+    others: Arc<Semaphore>,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self {
+            all: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            others: Arc::new(Semaphore::new(CONNECTIONS_OTHERS_MAX)),
+        }
+    }
+}
+
+impl Places {
+    /// A place, to be dropped with the connection.
+    fn take(
+        &self,
+        addr: SocketAddr,
+    ) -> Option<(OwnedSemaphorePermit, Option<OwnedSemaphorePermit>)> {
+        let take = |s: &Arc<Semaphore>| Arc::clone(s).try_acquire_owned().ok();
+        let secure = false;
+        let other = if (Peer { addr, secure }).is_local() {
+            None
+        } else {
+            Some(take(&self.others)?)
+        };
+        Some((take(&self.all)?, other))
+    }
 }
 
 /// Answers one request.

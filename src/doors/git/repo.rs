@@ -2,6 +2,7 @@
 //!
 //! Nothing here depends on the user's or the system's git configuration.
 
+use std::fs::{File, Permissions};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -112,24 +113,38 @@ pub fn git_version() -> Result<String, RepoError> {
 }
 
 /// Makes a bare repository with the branch `main`, unless it is there, and configures it.
+/// It appears whole, durable and configured, or not at all.
 ///
 /// # Errors
 /// When git fails or the disk does.
 pub fn create(path: &Path, cellfs: &Path) -> Result<(), RepoError> {
-    if !path.join("HEAD").exists() {
-        run(
-            path,
-            git()
-                .args(["init", "--quiet", "--bare", "--template=", "-b", "main"])
-                .args(["--object-format=sha1", "--ref-format=files", "--"])
-                .arg(path),
-        )?;
+    if path.join("HEAD").exists() {
+        return configure(path, cellfs);
     }
-    configure(path, cellfs)
+    let parent = path.parent().unwrap_or_else(|| Path::new("."));
+    let stage = tempfile::Builder::new()
+        .prefix(".new-")
+        .tempdir_in(parent)
+        .map_err(io(parent))?;
+    let made = stage.path().join("git");
+    run(
+        path,
+        git()
+            .args(["init", "--quiet", "--bare", "--template=", "-b", "main"])
+            .args(["--object-format=sha1", "--ref-format=files", "--"])
+            .arg(&made),
+    )?;
+    configure(&made, cellfs)?;
+    sync_tree(&made).map_err(io(&made))?;
+    match std::fs::rename(&made, path) {
+        // Somebody else was faster.
+        Err(_) if path.join("HEAD").exists() => Ok(()),
+        done => done.and_then(|()| sync(parent)).map_err(io(path)),
+    }
 }
 
-/// Settings and hooks; what is right already is left alone. `cellfs` is the program that the
-/// hooks run.
+/// Settings and hooks, durable; what is right already is left alone. `cellfs` is the program
+/// that the hooks run.
 ///
 /// # Errors
 /// When git fails or the disk does.
@@ -141,27 +156,27 @@ pub fn configure(path: &Path, cellfs: &Path) -> Result<(), RepoError> {
             settings += &format!("\t{fault} = warn\n");
         }
     }
-    put(&path.join(SETTINGS_NAME), settings.as_bytes(), 0o644)?;
+    let mut changed = put(&path.join(SETTINGS_NAME), settings.as_bytes(), 0o644)?;
     let config = path.join("config");
-    let text = std::fs::read_to_string(&config).map_err(|source| RepoError::Io {
-        path: config,
-        source,
-    })?;
+    let text = std::fs::read_to_string(&config).map_err(io(&config))?;
     if !text.contains(SETTINGS_NAME) {
         let mut add = git();
         add.args(["config", "--local", "--add", "include.path", SETTINGS_NAME])
             .env("GIT_DIR", path);
         run(path, &mut add)?;
+        changed = true;
     }
     let hooks = path.join("hooks");
-    std::fs::create_dir_all(&hooks).map_err(|source| RepoError::Io {
-        path: hooks.clone(),
-        source,
-    })?;
+    std::fs::create_dir_all(&hooks).map_err(io(&hooks))?;
     for name in ["pre-receive", "proc-receive"] {
         let program = cellfs.display().to_string().replace('\'', r"'\''");
         let script = format!("#!/bin/sh\nexec '{program}' hook {name}\n");
-        put(&hooks.join(name), script.as_bytes(), 0o755)?;
+        changed |= put(&hooks.join(name), script.as_bytes(), 0o755)?;
+    }
+    if changed {
+        for file in [&config, &hooks, path] {
+            sync(file).map_err(io(file))?;
+        }
     }
     Ok(())
 }
@@ -177,24 +192,23 @@ pub fn sweep(path: &Path) -> Result<(), RepoError> {
         (objects.clone(), "tmp_objdir-"),
         (objects.join("pack"), "tmp_"),
     ] {
-        let io = |source| RepoError::Io {
-            path: dir.clone(),
-            source,
-        };
         let entries = match std::fs::read_dir(&dir) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
-            other => other.map_err(io)?,
+            other => other.map_err(io(&dir))?,
         };
         for entry in entries {
-            let entry = entry.map_err(io)?;
+            let entry = entry.map_err(io(&dir))?;
             if !entry.file_name().to_string_lossy().starts_with(prefix) {
                 continue;
             }
-            if entry.file_type().map_err(io)?.is_dir() {
-                std::fs::remove_dir_all(entry.path()).map_err(io)?;
+            let file = entry.path();
+            let is_dir = entry.file_type().map_err(io(&file))?.is_dir();
+            let removed = if is_dir {
+                std::fs::remove_dir_all(&file)
             } else {
-                std::fs::remove_file(entry.path()).map_err(io)?;
-            }
+                std::fs::remove_file(&file)
+            };
+            removed.map_err(io(&file))?;
         }
     }
     Ok(())
@@ -211,25 +225,45 @@ fn run(path: &Path, command: &mut Command) -> Result<(), RepoError> {
     })
 }
 
-/// Writes a file whole or not at all, if it is not so already.
-fn put(path: &Path, bytes: &[u8], mode: u32) -> Result<(), RepoError> {
+/// Writes a file whole or not at all, if it is not so already. Its directory is to be synced
+/// when it was written.
+fn put(path: &Path, bytes: &[u8], mode: u32) -> Result<bool, RepoError> {
     if std::fs::read(path).is_ok_and(|old| old == bytes) {
-        return Ok(());
+        return Ok(false);
     }
     let write = || {
         let dir = path.parent().unwrap_or_else(|| Path::new("."));
         let mut file = tempfile::NamedTempFile::new_in(dir)?;
         file.write_all(bytes)?;
         file.as_file()
-            .set_permissions(std::fs::Permissions::from_mode(mode))?;
+            .set_permissions(Permissions::from_mode(mode))?;
         file.as_file().sync_all()?;
         file.persist(path)?;
-        Ok(())
+        Ok(true)
     };
-    write().map_err(|source| RepoError::Io {
-        path: path.to_owned(),
-        source,
-    })
+    write().map_err(io(path))
+}
+
+fn sync(path: &Path) -> std::io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// Syncs all files and directories of a small tree.
+fn sync_tree(dir: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_tree(&entry.path())?;
+        } else {
+            sync(&entry.path())?;
+        }
+    }
+    sync(dir)
+}
+
+fn io(path: &Path) -> impl FnOnce(std::io::Error) -> RepoError {
+    let path = path.to_owned();
+    move |source| RepoError::Io { path, source }
 }
 
 #[cfg(test)]
@@ -258,6 +292,17 @@ mod tests {
             hook,
             "#!/bin/sh\nexec '/it'\\''s/cellfs' hook proc-receive\n"
         );
+    }
+
+    #[test]
+    fn gix_opens_what_git_made() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let repo = dir.path().join("v.git");
+        create(&repo, Path::new("/cellfs")).expect("made");
+        let opened = gix::open_opts(&repo, gix::open::Options::isolated()).expect("opened");
+        assert!(opened.is_bare());
+        let head = opened.head_name().expect("read").expect("symbolic");
+        assert_eq!(head.as_bstr(), "refs/heads/main");
     }
 
     #[test]

@@ -188,7 +188,10 @@ async fn exchange(
         Service::ReceivePack => u64::MAX,
     };
     let mut input = Input::new(body, gzip, limit);
-    let repo = repo_for(door, &target, &mut input, protocol).await?;
+    let repo = repo_for(door, &target, &mut input, protocol);
+    let repo = tokio::time::timeout(PATIENCE, repo)
+        .await
+        .map_err(|_| refused(StatusCode::REQUEST_TIMEOUT, "nothing was sent\n"))??;
     let permit = permit(door).await?;
     let push = match target.service {
         Service::UploadPack => None,
