@@ -122,6 +122,7 @@ impl NodeInner {
             core: self.core.clone(),
         });
         let dir = self.volumes_dir().join(name.as_str());
+        repo::sweep(&dir.join("git")).map_err(Failure::failed)?;
         let v = Volume::open(&dir, name.clone(), who, outlet)
             .map_err(|e| Failure::failed(format!("volume {name} cannot be opened: {e}")))?;
         let exe = std::env::current_exe().map_err(Failure::failed)?;

@@ -68,7 +68,7 @@ async fn serve(options: Options, readiness: &Readiness, lock: &StateLock) -> Ans
         &options.name,
     );
     let tls = match &options.tls {
-        Some(files) => Some(http::load_tls(&files.cert, &files.key).map_err(Failure::failed)?),
+        Some(files) => Some(http::load_tls(&files.cert, &files.key)?),
         None => None,
     };
     let listener = http::bind(options.listen).await?;
