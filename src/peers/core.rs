@@ -159,7 +159,8 @@ impl Core {
         &self.config.key
     }
 
-    fn changed(&self) {
+    /// Wakes those that wait for a change of links, members, addresses or visitors.
+    pub(crate) fn changed(&self) {
         self.changes.send_modify(|n| *n += 1);
     }
 

@@ -5,20 +5,21 @@
 //! [`STRANGERS_MAX`] connections are unauthenticated at a time; more are turned away with one
 //! packet, and from [`STRANGERS_EASY`] on strangers must prove their address first.
 
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 
-use super::core::Core;
+use super::core::{Core, lock};
 use super::error::Refusal;
 use super::events::Event;
 use super::hello::{HELLO_TIMEOUT, Unmet};
 use super::key::dice;
 use super::link::{self, Link};
-use super::transport::{ALPN_PEER, Close, Conn, Incoming};
+use super::transport::{ALPN_PEER, Close, Conn, Ended, Incoming};
 use super::{admit, hello};
 use crate::base::id::NodeId;
 
@@ -30,6 +31,8 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// Unauthenticated connections at a time.
 const STRANGERS_MAX: usize = 256;
+/// Unauthenticated connections from one address.
+const STRANGERS_PER_ADDR_MAX: usize = 128;
 /// Strangers that need not prove their address first.
 const STRANGERS_EASY: usize = 64;
 /// Two nodes that learn of each other at once: the one with the larger id waits this long.
@@ -38,6 +41,7 @@ const COURTESY: Duration = Duration::from_millis(150);
 /// Accepts connections until the port closes.
 pub(crate) async fn accept(core: Arc<Core>) {
     let slots = Arc::new(Semaphore::new(STRANGERS_MAX));
+    let crowd = Crowd::default();
     while let Some(incoming) = core.transport.accept().await {
         if core.is_stopped() {
             incoming.refuse();
@@ -51,16 +55,60 @@ pub(crate) async fn accept(core: Arc<Core>) {
         } else {
             incoming
         };
-        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+        let place = crowd.place(incoming.addr().map(|a| a.ip()));
+        let slot = Arc::clone(&slots).try_acquire_owned();
+        let (Some(place), Ok(slot)) = (place, slot) else {
             incoming.refuse();
             continue;
+        };
+        let slot = Slot {
+            _place: place,
+            _slot: slot,
         };
         let task_core = Arc::clone(&core);
         core.spawn(async move { answer(task_core, incoming, slot).await });
     }
 }
 
-async fn answer(core: Arc<Core>, incoming: Incoming, slot: tokio::sync::OwnedSemaphorePermit) {
+/// A stranger's right to be here; given back when dropped.
+pub(crate) struct Slot {
+    _place: Place,
+    _slot: OwnedSemaphorePermit,
+}
+
+/// Strangers by address, so that one address cannot take all slots.
+#[derive(Debug, Default, Clone)]
+struct Crowd(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// One stranger of an address.
+struct Place(Crowd, IpAddr);
+
+impl Crowd {
+    fn place(&self, ip: Option<IpAddr>) -> Option<Place> {
+        let ip = ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let mut crowd = lock(&self.0);
+        let count = crowd.entry(ip).or_default();
+        if *count >= STRANGERS_PER_ADDR_MAX {
+            return None;
+        }
+        *count += 1;
+        Some(Place(self.clone(), ip))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut crowd = lock(&self.0.0);
+        if let Some(count) = crowd.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                crowd.remove(&self.1);
+            }
+        }
+    }
+}
+
+async fn answer(core: Arc<Core>, incoming: Incoming, slot: Slot) {
     let addr = incoming.addr();
     let conn = match timeout(HELLO_TIMEOUT, incoming.accept()).await {
         Ok(Ok(conn)) => conn,
@@ -94,6 +142,10 @@ async fn serve(core: Arc<Core>, conn: Conn, met: hello::Met) -> bool {
     let ended = link::run(Arc::clone(&core), Arc::clone(&link), queues, control).await;
     tracing::debug!(peer = ?link.node, ?ended, "link ended");
     core.drop_link(&link);
+    if let Ended::Refused(reason) = ended {
+        let node = link.node;
+        core.events.tell(Event::Refused { node, reason });
+    }
     true
 }
 

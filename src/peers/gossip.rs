@@ -175,6 +175,14 @@ impl Gossip {
         self.wake.notify_one();
     }
 
+    /// Ends chitchat as a panic in it would.
+    #[cfg(test)]
+    pub(crate) fn kill(&self) {
+        if let Some(handle) = &*lock(&self.handle) {
+            handle.abort();
+        }
+    }
+
     fn push(&self, nodes: &[NodeId]) {
         let handle = lock(&self.handle).clone();
         for node in nodes {

@@ -241,3 +241,19 @@ pub(crate) fn judge(roll: &Roll, node: NodeId, hello: &Hello) -> Result<(), Refu
         None => Err(Refusal::NotMember),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_skewed_clock_is_measured_with_its_sign() {
+        for (off, want) in [(400_000_i64, 400_000_i64), (-400_000, -400_000), (0, 0)] {
+            let theirs = clock::now_ms().saturating_add_signed(off);
+            let got = skew(theirs, Instant::now());
+            assert!((got - want).abs() < 60_000, "{got}");
+        }
+        assert!(skew(u64::MAX, Instant::now()) > 0);
+        assert!(skew(0, Instant::now()) < 0);
+    }
+}

@@ -3,7 +3,10 @@
 //! Nothing here asserts a time but generous deadlines.
 
 mod flow;
+mod garbage;
 mod gates;
+mod measure;
+mod state;
 
 use std::future::Future;
 use std::net::SocketAddr;
