@@ -170,7 +170,7 @@ async fn serve_info(info: NodeInfo) -> SocketAddr {
 async fn until(what: &str, condition: impl Fn() -> bool) {
     let met = async {
         while !condition() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
     assert!(

@@ -50,15 +50,14 @@ async fn latencies_of_a_small_cell() {
         let others = || nodes.iter().filter(|o| o.id() != from.id());
         let start = Instant::now();
         from.peers.announce(vec![n; 200]).unwrap();
-        while !others().all(|o| o.heard(from, &[n; 200]) == 1) {
-            tokio::task::yield_now().await;
-        }
+        until("heard", || others().all(|o| o.heard(from, &[n; 200]) == 1)).await;
         floods.push(start.elapsed());
         let start = Instant::now();
         from.peers.set_state("k", &n.to_string()).unwrap();
-        while !others().all(|o| o.value(from, "k") == Some(n.to_string())) {
-            tokio::task::yield_now().await;
-        }
+        until("seen", || {
+            others().all(|o| o.value(from, "k") == Some(n.to_string()))
+        })
+        .await;
         states.push(start.elapsed());
         let to = others().next().unwrap();
         let start = Instant::now();
