@@ -102,3 +102,17 @@ async fn how_soon_a_silent_peer_is_noticed() {
     println!("and it counted as unreachable after {:?}", start.elapsed());
     std::mem::forget(b);
 }
+
+#[test]
+#[ignore = "measures"]
+fn cost_of_a_signature() {
+    let key = NodeKey::draw().unwrap();
+    let start = Instant::now();
+    let sig = key.sign(b"x");
+    println!("sign: {:?}", start.elapsed());
+    let start = Instant::now();
+    for _ in 0..20 {
+        assert!(verify(key.node(), b"x", &sig));
+    }
+    println!("verify: {:?}", start.elapsed() / 20);
+}
