@@ -42,11 +42,14 @@ const COURTESY: Duration = Duration::from_millis(150);
 pub(crate) async fn accept(core: Arc<Core>) {
     let slots = Arc::new(Semaphore::new(STRANGERS_MAX));
     let crowd = Crowd::default();
-    while let Some(incoming) = core.transport.accept().await {
-        if core.is_stopped() {
-            incoming.refuse();
+    loop {
+        let incoming = tokio::select! {
+            incoming = core.transport.accept() => incoming,
+            () = core.stopped() => return,
+        };
+        let Some(incoming) = incoming else {
             return;
-        }
+        };
         let incoming = if slots.available_permits() < STRANGERS_MAX - STRANGERS_EASY {
             match incoming.validated() {
                 Some(incoming) => incoming,
@@ -123,7 +126,13 @@ async fn answer(core: Arc<Core>, incoming: Incoming, slot: Slot) {
             drop(slot);
             let _ = serve(core, conn, met).await;
         }
-        Err(Unmet::Refusing(reason)) => {
+        // Plain strangers must not be able to fill the log.
+        Err(Unmet::Refusing(reason))
+            if !matches!(
+                reason,
+                Refusal::Malformed | Refusal::NotMember | Refusal::Busy
+            ) =>
+        {
             tracing::info!(?addr, peer = ?conn.node(), %reason, "a node was refused");
         }
         Err(unmet) => tracing::debug!(?addr, peer = ?conn.node(), ?unmet, "no link"),
@@ -152,19 +161,26 @@ async fn serve(core: Arc<Core>, conn: Conn, met: hello::Met) -> bool {
 /// Keeps one dialler per member.
 pub(crate) async fn keep_dialling(core: Arc<Core>) {
     let slots = Arc::new(Semaphore::new(DIALS_AT_ONCE));
-    let mut dialled: HashSet<NodeId> = HashSet::new();
+    let dialled: Arc<Mutex<HashSet<NodeId>>> = Arc::default();
     let mut changes = core.changes.subscribe();
     loop {
-        let members: HashSet<NodeId> = core.with_roll(|r| {
+        let members: Vec<NodeId> = core.with_roll(|r| {
             let all = r.standings().keys().copied();
             all.filter(|n| *n != core.me && r.is_member(*n)).collect()
         });
-        for &node in members.difference(&dialled) {
+        for node in members {
+            if !lock(&dialled).insert(node) {
+                continue;
+            }
             let (task_core, slots) = (Arc::clone(&core), Arc::clone(&slots));
-            core.spawn(async move { dialler(task_core, node, slots).await });
+            let dialled = Arc::clone(&dialled);
+            core.spawn(async move {
+                dialler(&task_core, node, slots).await;
+                lock(&dialled).remove(&node);
+                // It may have become a member again meanwhile.
+                task_core.changed();
+            });
         }
-        // A dialler ends by itself when its node is no member any more.
-        dialled = members;
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },
             () = core.stopped() => return,
@@ -172,7 +188,7 @@ pub(crate) async fn keep_dialling(core: Arc<Core>) {
     }
 }
 
-async fn dialler(core: Arc<Core>, node: NodeId, slots: Arc<Semaphore>) {
+async fn dialler(core: &Arc<Core>, node: NodeId, slots: Arc<Semaphore>) {
     if core.me > node {
         sleep(COURTESY).await;
     }
@@ -194,7 +210,7 @@ async fn dialler(core: Arc<Core>, node: NodeId, slots: Arc<Semaphore>) {
         let conn = core.transport.dial(node, &addrs, ALPN_PEER).await;
         drop(slot);
         match conn {
-            Ok(conn) => dialled(&core, conn, &mut refused).await,
+            Ok(conn) => dialled(core, conn, &mut refused).await,
             Err(error) => tracing::debug!(peer = ?node, error, "could not dial"),
         }
         // What lived for a while was good: start over with short pauses.

@@ -267,7 +267,10 @@ pub(crate) async fn supervise(core: Arc<Core>) {
             Err(error) => tracing::error!(%error, "gossip did not start"),
         }
         generation += 1;
-        sleep(RESTART_PAUSE).await;
+        tokio::select! {
+            () = sleep(RESTART_PAUSE) => {}
+            () = core.stopped() => return,
+        }
     }
 }
 

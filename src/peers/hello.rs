@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::error::Refusal;
 use super::roll::{Roll, Standing};
-use super::statement::Statement;
+use super::statement::{CHAIN_MAX, Statement};
 use super::ticket::ADDRS_MAX;
 use super::transport::{Close, Conn, Ended, RecvStream, SendStream};
 use super::wire::{read_frame, write_frame};
@@ -232,6 +232,10 @@ fn skew(theirs_ms: u64, asked: Instant) -> i64 {
 pub(crate) fn judge(roll: &Roll, node: NodeId, hello: &Hello) -> Result<(), Refusal> {
     if hello.cell != roll.cell() {
         return Err(Refusal::OtherCell);
+    }
+    // Before any signature is checked: strangers pay for their own work, not we.
+    if hello.chain.len() > CHAIN_MAX + 1 {
+        return Err(Refusal::NotMember);
     }
     match roll.standing_with(node, &hello.chain) {
         Some(Standing::Member { .. }) => Ok(()),

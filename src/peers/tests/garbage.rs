@@ -7,6 +7,7 @@ use crate::peers::key::{dice, random};
 use crate::peers::transport::{ALPN_JOIN, ALPN_PEER};
 
 const DATAGRAMS: usize = 10_000;
+/// Full TLS handshakes, each with signatures on both ends.
 const CONNECTIONS: usize = 1_000;
 /// Connections in flight; more than are allowed per address.
 const AT_ONCE: usize = 160;

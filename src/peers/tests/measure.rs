@@ -71,6 +71,12 @@ async fn latencies_of_a_small_cell() {
     let large = vec![7; 64 << 20];
     ask(&nodes[0], &nodes[1], &large).await;
     println!("64 MiB there and back: {:?}", start.elapsed());
+    let start = Instant::now();
+    let last = nodes.pop().unwrap();
+    last.peers.shutdown().await;
+    println!("shutdown: {:?}", start.elapsed());
+    until("down", || nodes.iter().all(|n| !n.has_link(&last))).await;
+    println!("all saw it: {:?}", start.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

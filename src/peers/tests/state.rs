@@ -85,3 +85,22 @@ async fn a_node_that_stops_is_lost_and_comes_back() {
     until("alive again", || a.state_of(id) == Some(MemberState::Alive)).await;
     drop(b);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_listens_everywhere_knows_addresses_to_give_out() {
+    let dir = TempDir::new().unwrap();
+    let mut all = config(&dir, "all");
+    all.listen = "0.0.0.0:0".parse().unwrap();
+    let cell = Cell::found(&all.key, dir.path(), "all").unwrap();
+    let a = Node::start(dir, all, cell).await;
+    let addrs = a.peers.node_info().addresses;
+    assert!(
+        !addrs.is_empty()
+            && addrs
+                .iter()
+                .all(|a| !a.ip().is_unspecified() && a.port() != 0)
+    );
+    let b = Node::join("b", &a.ticket(1).await).await;
+    until("link", || a.has_link(&b)).await;
+    println!("{addrs:?}");
+}
