@@ -41,7 +41,7 @@ mod ticket;
 mod transport;
 mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -54,7 +54,7 @@ use tokio::sync::mpsc;
 use self::core::Core;
 use self::events::Events;
 use self::link::Ask;
-use self::statement::{Body, Forget, HEADS_BYTES_MAX, KEEP_MAX, Leave, Statement};
+use self::statement::{Body, CHAIN_MAX, Forget, HEADS_BYTES_MAX, KEEP_MAX, Leave, Statement};
 use self::ticket::TICKET_NODES_MAX;
 use self::transport::Transport;
 use crate::base::clock;
@@ -294,6 +294,9 @@ impl Peers {
         addrs: &[SocketAddr],
     ) -> Result<Ticket, PeersError> {
         let core = &self.core;
+        if core.with_roll(|r| r.depth(core.me).is_none_or(|d| d >= CHAIN_MAX)) {
+            return Err(Refusal::ChainTooLong.into());
+        }
         let token = Token::draw(core.me)?;
         let now_s = clock::now_ms() / 1000;
         let expires_s = now_s.saturating_add(expires.as_secs());
@@ -352,8 +355,7 @@ impl Peers {
             });
         }
         let keep = core.with_roll(|r| r.standing(node).map(|_| r.signed_by(node)));
-        let keep = keep.ok_or(PeersError::NoSuchMember(node))?;
-        bounded_keep(&keep)?;
+        let keep = self.bounded_keep(keep.ok_or(PeersError::NoSuchMember(node))?);
         let body = Body::Forget(Forget {
             cell: core.cell,
             subject: node,
@@ -373,8 +375,7 @@ impl Peers {
     pub async fn leave(&self) -> Result<(), PeersError> {
         let core = &self.core;
         let (ends, keep) = core.with_roll(|r| (r.certificates_of(core.me), r.signed_by(core.me)));
-        bounded_keep(&ends)?;
-        bounded_keep(&keep)?;
+        let (ends, keep) = (self.bounded_keep(ends), self.bounded_keep(keep));
         let body = Body::Leave(Leave {
             cell: core.cell,
             subject: core.me,
@@ -405,15 +406,24 @@ impl Peers {
     pub fn set_cut(&self, node: NodeId, on: bool) {
         self.core.set_cut(node, on);
     }
-}
 
-fn bounded_keep(keep: &[statement::StatementId]) -> Result<(), PeersError> {
-    if keep.len() > KEEP_MAX {
-        return Err(PeersError::TooLarge {
-            what: "the list of statements",
-            bytes: keep.len(),
-            max: KEEP_MAX,
-        });
+    /// Cuts a list of statements to what fits; those about connected nodes are kept first. (A
+    /// node that signed thousands must still be forgettable; what does not fit is void.)
+    fn bounded_keep(&self, mut keep: Vec<statement::StatementId>) -> Vec<statement::StatementId> {
+        if keep.len() > KEEP_MAX {
+            tracing::warn!(
+                statements = keep.len(),
+                kept = KEEP_MAX,
+                "not all can be kept"
+            );
+            let connected: HashSet<_> = self
+                .connected()
+                .into_iter()
+                .flat_map(|(n, _)| self.core.with_roll(|r| r.certificates_of(n)))
+                .collect();
+            keep.sort_by_key(|id| !connected.contains(id));
+            keep.truncate(KEEP_MAX);
+        }
+        keep
     }
-    Ok(())
 }

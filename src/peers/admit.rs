@@ -8,10 +8,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
 
 use super::core::{Core, lock};
+use super::dial::Slot;
 use super::error::{PeersError, Refusal};
 use super::events::Event;
 use super::grant::{
@@ -35,12 +35,7 @@ const PASS_TIMEOUT: Duration = Duration::from_secs(10);
 const FAREWELL: Duration = Duration::from_secs(10);
 
 /// Answers a connection at the join door.
-pub(crate) async fn answer(
-    core: Arc<Core>,
-    conn: Conn,
-    addr: Option<SocketAddr>,
-    slot: OwnedSemaphorePermit,
-) {
+pub(crate) async fn answer(core: Arc<Core>, conn: Conn, addr: Option<SocketAddr>, slot: Slot) {
     let addr = addr.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
     let heard = timeout(HELLO_TIMEOUT, listen(&core, &conn)).await;
     let (wish, mut send, recv) = match heard {
@@ -66,13 +61,10 @@ pub(crate) async fn answer(
             }
             Err(_) => Answer::refuse(Refusal::Internal),
         },
-        Way::Code => {
-            drop(slot);
-            match by_code(&core, &conn, &wish, addr, &mut send, recv).await {
-                Some(answer) => answer,
-                None => return conn.close(Close::Done),
-            }
-        }
+        Way::Code => match by_code(&core, &conn, &wish, addr, &mut send, recv, slot).await {
+            Some(answer) => answer,
+            None => return conn.close(Close::Done),
+        },
     };
     if let Err(why) = &answer.outcome {
         tracing::info!(%addr, joiner = ?conn.node(), ?why, "a join was refused");
@@ -129,6 +121,7 @@ async fn by_code(
     addr: SocketAddr,
     send: &mut SendStream,
     mut recv: RecvStream,
+    slot: Slot,
 ) -> Option<Answer> {
     let joiner = conn.node();
     let tag = pending::cell_tag(core.cell);
@@ -153,11 +146,12 @@ async fn by_code(
     publish(core, joiner, &waiting);
     let offer = Offer { cell_tag: tag };
     write_frame(send, &Ok::<_, Refusal>(offer)).await.ok()?;
+    // From here on the pending list bounds it, with one visit per node.
+    drop(slot);
     let agreed = async {
-        let confirmed = read_frame::<Confirmed>(&mut recv, 64);
+        let confirmed = async { read_frame::<Confirmed>(&mut recv, 64).await.map_err(drop) };
         let admitted = admitted(core, joiner, waiting.visit);
-        let (confirmed, admitted) = tokio::join!(confirmed, admitted);
-        confirmed.is_ok() && admitted
+        tokio::try_join!(confirmed, admitted).is_ok()
     };
     let agreed = tokio::select! {
         agreed = timeout(PENDING_TIME, agreed) => agreed.unwrap_or(false),
@@ -175,15 +169,15 @@ async fn by_code(
     })
 }
 
-/// Waits until the joiner is a member; false when its time is over or it came again.
-async fn admitted(core: &Core, joiner: NodeId, visit: u64) -> bool {
+/// Waits until the joiner is a member; fails when its time is over or it came again.
+async fn admitted(core: &Core, joiner: NodeId, visit: u64) -> Result<(), ()> {
     let mut changes = core.changes.subscribe();
     loop {
         if core.is_member(joiner) {
-            return true;
+            return Ok(());
         }
         if !lock(&core.pending).is_waiting(joiner, visit) {
-            return false;
+            return Err(());
         }
         tokio::select! {
             _ = changes.changed() => {}
@@ -197,6 +191,8 @@ fn publish(core: &Core, joiner: NodeId, waiting: &Waiting) {
     core.gossip
         .set_own(&pending_key(joiner), Some(pending::to_text(waiting)));
     core.events.tell(Event::Pending);
+    // Ends an earlier visit of the same node.
+    core.changed();
 }
 
 /// Takes nodes off the pending list that have been admitted or waited too long.

@@ -159,7 +159,8 @@ impl Core {
         &self.config.key
     }
 
-    fn changed(&self) {
+    /// Wakes those that wait for a change of links, members, addresses or visitors.
+    pub(crate) fn changed(&self) {
         self.changes.send_modify(|n| *n += 1);
     }
 
@@ -475,14 +476,18 @@ impl Core {
     }
 
     fn spread(&self, bytes: Bytes, from: Option<NodeId>, author: Option<NodeId>) {
-        let links = self.links();
-        let nodes = links.len() + 1;
-        let others = links
+        // In the order of ids; those who know it already are skipped after the choice, so that
+        // the ring stays whole.
+        let peers: Vec<_> = self
+            .links()
             .into_iter()
-            .filter(|l| Some(l.node) != from && Some(l.node) != author)
             .map(|l| (l.conn.rtt().map_or(u128::MAX, |d| d.as_micros()), l))
             .collect();
-        for link in flood::choose(others, nodes) {
+        let place = peers.partition_point(|(_, l)| l.node < self.me);
+        for link in flood::choose(&peers, place, peers.len() + 1) {
+            if Some(link.node) == from || Some(link.node) == author {
+                continue;
+            }
             link.send_announce(bytes.clone());
         }
     }

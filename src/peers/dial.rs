@@ -5,20 +5,21 @@
 //! [`STRANGERS_MAX`] connections are unauthenticated at a time; more are turned away with one
 //! packet, and from [`STRANGERS_EASY`] on strangers must prove their address first.
 
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 
-use super::core::Core;
+use super::core::{Core, lock};
 use super::error::Refusal;
 use super::events::Event;
 use super::hello::{HELLO_TIMEOUT, Unmet};
 use super::key::dice;
 use super::link::{self, Link};
-use super::transport::{ALPN_PEER, Close, Conn, Incoming};
+use super::transport::{ALPN_PEER, Close, Conn, Ended, Incoming};
 use super::{admit, hello};
 use crate::base::id::NodeId;
 
@@ -30,6 +31,8 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// Unauthenticated connections at a time.
 const STRANGERS_MAX: usize = 256;
+/// Unauthenticated connections from one address.
+const STRANGERS_PER_ADDR_MAX: usize = 128;
 /// Strangers that need not prove their address first.
 const STRANGERS_EASY: usize = 64;
 /// Two nodes that learn of each other at once: the one with the larger id waits this long.
@@ -38,11 +41,15 @@ const COURTESY: Duration = Duration::from_millis(150);
 /// Accepts connections until the port closes.
 pub(crate) async fn accept(core: Arc<Core>) {
     let slots = Arc::new(Semaphore::new(STRANGERS_MAX));
-    while let Some(incoming) = core.transport.accept().await {
-        if core.is_stopped() {
-            incoming.refuse();
+    let crowd = Crowd::default();
+    loop {
+        let incoming = tokio::select! {
+            incoming = core.transport.accept() => incoming,
+            () = core.stopped() => return,
+        };
+        let Some(incoming) = incoming else {
             return;
-        }
+        };
         let incoming = if slots.available_permits() < STRANGERS_MAX - STRANGERS_EASY {
             match incoming.validated() {
                 Some(incoming) => incoming,
@@ -51,16 +58,60 @@ pub(crate) async fn accept(core: Arc<Core>) {
         } else {
             incoming
         };
-        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+        let place = crowd.place(incoming.addr().map(|a| a.ip()));
+        let slot = Arc::clone(&slots).try_acquire_owned();
+        let (Some(place), Ok(slot)) = (place, slot) else {
             incoming.refuse();
             continue;
+        };
+        let slot = Slot {
+            _place: place,
+            _slot: slot,
         };
         let task_core = Arc::clone(&core);
         core.spawn(async move { answer(task_core, incoming, slot).await });
     }
 }
 
-async fn answer(core: Arc<Core>, incoming: Incoming, slot: tokio::sync::OwnedSemaphorePermit) {
+/// A stranger's right to be here; given back when dropped.
+pub(crate) struct Slot {
+    _place: Place,
+    _slot: OwnedSemaphorePermit,
+}
+
+/// Strangers by address, so that one address cannot take all slots.
+#[derive(Debug, Default, Clone)]
+struct Crowd(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// One stranger of an address.
+struct Place(Crowd, IpAddr);
+
+impl Crowd {
+    fn place(&self, ip: Option<IpAddr>) -> Option<Place> {
+        let ip = ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let mut crowd = lock(&self.0);
+        let count = crowd.entry(ip).or_default();
+        if *count >= STRANGERS_PER_ADDR_MAX {
+            return None;
+        }
+        *count += 1;
+        Some(Place(self.clone(), ip))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut crowd = lock(&self.0.0);
+        if let Some(count) = crowd.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                crowd.remove(&self.1);
+            }
+        }
+    }
+}
+
+async fn answer(core: Arc<Core>, incoming: Incoming, slot: Slot) {
     let addr = incoming.addr();
     let conn = match timeout(HELLO_TIMEOUT, incoming.accept()).await {
         Ok(Ok(conn)) => conn,
@@ -75,7 +126,13 @@ async fn answer(core: Arc<Core>, incoming: Incoming, slot: tokio::sync::OwnedSem
             drop(slot);
             let _ = serve(core, conn, met).await;
         }
-        Err(Unmet::Refusing(reason)) => {
+        // Plain strangers must not be able to fill the log.
+        Err(Unmet::Refusing(reason))
+            if !matches!(
+                reason,
+                Refusal::Malformed | Refusal::NotMember | Refusal::Busy
+            ) =>
+        {
             tracing::info!(?addr, peer = ?conn.node(), %reason, "a node was refused");
         }
         Err(unmet) => tracing::debug!(?addr, peer = ?conn.node(), ?unmet, "no link"),
@@ -94,25 +151,36 @@ async fn serve(core: Arc<Core>, conn: Conn, met: hello::Met) -> bool {
     let ended = link::run(Arc::clone(&core), Arc::clone(&link), queues, control).await;
     tracing::debug!(peer = ?link.node, ?ended, "link ended");
     core.drop_link(&link);
+    if let Ended::Refused(reason) = ended {
+        let node = link.node;
+        core.events.tell(Event::Refused { node, reason });
+    }
     true
 }
 
 /// Keeps one dialler per member.
 pub(crate) async fn keep_dialling(core: Arc<Core>) {
     let slots = Arc::new(Semaphore::new(DIALS_AT_ONCE));
-    let mut dialled: HashSet<NodeId> = HashSet::new();
+    let dialled: Arc<Mutex<HashSet<NodeId>>> = Arc::default();
     let mut changes = core.changes.subscribe();
     loop {
-        let members: HashSet<NodeId> = core.with_roll(|r| {
+        let members: Vec<NodeId> = core.with_roll(|r| {
             let all = r.standings().keys().copied();
             all.filter(|n| *n != core.me && r.is_member(*n)).collect()
         });
-        for &node in members.difference(&dialled) {
+        for node in members {
+            if !lock(&dialled).insert(node) {
+                continue;
+            }
             let (task_core, slots) = (Arc::clone(&core), Arc::clone(&slots));
-            core.spawn(async move { dialler(task_core, node, slots).await });
+            let dialled = Arc::clone(&dialled);
+            core.spawn(async move {
+                dialler(&task_core, node, slots).await;
+                lock(&dialled).remove(&node);
+                // It may have become a member again meanwhile.
+                task_core.changed();
+            });
         }
-        // A dialler ends by itself when its node is no member any more.
-        dialled = members;
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },
             () = core.stopped() => return,
@@ -120,7 +188,7 @@ pub(crate) async fn keep_dialling(core: Arc<Core>) {
     }
 }
 
-async fn dialler(core: Arc<Core>, node: NodeId, slots: Arc<Semaphore>) {
+async fn dialler(core: &Arc<Core>, node: NodeId, slots: Arc<Semaphore>) {
     if core.me > node {
         sleep(COURTESY).await;
     }
@@ -142,7 +210,7 @@ async fn dialler(core: Arc<Core>, node: NodeId, slots: Arc<Semaphore>) {
         let conn = core.transport.dial(node, &addrs, ALPN_PEER).await;
         drop(slot);
         match conn {
-            Ok(conn) => dialled(&core, conn, &mut refused).await,
+            Ok(conn) => dialled(core, conn, &mut refused).await,
             Err(error) => tracing::debug!(peer = ?node, error, "could not dial"),
         }
         // What lived for a while was good: start over with short pauses.

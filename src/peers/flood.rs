@@ -187,22 +187,29 @@ pub(crate) fn fanout(nodes: usize) -> usize {
     FANOUT_MIN.max(log)
 }
 
-/// Chooses whom to tell: more than half of them near, the rest at random.
+/// Chooses whom to tell, out of `peers` in the order of their ids with round-trip times:
+/// the neighbours of `place` on the ring of ids, then the nearest, then some at random.
 ///
-/// `peers` are sorted here by round-trip time.
-pub(crate) fn choose<T: Clone>(mut peers: Vec<(u128, T)>, nodes: usize) -> Vec<T> {
+/// The ring is what makes sure that everybody is told where all are connected to all: peers
+/// drawn afresh for each announcement would miss one node in e^fanout.
+pub(crate) fn choose<T: Clone>(peers: &[(u128, T)], place: usize, nodes: usize) -> Vec<T> {
     let want = fanout(nodes);
-    peers.sort_by_key(|(rtt, _)| *rtt);
-    let mut peers: Vec<T> = peers.into_iter().map(|(_, p)| p).collect();
-    if peers.len() <= want {
-        return peers;
+    let count = peers.len();
+    if count <= want {
+        return peers.iter().map(|(_, p)| p.clone()).collect();
     }
-    let mut far = peers.split_off(want.div_ceil(2));
-    while peers.len() < want && !far.is_empty() {
+    let mut rest: Vec<usize> = (0..count).collect();
+    let mut chosen = vec![place % count, (place + count - 1) % count];
+    rest.retain(|at| !chosen.contains(at));
+    rest.sort_by_key(|at| peers.get(*at).map(|(rtt, _)| *rtt));
+    let mut far = rest.split_off((want - chosen.len()).div_ceil(2).min(rest.len()));
+    chosen.append(&mut rest);
+    while chosen.len() < want && !far.is_empty() {
         let at = usize::try_from(dice(far.len() as u64)).unwrap_or(0);
-        peers.push(far.swap_remove(at));
+        chosen.push(far.swap_remove(at));
     }
-    peers
+    let peer = |at: usize| peers.get(at).map(|(_, p)| p.clone());
+    chosen.into_iter().filter_map(peer).collect()
 }
 
 #[cfg(test)]
@@ -273,9 +280,30 @@ mod tests {
         assert_eq!(fanout(64), 5);
         assert_eq!(fanout(1000), 9);
         let peers: Vec<_> = (0..50_u128).map(|n| (n, n)).collect();
-        let chosen = choose(peers.clone(), 50);
+        let chosen = choose(&peers, 30, 51);
         assert_eq!(chosen.len(), 5);
-        assert!(chosen.starts_with(&[0, 1, 2]));
-        assert_eq!(choose(peers[..3].to_vec(), 3).len(), 3);
+        assert!(chosen.starts_with(&[30, 29, 0, 1]));
+        assert!(choose(&peers, 50, 51).starts_with(&[0, 49]));
+        assert_eq!(choose(&peers[..3], 1, 4).len(), 3);
+    }
+
+    #[test]
+    fn nobody_is_missed_where_all_are_connected() {
+        for nodes in [2_usize, 7, 12, 64, 300] {
+            let rtt = |a: usize, b: usize| ((a * 7919 + b * 104_729) % 1000) as u128;
+            let mut told = vec![false; nodes];
+            let mut queue = vec![0];
+            told[0] = true;
+            while let Some(at) = queue.pop() {
+                let others = (0..nodes).filter(|o| *o != at);
+                let peers: Vec<_> = others.map(|o| (rtt(at, o), o)).collect();
+                for next in choose(&peers, at, nodes) {
+                    if !std::mem::replace(&mut told[next], true) {
+                        queue.push(next);
+                    }
+                }
+            }
+            assert!(told.iter().all(|t| *t), "{nodes} nodes");
+        }
     }
 }

@@ -175,6 +175,14 @@ impl Gossip {
         self.wake.notify_one();
     }
 
+    /// Ends chitchat as a panic in it would.
+    #[cfg(test)]
+    pub(crate) fn kill(&self) {
+        if let Some(handle) = &*lock(&self.handle) {
+            handle.abort();
+        }
+    }
+
     fn push(&self, nodes: &[NodeId]) {
         let handle = lock(&self.handle).clone();
         for node in nodes {
@@ -259,7 +267,10 @@ pub(crate) async fn supervise(core: Arc<Core>) {
             Err(error) => tracing::error!(%error, "gossip did not start"),
         }
         generation += 1;
-        sleep(RESTART_PAUSE).await;
+        tokio::select! {
+            () = sleep(RESTART_PAUSE) => {}
+            () = core.stopped() => return,
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::error::Refusal;
 use super::roll::{Roll, Standing};
-use super::statement::Statement;
+use super::statement::{CHAIN_MAX, Statement};
 use super::ticket::ADDRS_MAX;
 use super::transport::{Close, Conn, Ended, RecvStream, SendStream};
 use super::wire::{read_frame, write_frame};
@@ -233,11 +233,31 @@ pub(crate) fn judge(roll: &Roll, node: NodeId, hello: &Hello) -> Result<(), Refu
     if hello.cell != roll.cell() {
         return Err(Refusal::OtherCell);
     }
+    // Before any signature is checked: strangers pay for their own work, not we.
+    if hello.chain.len() > CHAIN_MAX + 1 {
+        return Err(Refusal::NotMember);
+    }
     match roll.standing_with(node, &hello.chain) {
         Some(Standing::Member { .. }) => Ok(()),
         Some(Standing::Forgotten { .. }) => Err(Refusal::Forgotten),
         Some(Standing::Left { .. }) => Err(Refusal::Left),
         None if roll.is_signed_chain(node, &hello.chain) => Err(Refusal::VoidCertificate),
         None => Err(Refusal::NotMember),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_skewed_clock_is_measured_with_its_sign() {
+        for (off, want) in [(400_000_i64, 400_000_i64), (-400_000, -400_000), (0, 0)] {
+            let theirs = clock::now_ms().saturating_add_signed(off);
+            let got = skew(theirs, Instant::now());
+            assert!((got - want).abs() < 60_000, "{got}");
+        }
+        assert!(skew(u64::MAX, Instant::now()) > 0);
+        assert!(skew(0, Instant::now()) < 0);
     }
 }

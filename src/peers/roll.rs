@@ -18,6 +18,9 @@ use crate::base::id::NodeId;
 
 /// Most statements in a log.
 pub(crate) const STATEMENTS_MAX: usize = 65_536;
+/// So many of them are left for what is no certificate: a member that fills the log can still
+/// be forgotten.
+const STATEMENTS_RESERVED: usize = 4096;
 
 /// How a node stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,7 +139,11 @@ impl Roll {
                 if self.statements.contains_key(&id) {
                     continue;
                 }
-                if self.statements.len() >= STATEMENTS_MAX {
+                let limit = match body {
+                    Body::Certificate(_) => STATEMENTS_MAX - STATEMENTS_RESERVED,
+                    Body::Forget(_) | Body::Leave(_) => STATEMENTS_MAX,
+                };
+                if self.statements.len() >= limit {
                     full = true;
                     continue;
                 }

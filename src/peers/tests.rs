@@ -3,7 +3,10 @@
 //! Nothing here asserts a time but generous deadlines.
 
 mod flow;
+mod garbage;
 mod gates;
+mod measure;
+mod state;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -167,7 +170,7 @@ async fn serve_info(info: NodeInfo) -> SocketAddr {
 async fn until(what: &str, condition: impl Fn() -> bool) {
     let met = async {
         while !condition() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
     assert!(

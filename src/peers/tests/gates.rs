@@ -36,6 +36,7 @@ async fn tickets_that_are_wrong_expired_or_used_are_refused_with_the_reason() {
         Refusal::TicketUsedUp
     );
     // The same node may ask again: its use is its own. (As after a crash before storing.)
+    b.peers.shutdown().await;
     std::fs::remove_dir_all(b.dir.path().join("cell")).unwrap();
     let line = good.to_string();
     assert!(Cell::join_with_ticket(&b.config, &line).await.is_ok());
@@ -217,8 +218,8 @@ async fn a_forgotten_node_is_out_and_so_is_whom_it_lets_in_afterwards() {
     assert!(a.has_link(&c), "whom b let in before stays");
     // Its key does not come back, not even with a good ticket.
     let line = a.ticket(1).await.to_string();
-    std::fs::remove_dir_all(b.dir.path().join("cell")).unwrap();
     b.peers.shutdown().await;
+    std::fs::remove_dir_all(b.dir.path().join("cell")).unwrap();
     let why = refusal(Cell::join_with_ticket(&b.config, &line).await);
     assert_eq!(why, Refusal::Forgotten);
     assert!(why.to_string().contains("node.key"), "{why}");
