@@ -11,3 +11,6 @@
 pub mod intent;
 pub mod join;
 pub mod shown;
+
+#[cfg(test)]
+mod tests;

@@ -187,18 +187,19 @@ impl Author<'_> {
         let named = |stamps: Stamp, dots: &[Dot]| self.is_named(stamps, dots);
         record.content.retain(|c| !named(c.stamp, content));
         record.location.retain(|l| !named(l.stamp, location));
-        match (record.content.is_empty(), record.location.is_empty()) {
-            // What is left keeps the other part, which its author did not see go.
-            (false, _) => record.location = old.location,
-            (true, false) => record.content = old.content,
-            (true, true) => {
-                record.filled = Filled::default();
-                if is_dir {
-                    self.dropped.entry(id).or_insert(before);
-                }
+        if !record.content.is_empty() {
+            // What is left keeps its place, which its author did not see go.
+            record.location = old.location;
+        } else if !record.location.is_empty() && !location.is_empty() {
+            // It was moved meanwhile: the move keeps it alive.
+            record.content = old.content;
+        } else {
+            record.location.clear();
+            record.filled = Filled::default();
+            if is_dir {
+                self.dropped.entry(id).or_insert(before);
             }
         }
-        // A dead record stays until the end as what may still be brought back.
         let dead = !record.has_dots() && record.filled == Filled::default();
         self.draft.set(id, (!dead).then_some(record))
     }
