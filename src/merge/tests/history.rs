@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::world::World;
+use super::world::{World, name};
 use crate::merge::shown::{Role, Shown};
 use crate::record::change::Change;
+use crate::record::conflict;
 use crate::record::model::Kind;
 use crate::record::state::State;
 
@@ -43,6 +44,9 @@ pub(super) struct History {
     pub(super) rng: Rng,
 }
 
+/// A file with room for edits that do not touch each other.
+const LINES: &str = "1\n2\n3\n4\n5\n6\n7\n8\n9\n";
+
 /// What a random author may do, with weights. The first that applies to what he sees is done.
 const WEIGHTS: [(&str, usize); 10] = [
     ("write", 6),
@@ -67,13 +71,10 @@ impl History {
         };
         let nodes = 3 + h.rng.below(3);
         let steps = 6 + h.rng.below(9);
-        let first = if texts {
-            "+/p=1\n2\n3\n4\n5\n"
-        } else {
-            "+/p=O"
-        };
-        let root = h.world.act(0, &[], 1, &[first, "^/d", "^/e"]);
-        let base = h.world.act(0, &[root], 2, &["+/d/q=O2"]);
+        let (p, q) = if texts { (LINES, LINES) } else { ("O", "O2") };
+        let first = format!("+/p={p}");
+        let root = h.world.act(0, &[], 1, &[&first, "^/d", "^/e"]);
+        let base = h.world.act(0, &[root], 2, &[&format!("+/d/q={q}")]);
         let mut known = vec![BTreeSet::from([root, base]); nodes];
         let mut own = vec![base; nodes];
         for step in 0..steps {
@@ -105,9 +106,9 @@ impl History {
         for _ in 0..8 {
             let mut at = self.rng.below(sum);
             let mut kind = "noop";
-            for (name, weight) in WEIGHTS {
+            for (what, weight) in WEIGHTS {
                 if at < weight {
-                    kind = name;
+                    kind = what;
                     break;
                 }
                 at -= weight;
@@ -221,7 +222,7 @@ impl History {
 }
 
 fn new_text(rng: &mut Rng, old: &str, step: usize, texts: bool) -> String {
-    if texts && old.contains('\n') && rng.chance(80) {
+    if texts && old.contains('\n') && rng.chance(90) {
         let mut lines: Vec<String> = old.lines().map(str::to_owned).collect();
         let at = rng.below(lines.len());
         lines[at] = format!("{step}");
@@ -260,13 +261,15 @@ fn follow(disk: &mut Disk, tree: &BTreeMap<String, Shown>, from: &str, to: &str)
             .first()
             .is_some_and(|v| moved.versions.iter().any(|m| m.id == v.id))
     {
-        for (path, s) in tree {
+        for (n, (path, s)) in tree.iter().enumerate() {
             let follows = s.versions.iter().any(|v| v.id == keeper.id && !v.first);
             let stays = s.versions.iter().any(|v| v.id != keeper.id);
             if s.role == Role::Main || path == from || path == to || !follows {
                 continue;
             }
-            let there = format!("{to}.conflict-{:08x}", disk.len() + 0x1000);
+            let (dir, last) = to.rsplit_once('/').expect("absolute");
+            let hex = format!("{:08x}", n + 0x1000);
+            let there = format!("{dir}/{}", conflict::name(&name(last), &hex));
             let bytes = disk[path].clone();
             if !stays {
                 disk.remove(path);

@@ -7,7 +7,7 @@ use super::history::{Disk, History, disk_of};
 use super::world::{World, name};
 use crate::base::id::{FileId, Oid};
 use crate::merge::join::join;
-use crate::merge::shown::{list, lookup};
+use crate::merge::shown::{Role, list, lookup};
 use crate::record::conflict;
 use crate::record::model::{Kind, Record};
 use crate::record::state::{DISPLACED, Placed, State, displaced};
@@ -113,7 +113,14 @@ fn no_write_is_lost_and_what_was_ended_stays_ended() {
     for_all(200, false, |h, sets, seed| {
         for set in sets {
             let w = &h.world;
-            let shown: BTreeSet<Oid> = w.tree(&w.state(set)).values().map(|s| s.blob).collect();
+            let state = w.state(set);
+            let mut shown: BTreeSet<Oid> = w.tree(&state).values().map(|s| s.blob).collect();
+            // Bytes that went into a merged text are in it.
+            for r in state.records(w.src()).expect("reads") {
+                let text = r.filled.text.map(|t| t.versions).unwrap_or_default();
+                let within = r.content.iter().filter(|c| text.contains(&c.stamp.dot()));
+                shown.extend(within.map(|c| c.blob));
+            }
             let past: BTreeSet<usize> = set
                 .iter()
                 .flat_map(|c| w.ancestors[*c].iter().copied())
@@ -292,4 +299,32 @@ fn directories_hold_names_of_their_own() {
             }
         }
     });
+}
+
+#[test]
+fn the_histories_are_hard_enough() {
+    // The laws above say little if nothing ever collides.
+    let (mut copies, mut merged, mut standing_in, mut fallen_back) = (0, 0, 0, 0);
+    for texts in [false, true] {
+        for_all(200, texts, |h, sets, _| {
+            let w = &h.world;
+            for set in sets {
+                let state = w.state(set);
+                let tree = w.tree(&state);
+                copies += usize::from(tree.values().any(|s| s.role != Role::Main));
+                merged += usize::from(tree.values().any(|s| s.merged));
+                let records = state.records(w.src()).expect("reads");
+                standing_in += usize::from(records.iter().any(|r| !r.has_dots()));
+                let moved = displaced(w.src(), &state).expect("reads");
+                fallen_back += usize::from(!moved.is_empty());
+            }
+        });
+    }
+    let count = usize::try_from(histories(200)).expect("small");
+    let all = [copies, merged, standing_in, fallen_back];
+    assert!(
+        copies > count / 4 && merged > count / 20 && standing_in > count / 20,
+        "{all:?}"
+    );
+    assert!(fallen_back > 0, "{all:?}");
 }
