@@ -1,5 +1,6 @@
 //! The rules by example, and the laws on random histories.
 
+mod derived;
 mod examples;
 mod history;
 mod laws;

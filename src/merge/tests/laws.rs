@@ -32,7 +32,11 @@ macro_rules! law {
     };
 }
 
-fn for_all(count: u64, texts: bool, mut check: impl FnMut(&mut History, &[Vec<usize>], u64)) {
+pub(super) fn for_all(
+    count: u64,
+    texts: bool,
+    mut check: impl FnMut(&mut History, &[Vec<usize>], u64),
+) {
     for seed in first_seed()..first_seed() + histories(count) {
         let mut h = History::random(seed, texts);
         let all: BTreeSet<usize> = (0..h.world.heads.len()).collect();
