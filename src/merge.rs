@@ -8,6 +8,14 @@
 //! ([`diff`]), the commits that say so ([`view`]) and what stock git's commits mean
 //! ([`stock`]). No threads, no disk, no clock.
 
+pub mod diff;
+pub mod escape;
 pub mod intent;
 pub mod join;
+pub mod project;
 pub mod shown;
+pub mod stock;
+pub mod view;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,7 @@
+//! The rules by example, and the laws on random histories.
+
+mod derived;
+mod examples;
+mod history;
+mod laws;
+mod world;
