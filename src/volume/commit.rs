@@ -411,15 +411,17 @@ fn content_commit(
     let parents: BTreeSet<Oid> = base.heads.iter().filter_map(|h| h.content).collect();
     let parents: Vec<Oid> = parents.into_iter().collect();
     let message = message(batch);
-    let c = merge_view::Own {
+    let (name, email) = volume.author();
+    let new = merge_view::NewContent {
         tree,
-        parents: &parents,
-        author: volume.author(),
-        time_s: i64::try_from(batch.stamp.hlc.wall_ms() / 1000).unwrap_or(i64::MAX),
-        message: &message,
+        parents,
         dot: batch.stamp.dot(),
+        name: &name,
+        email: &email,
+        seconds: i64::try_from(batch.stamp.hlc.wall_ms() / 1000).unwrap_or(i64::MAX),
+        message: &message,
     };
-    Ok(Some(merge_view::own_commit(stage, &c)?))
+    Ok(Some(merge_view::mint(stage, new)?))
 }
 
 fn message(batch: &Batch) -> String {
