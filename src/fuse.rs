@@ -66,7 +66,15 @@ fn ns(t: TimeOrNow) -> i64 {
         TimeOrNow::Now => clock::now_ns(),
         TimeOrNow::SpecificTime(t) => match t.duration_since(UNIX_EPOCH) {
             Ok(d) => i64::try_from(d.as_nanos()).unwrap_or(i64::MAX),
-            Err(e) => i64::try_from(e.duration().as_nanos()).map_or(i64::MIN, |n| -n),
+            // fuser takes the nanoseconds from the seconds when these are negative; the kernel
+            // means them to be added.
+            Err(e) => {
+                let (s, n) = (e.duration().as_secs(), e.duration().subsec_nanos());
+                i64::try_from(s)
+                    .ok()
+                    .and_then(|s| s.checked_mul(-1_000_000_000)?.checked_add(n.into()))
+                    .unwrap_or(i64::MIN)
+            }
         },
     }
 }
