@@ -22,6 +22,8 @@ mod data;
 mod dir;
 mod errno;
 mod names;
+#[cfg(test)]
+mod tests;
 
 pub use dir::DirEntry;
 pub use errno::errno;
@@ -191,6 +193,7 @@ impl Fs {
                 .flat_map(|id| fields.iter().map(|f| Change::Field { id: *id, field: *f }));
             self.volume
                 .log(&mut live, changes.map(Patch::Meta).collect())?;
+            live.touched.insert(ino);
         }
         let now = clock::now_ns();
         let i = live.inode_mut(ino)?;

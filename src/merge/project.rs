@@ -141,9 +141,8 @@ impl Projector<'_> {
             let name = escape(self.src, name.as_bytes(), Kind::Dir, &null)?;
             tree = match tree {
                 None => None,
-                Some(tree) => git_tree::read(self.src.objs, &tree)?
-                    .into_iter()
-                    .find(|e| e.name == name && e.is_tree())
+                Some(tree) => git_tree::find(self.src.objs, &tree, &name)?
+                    .filter(TreeEntry::is_tree)
                     .map(|e| e.id),
             };
         }
