@@ -95,6 +95,8 @@ fn sweep(calls: &str, step: usize, most: usize) {
     }
     let lab = Lab::with_patience(Duration::from_secs(600));
     let mut nodes = lab.cell(2);
+    nodes[0].write("first", "first");
+    agree(&[&nodes[0], &nodes[1]], "cell", SOON);
     let other = nodes.pop().expect("two");
     let mut setup = nodes.pop().expect("one").stop();
     let trace = lab.path("trace");
