@@ -22,6 +22,8 @@ mod data;
 mod dir;
 mod errno;
 mod names;
+#[cfg(test)]
+mod tests;
 
 pub use dir::DirEntry;
 pub use errno::errno;

@@ -28,7 +28,7 @@ use crate::volume::error::VolumeError;
 mod mount;
 mod notify;
 
-pub use mount::{Mount, MountError, detach, is_dead_mount};
+pub use mount::{Mount, MountError, detach};
 
 /// The kernel may keep what it knows until told otherwise.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);

@@ -8,4 +8,5 @@ pub mod closure;
 pub mod incoming;
 pub mod objects;
 pub mod pack;
+pub mod repack;
 pub mod repo;

@@ -10,6 +10,8 @@ pub const VOLUME_NAME_BYTES_MAX: usize = 100;
 pub const TRIE_LEAF_ENTRIES_MAX: usize = 64;
 /// Largest object that a peer may send outside a large-file transfer.
 pub const OBJECT_BYTES_MAX: u64 = 4 << 30;
+/// Largest file: its bytes are one git object, which is made in memory.
+pub const FILE_BYTES_MAX: u64 = 2 << 30;
 /// Files up to this size live in memory and in the journal while they are dirty.
 pub const SMALL_FILE_BYTES_MAX: u64 = 128 << 10;
 /// Parents of one commit that we mint.

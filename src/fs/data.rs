@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::{Fs, Result};
 use crate::base::clock;
-use crate::base::limit::SMALL_FILE_BYTES_MAX;
+use crate::base::limit::{FILE_BYTES_MAX, SMALL_FILE_BYTES_MAX};
 use crate::journal::Patch;
 use crate::record::model::Kind;
 use crate::volume::error::VolumeError;
@@ -129,6 +129,9 @@ impl Fs {
 
     /// Makes the bytes changeable: in memory, or in an overlay file if they are many.
     fn begin(&self, live: &mut Live, ino: Ino, end: u64) -> Result<()> {
+        if end > FILE_BYTES_MAX {
+            return Err(VolumeError::TooLarge(FILE_BYTES_MAX));
+        }
         let i = live.inode(ino)?;
         if i.kind != Kind::File {
             return Err(VolumeError::IsDir);

@@ -15,6 +15,7 @@ pub fn errno(e: &VolumeError) -> i32 {
         VolumeError::NotEmpty => libc::ENOTEMPTY,
         VolumeError::Stale => libc::ESTALE,
         VolumeError::Invalid(_) => libc::EINVAL,
+        VolumeError::TooLarge(_) => libc::EFBIG,
         VolumeError::ReadOnly => libc::EROFS,
         VolumeError::Unsupported(_) => libc::EOPNOTSUPP,
         VolumeError::Name(BadName::TooLong(_)) => libc::ENAMETOOLONG,

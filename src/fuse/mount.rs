@@ -1,12 +1,15 @@
 //! Mounting and unmounting.
 
+use std::ffi::CString;
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
 use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
-use rustix::mount::UnmountFlags;
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::Adapter;
 use super::notify::Notices;
@@ -66,26 +69,29 @@ impl Mount {
             gid: rustix::process::getegid().as_raw(),
         };
         let fs = Fs::new(volume.clone(), id, read_only, owner);
+        let source = format!("cellfs:{}", volume.name());
         let mut config = Config::default();
-        config.mount_options = vec![
-            MountOption::FSName(format!("cellfs:{}", volume.name())),
-            MountOption::Subtype("cellfs".to_owned()),
-            MountOption::DefaultPermissions,
-            if read_only {
-                MountOption::RO
-            } else {
-                MountOption::RW
-            },
-        ];
-        let root = owner.uid == 0;
-        config.acl = if root {
-            SessionACL::All
-        } else {
-            SessionACL::Owner
-        };
         config.n_threads = Some(WORKERS);
         config.clone_fd = true;
-        let session = Session::new(Adapter::new(fs), dir, &config).map_err(refused)?;
+        let session = if owner.uid == 0 {
+            config.acl = SessionACL::All;
+            let device = mount_as_root(dir, &source, read_only).map_err(refused)?;
+            Session::from_fd(Adapter::new(fs), device, SessionACL::All, config)
+        } else {
+            config.acl = SessionACL::Owner;
+            config.mount_options = vec![
+                MountOption::FSName(source),
+                MountOption::Subtype("cellfs".to_owned()),
+                MountOption::DefaultPermissions,
+                if read_only {
+                    MountOption::RO
+                } else {
+                    MountOption::RW
+                },
+            ];
+            Session::new(Adapter::new(fs), dir, &config)
+        };
+        let session = session.map_err(refused)?;
         let session = session.spawn().map_err(refused)?;
         let notices = Notices::start(session.notifier()).map_err(refused)?;
         volume.watch(id, Arc::new(notices));
@@ -168,24 +174,19 @@ pub fn detach(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether `dir` is a cellfs mount whose node is gone.
-#[must_use]
-pub fn is_dead_mount(dir: &Path) -> bool {
-    let gone = std::fs::symlink_metadata(dir)
-        .err()
-        .and_then(|e| e.raw_os_error())
-        .is_some_and(|n| n == libc::ENOTCONN || n == libc::ECONNABORTED);
-    if !gone {
-        return false;
+/// Mounts as root, with a type of our own (`fuse.cellfs`) by which others know the mount; the
+/// adapter's own way leaves it a plain `fuse`.
+fn mount_as_root(dir: &Path, source: &str, read_only: bool) -> io::Result<OwnedFd> {
+    let device = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    let data = format!(
+        "fd={},rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other",
+        device.as_raw_fd()
+    );
+    let data = CString::new(data).map_err(io::Error::other)?;
+    let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+    if read_only {
+        flags |= MountFlags::RDONLY;
     }
-    let Ok(table) = std::fs::read_to_string("/proc/self/mountinfo") else {
-        return false;
-    };
-    table.lines().any(|l| {
-        let Some((left, right)) = l.split_once(" - ") else {
-            return false;
-        };
-        let on = left.split(' ').nth(4).unwrap_or_default();
-        right.starts_with("fuse.cellfs ") && Path::new(on) == dir
-    })
+    rustix::mount::mount(source, dir, "fuse.cellfs", flags, data.as_c_str())?;
+    Ok(device)
 }

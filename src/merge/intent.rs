@@ -270,13 +270,11 @@ fn end(at: Sight<'_>, versions: &[Version], except: Option<FileId>) -> Result<Ve
         if let Some(record) = at.state.record(at.src, id)? {
             let dots = dots_of(versions, id);
             out.extend(end_some(&record, &dots));
+            // The latest one left may yet take the plain name; it alone can merge with none.
             let place = record.shown_location().map(|l| l.stamp.dot());
-            out.extend(leave_beside(
-                Some(&record),
-                id,
-                versions,
-                place.unwrap_or(OWN),
-            ));
+            let place = place.unwrap_or(OWN);
+            let beside = leave_beside(Some(&record), id, versions, place);
+            out.extend(beside.into_iter().skip(1));
         }
     }
     Ok(out)

@@ -31,6 +31,7 @@ pub fn apply(
         stamp,
         touched: BTreeSet::from([FileId::ROOT]),
         dropped: BTreeMap::new(),
+        formerly: BTreeMap::new(),
     };
     for change in changes {
         author.change(change)?;
@@ -47,6 +48,14 @@ struct Author<'a> {
     touched: BTreeSet<FileId>,
     /// Directories that were dropped, as they were.
     dropped: BTreeMap<FileId, Record>,
+    /// Dots that parts had before they were asserted again: who names those means the parts.
+    formerly: BTreeMap<FileId, Former>,
+}
+
+#[derive(Default)]
+struct Former {
+    content: Vec<Dot>,
+    location: Vec<Dot>,
 }
 
 impl Author<'_> {
@@ -147,6 +156,7 @@ impl Author<'_> {
         content.copy_at = marks;
         record.content.push(content);
         record.filled.content = None;
+        self.formerly.entry(id).or_default().content.clear();
         self.draft.set(id, Some(record))
     }
 
@@ -168,6 +178,7 @@ impl Author<'_> {
         record.location.retain(|l| !self.is_named(l.stamp, base));
         record.location.push(self.location(to, prev));
         record.filled.location = None;
+        self.formerly.entry(id).or_default().location.clear();
         self.draft.set(id, Some(record))
     }
 
@@ -184,21 +195,36 @@ impl Author<'_> {
         }
         let mut record = self.draft.record_or_new(id)?;
         let old = record.clone();
-        let named = |stamps: Stamp, dots: &[Dot]| self.is_named(stamps, dots);
-        record.content.retain(|c| !named(c.stamp, content));
-        record.location.retain(|l| !named(l.stamp, location));
-        match (record.content.is_empty(), record.location.is_empty()) {
-            // What is left keeps the other part, which its author did not see go.
-            (false, _) => record.location = old.location,
-            (true, false) => record.content = old.content,
-            (true, true) => {
-                record.filled = Filled::default();
-                if is_dir {
-                    self.dropped.entry(id).or_insert(before);
-                }
+        // What the batch itself did before ends only if it is meant.
+        let former = self.formerly.get(&id);
+        let own = |dots: &[Dot], formerly: Option<&Vec<Dot>>| {
+            let mut formerly = formerly.into_iter().flatten();
+            dots.contains(&OWN) || formerly.any(|d| dots.contains(d))
+        };
+        let own_content = own(content, former.map(|f| &f.content));
+        let own_location = own(location, former.map(|f| &f.location));
+        let named = |at: Stamp, dots: &[Dot], own: bool| {
+            dots.contains(&at.dot()) || (own && at == self.stamp)
+        };
+        record
+            .content
+            .retain(|c| !named(c.stamp, content, own_content));
+        record
+            .location
+            .retain(|l| !named(l.stamp, location, own_location));
+        if !record.content.is_empty() {
+            // What is left keeps its place, which its author did not see go.
+            record.location = old.location;
+        } else if !record.location.is_empty() && !location.is_empty() {
+            // It was moved meanwhile: the move keeps it alive.
+            record.content = old.content;
+        } else {
+            record.location.clear();
+            record.filled = Filled::default();
+            if is_dir {
+                self.dropped.entry(id).or_insert(before);
             }
         }
-        // A dead record stays until the end as what may still be brought back.
         let dead = !record.has_dots() && record.filled == Filled::default();
         self.draft.set(id, (!dead).then_some(record))
     }
@@ -207,30 +233,17 @@ impl Author<'_> {
         let Some(record) = self.draft.record(id)? else {
             return Ok(());
         };
-        let own = self.stamp.dot();
-        let made_explicit =
-            |dot: Dot, filled: Option<Stamp>| dot == OWN || filled.is_some_and(|s| s.dot() == dot);
-        let (mut content, mut location) = (content, location);
-        let fills = (
-            record.filled.content.as_ref().map(|c| c.stamp),
-            record
-                .filled
-                .location
-                .as_ref()
-                .filter(|_| record.location.is_empty())
-                .map(|l| l.stamp),
-        );
-        if record.content.is_empty() && made_explicit(content, fills.0) {
-            content = own;
-        }
-        if record.location.is_empty() && made_explicit(location, fills.1) {
-            location = own;
-        }
-        if fills != (None, None) {
+        if !record.has_dots() || record.content.is_empty() || record.location.is_empty() {
             self.touch(id)?;
         }
-        let resolve = |dot| if dot == OWN { own } else { dot };
-        let (content, location) = (resolve(content), resolve(location));
+        let own = self.stamp.dot();
+        let former = self.formerly.get(&id);
+        let resolve = |dot: Dot, formerly: Option<&Vec<Dot>>| {
+            let is_own = dot == OWN || formerly.is_some_and(|f| f.contains(&dot));
+            if is_own { own } else { dot }
+        };
+        let content = resolve(content, former.map(|f| &f.content));
+        let location = resolve(location, former.map(|f| &f.location));
         let mut record = self.draft.record_or_new(id)?;
         if let Some(c) = record.content.iter_mut().find(|c| c.stamp.dot() == content) {
             c.copy_at.push(location);
@@ -275,6 +288,8 @@ impl Author<'_> {
             if record.location.is_empty()
                 && let Some(l) = record.filled.location.take()
             {
+                let former = self.formerly.entry(id).or_default();
+                former.location.push(l.stamp.dot());
                 record
                     .location
                     .push(self.location((l.parent, &l.name), None));
@@ -282,6 +297,8 @@ impl Author<'_> {
             if record.content.is_empty()
                 && let Some(c) = record.filled.content.take()
             {
+                let former = self.formerly.entry(id).or_default();
+                former.content.push(c.stamp.dot());
                 let over = match c.kind {
                     Kind::Dir => Vec::new(),
                     _ => vec![c.stamp.dot()],
@@ -302,6 +319,9 @@ impl Author<'_> {
                 continue;
             };
             if let Some(l) = record.filled.location.take() {
+                let former = self.formerly.entry(id).or_default();
+                let replaced = record.location.iter().map(|l| l.stamp.dot());
+                former.location.extend(replaced);
                 record.location = vec![self.location((l.parent, &l.name), None)];
                 self.draft.set(id, Some(record))?;
             }

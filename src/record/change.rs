@@ -19,6 +19,9 @@ use crate::record::model::{Kind, maybe_oid_bytes, oid_bytes};
 pub use crate::record::author::apply;
 
 /// Stands in a change for the dot of the commit that the change will be part of.
+///
+/// A second write or move of a file in one batch replaces the first without naming it; a
+/// [`Change::Drop`] ends what the batch did before only if it names it, by this or by its dot.
 pub const OWN: Dot = Dot {
     branch: BranchId(0),
     seq: 0,

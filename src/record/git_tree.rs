@@ -61,28 +61,54 @@ pub fn put(objs: &dyn Objects, entries: Vec<TreeEntry>) -> Result<Oid> {
     Ok(objs.put(ObjectKind::Tree, encode(entries))?)
 }
 
+/// The entry of a name in a stored tree.
+///
+/// # Errors
+/// When the tree is missing or not a tree.
+pub fn find(objs: &dyn Objects, id: &Oid, name: &[u8]) -> Result<Option<TreeEntry>> {
+    let data = objs.get(id, ObjectKind::Tree)?;
+    let mut rest = data.as_slice();
+    while !rest.is_empty() {
+        let (mode, found, oid) = next(&mut rest)
+            .ok_or_else(|| RecordError::malformed(*id, "a tree", "its entries do not parse"))?;
+        if found == name {
+            return Ok(Some(TreeEntry {
+                mode,
+                name: name.to_vec(),
+                id: oid,
+            }));
+        }
+    }
+    Ok(None)
+}
+
 /// The entries in the bytes of a tree, or `None` when they are not a tree.
 #[must_use]
 pub fn parse(mut data: &[u8]) -> Option<Vec<TreeEntry>> {
     let mut entries = Vec::new();
     while !data.is_empty() {
-        let space = data.iter().position(|b| *b == b' ')?;
-        let (mode, rest) = data.split_at_checked(space)?;
-        let rest = rest.get(1..)?;
-        let end = rest.iter().position(|b| *b == 0)?;
-        let (name, rest) = rest.split_at_checked(end)?;
-        let (id, rest) = rest.get(1..)?.split_at_checked(20)?;
-        if name.is_empty() || name.contains(&b'/') {
-            return None;
-        }
+        let (mode, name, id) = next(&mut data)?;
         entries.push(TreeEntry {
-            mode: parse_mode(mode)?,
+            mode,
             name: name.to_vec(),
-            id: Oid::try_from(id).ok()?,
+            id,
         });
-        data = rest;
     }
     Some(entries)
+}
+
+fn next<'a>(data: &mut &'a [u8]) -> Option<(u32, &'a [u8], Oid)> {
+    let space = data.iter().position(|b| *b == b' ')?;
+    let (mode, rest) = data.split_at_checked(space)?;
+    let rest = rest.get(1..)?;
+    let end = rest.iter().position(|b| *b == 0)?;
+    let (name, rest) = rest.split_at_checked(end)?;
+    let (id, rest) = rest.get(1..)?.split_at_checked(20)?;
+    if name.is_empty() || name.contains(&b'/') {
+        return None;
+    }
+    *data = rest;
+    Some((parse_mode(mode)?, name, Oid::try_from(id).ok()?))
 }
 
 /// The bytes of a tree of these entries, which may come in any order.

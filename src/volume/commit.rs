@@ -17,11 +17,13 @@ use crate::base::id::{FileId, Oid};
 use crate::base::stamp::{Dot, Stamp};
 use crate::journal::{Committed, Entry};
 use crate::merge::intent::{self, Sight};
-use crate::merge::shown::Shown;
+use crate::merge::shown::{self, Shown};
 use crate::merge::{project, view as merge_view};
+use crate::record::Source;
 use crate::record::change::{Change, OWN, SetField as Field};
 use crate::record::commit as record_commit;
 use crate::record::model::Kind;
+use crate::record::state::State;
 use crate::store::objects::{Memory, ObjectKind, Objects};
 
 /// A file that is not closed is committed all the same after this long, milliseconds.
@@ -272,9 +274,7 @@ pub(super) fn write(volume: &Volume, base: &View, batch: &Batch) -> VolumeResult
         match &w.over {
             Over::Nothing => {}
             Over::Shown(s) => {
-                let state = &base.state;
-                let sight = Sight { src, state };
-                changes.extend(intent::write(sight, s, (w.kind, blob), w.fresh)?);
+                changes.extend(write_over(src, &base.state, s, (w.kind, blob), w)?);
             }
             Over::Dots(base) => changes.push(Change::Write {
                 id: w.id,
@@ -318,12 +318,47 @@ pub(super) fn write(volume: &Volume, base: &View, batch: &Batch) -> VolumeResult
     })
 }
 
+/// The changes for bytes written over what the writer was shown.
+///
+/// If the view shows that still, the bytes replace it and all else at the name stays beside
+/// it. If a version from elsewhere came meanwhile, only what the writer saw is replaced: the
+/// rest is merged with it.
+fn write_over(
+    src: Source<'_>,
+    state: &State,
+    s: &Shown,
+    (kind, blob): (Kind, Oid),
+    w: &Written,
+) -> VolumeResult<Vec<Change>> {
+    let now = shown::lookup(src, state, &s.parents, &s.name)?;
+    if now.is_some_and(|n| n.versions == s.versions) {
+        let sight = Sight { src, state };
+        return Ok(intent::write(sight, s, (kind, blob), w.fresh)?);
+    }
+    let dots = |id| s.versions.iter().filter(move |v| v.id == id);
+    let mut out = vec![Change::Write {
+        id: w.id,
+        base: dots(w.id).map(|v| v.content).collect(),
+        kind,
+        blob,
+    }];
+    let others: BTreeSet<FileId> = s.versions.iter().map(|v| v.id).collect();
+    for id in others.into_iter().filter(|id| *id != w.id) {
+        out.push(Change::Drop {
+            id,
+            content: dots(id).map(|v| v.content).collect(),
+            location: dots(id).map(|v| v.location).collect(),
+        });
+    }
+    Ok(out)
+}
+
 /// What goes into a record commit.
 pub(super) struct Sealed {
     pub(super) stamp: Stamp,
     pub(super) births: u64,
     pub(super) content: Option<Oid>,
-    pub(super) state: crate::record::state::State,
+    pub(super) state: State,
     pub(super) tree: Oid,
 }
 
@@ -373,17 +408,12 @@ pub(super) fn seal_in(
 }
 
 /// The tips of refs that this state has and the base has not: they become parents.
-fn tips(
-    volume: &Volume,
-    stage: &Memory,
-    base: &View,
-    state: &crate::record::state::State,
-) -> VolumeResult<Vec<Oid>> {
+fn tips(volume: &Volume, stage: &Memory, base: &View, state: &State) -> VolumeResult<Vec<Oid>> {
     if base.state.refs == state.refs {
         return Ok(Vec::new());
     }
     let src = volume.source_of(stage);
-    let tips = |s: &crate::record::state::State| -> VolumeResult<BTreeSet<Oid>> {
+    let tips = |s: &State| -> VolumeResult<BTreeSet<Oid>> {
         let refs = s.refs(src)?;
         Ok(refs.0.values().flatten().map(|v| v.to).collect())
     };
@@ -411,15 +441,17 @@ fn content_commit(
     let parents: BTreeSet<Oid> = base.heads.iter().filter_map(|h| h.content).collect();
     let parents: Vec<Oid> = parents.into_iter().collect();
     let message = message(batch);
-    let c = merge_view::Own {
+    let (name, email) = volume.author();
+    let new = merge_view::NewContent {
         tree,
-        parents: &parents,
-        author: volume.author(),
-        time_s: i64::try_from(batch.stamp.hlc.wall_ms() / 1000).unwrap_or(i64::MAX),
-        message: &message,
+        parents,
         dot: batch.stamp.dot(),
+        name: &name,
+        email: &email,
+        seconds: i64::try_from(batch.stamp.hlc.wall_ms() / 1000).unwrap_or(i64::MAX),
+        message: &message,
     };
-    Ok(Some(merge_view::own_commit(stage, &c)?))
+    Ok(Some(merge_view::mint(stage, new)?))
 }
 
 fn message(batch: &Batch) -> String {

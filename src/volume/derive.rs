@@ -90,12 +90,12 @@ pub(super) fn derive(volume: &Volume, heads: Vec<HeadInfo>) -> VolumeResult<View
     let mut contents: Vec<Oid> = heads.iter().filter_map(|h| h.content).collect();
     contents.sort_unstable();
     contents.dedup();
-    let commit = merge_view::view_commit(src.objs, tree, &contents)?;
+    let commit = merge_view::view(src.objs, &contents, tree)?;
     Ok(View {
         heads: Arc::new(heads),
         state,
         tree,
-        commit: Some(commit),
+        commit,
         stage,
     })
 }

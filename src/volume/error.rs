@@ -29,6 +29,9 @@ pub enum VolumeError {
     /// Asked for something that makes no sense.
     #[error("invalid argument: {0}")]
     Invalid(&'static str),
+    /// Larger than a file may be.
+    #[error("a file has at most {0} bytes")]
+    TooLarge(u64),
     /// Mounted read-only.
     #[error("read-only file system")]
     ReadOnly,

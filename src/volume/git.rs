@@ -200,7 +200,20 @@ impl Worker<'_> {
             let from = derive::derive(v, bases)?;
             let tree = git_commit::read(src.objs, &q)?.tree;
             if from.commit != Some(q) {
-                changes.extend(stock::changes(src, &from.state, from.tree, tree)?);
+                let meant = stock::meant(
+                    src,
+                    stock::Stock {
+                        base: &from.state,
+                        base_tree: from.tree,
+                        commit: q,
+                        tree,
+                    },
+                )?;
+                for path in meant.refused {
+                    let path = String::from_utf8_lossy(&path).into_owned();
+                    tracing::warn!(path, "a pushed name cannot be shown; git keeps it");
+                }
+                changes.extend(meant.changes);
                 pushed = Some(q);
             }
         }
@@ -323,15 +336,17 @@ impl Worker<'_> {
         }
         let mut parents: Vec<Oid> = contents.into_iter().collect();
         parents.push(q);
-        let own = merge_view::Own {
+        let (name, email) = self.volume.author();
+        let new = merge_view::NewContent {
             tree,
-            parents: &parents,
-            author: self.volume.author(),
-            time_s: i64::try_from(stamp.hlc.wall_ms() / 1000).unwrap_or(i64::MAX),
-            message: "merge a push\n",
+            parents,
             dot: stamp.dot(),
+            name: &name,
+            email: &email,
+            seconds: i64::try_from(stamp.hlc.wall_ms() / 1000).unwrap_or(i64::MAX),
+            message: "merge a push",
         };
-        Ok(Some(merge_view::own_commit(stage, &own)?))
+        Ok(Some(merge_view::mint(stage, new)?))
     }
 }
 

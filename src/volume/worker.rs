@@ -14,9 +14,12 @@ use crate::base::id::Oid;
 use crate::journal::Entry;
 use crate::merge::diff;
 use crate::store::objects::Objects;
+use crate::store::repack::{PACKS_WANTED_MAX, packs, repack};
 
 /// How often files that stay open are looked at.
 const OPEN_FILES_EVERY: Duration = Duration::from_millis(250);
+/// Packs are counted after this many commits and merges.
+const COUNT_PACKS_EVERY: u32 = 64;
 /// Pause after a failed commit.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// Heads of other nodes that wait are taken in together, at most this many requests.
@@ -27,6 +30,10 @@ pub(super) struct Worker<'a> {
     pub(super) volume: &'a Arc<Volume>,
     /// A batch whose write failed.
     failed: Option<Batch>,
+    /// Packs are being rolled up.
+    repacking: Option<std::thread::JoinHandle<()>>,
+    /// Commits and merges since packs were counted.
+    uncounted: u32,
 }
 
 /// Runs until told to stop or until nobody can tell it any more.
@@ -34,6 +41,8 @@ pub(super) fn run(volume: &Arc<Volume>, inbox: &Receiver<Work>) {
     let mut w = Worker {
         volume,
         failed: None,
+        repacking: None,
+        uncounted: 0,
     };
     let mut next: Option<Work> = None;
     loop {
@@ -139,6 +148,7 @@ impl Worker<'_> {
             self.volume.tell(None, stale);
         }
         self.volume.trim_journal(&done.view);
+        self.keep_packs_few();
         Ok(())
     }
 
@@ -178,7 +188,36 @@ impl Worker<'_> {
         if !stale.is_empty() {
             self.volume.tell(None, stale);
         }
+        self.keep_packs_few();
         Ok(())
+    }
+
+    /// Now and then rolls small packs up, beside everything else.
+    fn keep_packs_few(&mut self) {
+        self.uncounted += 1;
+        if self.uncounted < COUNT_PACKS_EVERY
+            || self.repacking.as_ref().is_some_and(|t| !t.is_finished())
+        {
+            return;
+        }
+        self.uncounted = 0;
+        if !packs(self.volume.repo().path()).is_ok_and(|n| n > PACKS_WANTED_MAX) {
+            return;
+        }
+        let repo = self.volume.repo().clone();
+        let work = move || {
+            if let Err(e) = repack(repo.path()) {
+                tracing::warn!(error = %e, "packs were not rolled up");
+            }
+            repo.refresh();
+        };
+        match std::thread::Builder::new()
+            .name("repack".to_owned())
+            .spawn(work)
+        {
+            Ok(t) => self.repacking = Some(t),
+            Err(e) => tracing::warn!(error = %e, "no thread to roll packs up"),
+        }
     }
 
     /// Moves the table from one view to another and to names that waited.

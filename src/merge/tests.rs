@@ -1,0 +1,8 @@
+//! The rules by example, and the laws on random histories.
+
+mod cost;
+mod derived;
+mod examples;
+mod history;
+mod laws;
+mod world;

@@ -1,0 +1,88 @@
+//! Keeps the number of packs small: each commit adds one, and every lookup asks them all.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// More packs than this are rolled up.
+pub const PACKS_WANTED_MAX: usize = 200;
+
+/// Number of visible packs of a repository.
+///
+/// # Errors
+/// As the file system.
+pub fn packs(repo: &Path) -> io::Result<usize> {
+    let mut n = 0;
+    for e in fs::read_dir(repo.join("objects/pack"))? {
+        n += usize::from(e?.path().extension().is_some_and(|x| x == "idx"));
+    }
+    Ok(n)
+}
+
+/// Rolls small packs up into larger ones, so that few are left and most bytes are not copied.
+/// Objects that nothing names are kept, too. Safe beside readers and writers.
+///
+/// # Errors
+/// When git cannot be run, or what it said.
+pub fn repack(repo: &Path) -> io::Result<()> {
+    let out = Command::new("git")
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .arg("--git-dir")
+        .arg(repo)
+        .args([
+            "-c",
+            "core.fsync=all",
+            "-c",
+            "pack.threads=1",
+            "-c",
+            "core.multiPackIndex=false",
+        ])
+        .args([
+            "repack",
+            "--geometric=2",
+            "-d",
+            "-q",
+            "--no-write-bitmap-index",
+        ])
+        .stdin(Stdio::null())
+        .output()?;
+    if out.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&out.stderr).trim().to_owned();
+    Err(io::Error::other(format!("git repack: {said}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::objects::{ObjectKind, Objects};
+    use crate::store::repo::Repo;
+
+    #[test]
+    fn many_packs_become_few_and_readers_do_not_notice() {
+        let dir = tempfile::tempdir().unwrap();
+        let repo = Repo::create(&dir.path().join("r")).unwrap();
+        let ids: Vec<_> = (0..60u32)
+            .map(|n| {
+                repo.put(ObjectKind::Blob, n.to_le_bytes().to_vec())
+                    .unwrap()
+            })
+            .collect();
+        assert_eq!(packs(repo.path()).unwrap(), 60);
+        repack(repo.path()).unwrap();
+        repo.refresh();
+        assert!(packs(repo.path()).unwrap() < 5);
+        let fresh = Repo::open(repo.path()).unwrap();
+        for (n, id) in (0..60u32).zip(&ids) {
+            for r in [&repo, &fresh] {
+                let got = r.get(id, ObjectKind::Blob).unwrap();
+                assert_eq!(got.as_slice(), n.to_le_bytes());
+            }
+        }
+    }
+}
