@@ -15,7 +15,8 @@ const fn room(name: &'static str, rank: u8, may: &'static [&'static str]) -> Roo
     Room { name, rank, may }
 }
 
-/// The law of imports: what is named here, and strictly lower ranks only.
+/// The law of imports: what is named here, and strictly lower ranks only. Tests of a room may
+/// import all that is lower.
 const ROOMS: &[Room] = &[
     room("base", 0, &[]),
     room("store", 1, &["base"]),
@@ -45,7 +46,7 @@ const ROOMS: &[Room] = &[
             "config",
             "record",
             "doors",
-            "merge",
+            "merge::shown",
             "replicator",
             "volume",
             "fuse",
@@ -263,7 +264,13 @@ fn rooms_import_only_what_is_below_them() {
             continue;
         };
         met.insert(r.name);
-        for import in imports(&read(&top().join(&path))) {
+        let text = read(&top().join(&path));
+        let shipped = if is_test_file(&path) {
+            ""
+        } else {
+            production(&text)
+        };
+        for import in imports(shipped) {
             if covers(r.name, &import) {
                 continue;
             }
@@ -272,6 +279,12 @@ fn rooms_import_only_what_is_below_them() {
                     used.insert((r.name, m));
                 }
                 None => wrong.push(format!("{}: imports crate::{import}", path.display())),
+            }
+        }
+        for import in imports(&text) {
+            let of = import.split("::").next().unwrap_or_default();
+            if of != r.name && rooms.get(of).is_none_or(|o| o.rank >= r.rank) {
+                wrong.push(format!("{}: crate::{import} is not below", path.display()));
             }
         }
     }
