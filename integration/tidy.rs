@@ -416,14 +416,15 @@ fn dependencies_say_why_they_are_here_and_are_used() {
     for line in manifest.lines() {
         if line.starts_with('[') {
             section = line;
-        } else if section.ends_with("dependencies]") && !line.starts_with('#') {
-            if let Some((name, _)) = line.split_once(" =") {
-                if !before.starts_with("# ") {
-                    wrong.push(format!("Cargo.toml: {name}: no comment above says why"));
-                }
-                if !code.contains(&format!("{}::", name.replace('-', "_"))) {
-                    wrong.push(format!("Cargo.toml: {name}: nothing uses it"));
-                }
+        } else if section.ends_with("dependencies]")
+            && !line.starts_with('#')
+            && let Some((name, _)) = line.split_once(" =")
+        {
+            if !before.starts_with("# ") {
+                wrong.push(format!("Cargo.toml: {name}: no comment above says why"));
+            }
+            if !code.contains(&format!("{}::", name.replace('-', "_"))) {
+                wrong.push(format!("Cargo.toml: {name}: nothing uses it"));
             }
         }
         before = line;

@@ -3,10 +3,10 @@
 set -euo pipefail
 trap 'for s in s1 s2; do cellfs umount --all --state $s 2>/dev/null || true; done' EXIT
 
-# Two nodes on one machine: two state directories, two ports, two folders.
+# Two nodes on one machine: two state directories, two folders, any two free ports.
 cd "$(mktemp -d)" && mkdir folder1 folder2
-cellfs mount folder1 --state s1 --listen 127.0.0.1:3901 --name one
-cellfs mount folder2 --state s2 --listen 127.0.0.1:3902 --name two --join "$(cellfs invite --state s1)"
+cellfs mount folder1 --state s1 --listen 127.0.0.1:0 --name one
+cellfs mount folder2 --state s2 --listen 127.0.0.1:0 --name two --join "$(cellfs invite --state s1)"
 
 # What is written in one folder appears in the other.
 echo 'written in folder 1' > folder1/hello.txt
@@ -19,7 +19,7 @@ git -C clone -c user.name=me -c user.email=me@example.org commit -q -a -m 'a lin
 git -C clone push -q origin main
 until grep 'pushed by git' folder1/hello.txt; do sleep 0.1; done
 
-# Both sides of a disagreement are kept. Nobody else talks to the cell.
+# What happened, and who is here.
 cellfs log hello.txt --state s1
 cellfs status --state s1
 cellfs members --state s2
