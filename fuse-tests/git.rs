@@ -100,7 +100,12 @@ fn a_long_history_pushed_cloned_and_worked_on() {
     wait_until(
         SOON,
         || all.iter().all(|n| n.cell().view.as_deref() == Some(&tip)),
-        || format!("the view is not the pushed commit {tip}: {:?}", nodes[0].cell()),
+        || {
+            format!(
+                "the view is not the pushed commit {tip}: {:?}",
+                nodes[0].cell()
+            )
+        },
     );
     agree(&all, "cell", SOON);
     for n in &all {
@@ -165,7 +170,13 @@ fn a_push_makes_a_volume_with_tags_and_branches() {
         let remote = || {
             let out = try_git(
                 &source,
-                &["ls-remote", "--heads", "--tags", "--refs", &n.url("project")],
+                &[
+                    "ls-remote",
+                    "--heads",
+                    "--tags",
+                    "--refs",
+                    &n.url("project"),
+                ],
             );
             String::from_utf8_lossy(&out.stdout)
                 .replace('\t', " ")
@@ -178,12 +189,22 @@ fn a_push_makes_a_volume_with_tags_and_branches() {
             || format!("{} has\n{}\nand not\n{names}", n.name(), remote()),
         );
         let folder = lab.mount_point(&format!("{}.project", n.name()));
-        n.ask(&["mount", "--volume", "project", &folder.display().to_string()]);
+        n.ask(&[
+            "mount",
+            "--volume",
+            "project",
+            &folder.display().to_string(),
+        ]);
         assert_checkout(&source, &folder);
         let clone = lab.path(&format!("{}.clone", n.name()));
         git(
             &lab.path(""),
-            &["clone", "-q", &n.url("project"), &clone.display().to_string()],
+            &[
+                "clone",
+                "-q",
+                &n.url("project"),
+                &clone.display().to_string(),
+            ],
         );
         for name in ["origin/main", "origin/branch100", "v200", "light300"] {
             let source_name = name.trim_start_matches("origin/");
@@ -192,14 +213,23 @@ fn a_push_makes_a_volume_with_tags_and_branches() {
         fsck(&n.repo("project"));
     }
     // Deleting a tag and a branch, and moving a branch, reach every node too.
-    git(&source, &["push", "-q", &url, ":refs/tags/light100", ":branch100"]);
-    git(&source, &["push", "-q", "-f", &url, "main~5:refs/heads/branch200"]);
+    git(
+        &source,
+        &["push", "-q", &url, ":refs/tags/light100", ":branch100"],
+    );
+    git(
+        &source,
+        &["push", "-q", "-f", &url, "main~5:refs/heads/branch200"],
+    );
     for n in &nodes {
         wait_until(
             SOON,
             || {
                 let out = git(&source, &["ls-remote", &n.url("project")]);
-                let moved = format!("{}\trefs/heads/branch200", git(&source, &["rev-parse", "main~5"]));
+                let moved = format!(
+                    "{}\trefs/heads/branch200",
+                    git(&source, &["rev-parse", "main~5"])
+                );
                 !out.contains("light100") && !out.contains("branch100") && out.contains(&moved)
             },
             || format!("refs on {}", n.name()),
@@ -233,7 +263,10 @@ fn writes_never_refuse_a_push() {
         let head = git(&clone, &["rev-parse", "HEAD"]);
         git(&clone, &["pull", "-q", "--ff-only", "origin", "main"]);
         git(&clone, &["merge-base", "--is-ancestor", &head, "HEAD"]);
-        assert_eq!(fs::read_to_string(clone.join("from-b")).expect("pulled"), format!("{i}\n"));
+        assert_eq!(
+            fs::read_to_string(clone.join("from-b")).expect("pulled"),
+            format!("{i}\n")
+        );
     }
     agree(&[a, b], "cell", SOON);
 }
@@ -268,7 +301,10 @@ fn a_refused_push_changes_nothing() {
     let out = try_git(&at("two"), &["push", "origin", "main"]);
     assert!(!out.status.success(), "{out:?}");
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
-    assert!(said.contains("fetch first") || said.contains("non-fast-forward"), "{said}");
+    assert!(
+        said.contains("fetch first") || said.contains("non-fast-forward"),
+        "{said}"
+    );
     // Not a token that may push.
     let read = a.ask(&["url"]);
     let out = try_git(&at("one"), &["push", &read, "main:refs/heads/other"]);
@@ -284,7 +320,13 @@ fn a_refused_push_changes_nothing() {
     // Names that a volume cannot have refuse the whole of an atomic push.
     let out = try_git(
         &at("one"),
-        &["push", "--atomic", "origin", "main:refs/heads/good", "main:refs/cellfs/heads/bad"],
+        &[
+            "push",
+            "--atomic",
+            "origin",
+            "main:refs/heads/good",
+            "main:refs/cellfs/heads/bad",
+        ],
     );
     assert!(!out.status.success(), "{out:?}");
 
@@ -293,10 +335,17 @@ fn a_refused_push_changes_nothing() {
     for n in [a, b] {
         assert!(!n.at("two").exists());
         let there = try_git(&n.repo("cell"), &["cat-file", "-e", &refused]);
-        assert!(!there.status.success(), "{} keeps the refused commit", n.name());
+        assert!(
+            !there.status.success(),
+            "{} keeps the refused commit",
+            n.name()
+        );
     }
     // After a pull it goes.
-    git(&at("two"), &["pull", "-q", "--no-rebase", "--no-edit", "origin", "main"]);
+    git(
+        &at("two"),
+        &["pull", "-q", "--no-rebase", "--no-edit", "origin", "main"],
+    );
     git(&at("two"), &["push", "-q", "origin", "main"]);
     b.wait_for("two", "2\n");
 }

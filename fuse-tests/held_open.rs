@@ -128,9 +128,9 @@ fn a_remote_delete_loses_against_an_edit() {
         wait_until(
             SOON,
             || {
-                fs::read_dir(n.dir())
-                    .expect("listed")
-                    .any(|e| fs::read_to_string(e.expect("an entry").path()).is_ok_and(|t| t == here))
+                fs::read_dir(n.dir()).expect("listed").any(|e| {
+                    fs::read_to_string(e.expect("an entry").path()).is_ok_and(|t| t == here)
+                })
             },
             || format!("the edit is nowhere on {}", n.name()),
         );

@@ -28,10 +28,7 @@ fn mount_returns_when_the_folder_answers() {
     assert!(mounted(&dir));
     fs::write(dir.join("x"), "x").expect("written at once");
     let said = String::from_utf8(out.stdout).expect("UTF-8");
-    let words: Vec<&str> = said
-        .lines()
-        .filter_map(|l| l.split(' ').next())
-        .collect();
+    let words: Vec<&str> = said.lines().filter_map(|l| l.split(' ').next()).collect();
     assert_eq!(words, ["node", "join", "git"], "{said}");
     let again = cellfs(&state, &["mount", &folder]);
     assert_eq!(again.status.code(), Some(1), "{again:?}");
@@ -202,13 +199,13 @@ fn a_state_has_one_node() {
     let said = String::from_utf8_lossy(&out.stderr);
     assert!(said.contains("in use"), "{said}");
     let listen = node.status().listen;
-    let taken = cellfs(
-        &lab.path("another"),
-        &["serve", "-f", "--listen", &listen],
-    );
+    let taken = cellfs(&lab.path("another"), &["serve", "-f", "--listen", &listen]);
     assert_eq!(taken.status.code(), Some(1), "{taken:?}");
     let said = String::from_utf8_lossy(&taken.stderr);
-    assert!(said.contains(listen.rsplit(':').next().expect("a port")), "{said}");
+    assert!(
+        said.contains(listen.rsplit(':').next().expect("a port")),
+        "{said}"
+    );
     let nowhere = node.try_ask(&["mount", "/no/such/folder"]);
     assert_ne!(nowhere.status.code(), Some(0));
     node.stop();

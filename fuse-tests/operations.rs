@@ -44,10 +44,9 @@ fn manifest_of(dir: &Path, path: &Path) -> String {
     let at = dir.join(path);
     match fs::read_link(&at) {
         Ok(to) => format!("-> {}", to.display()),
-        Err(_) => fs::read(&at).map_or_else(
-            |e| e.to_string(),
-            |b| blake3::hash(&b).to_hex().to_string(),
-        ),
+        Err(_) => {
+            fs::read(&at).map_or_else(|e| e.to_string(), |b| blake3::hash(&b).to_hex().to_string())
+        }
     }
 }
 
@@ -138,9 +137,7 @@ fn read_and_write_at_random() {
             let mut buf = vec![0; size];
             let mut got = 0;
             while got < size {
-                let k = f
-                    .read_at(&mut buf[got..], (at + got) as u64)
-                    .expect("read");
+                let k = f.read_at(&mut buf[got..], (at + got) as u64).expect("read");
                 if k == 0 {
                     break;
                 }
@@ -309,11 +306,17 @@ fn symlinks() {
     on_a_node(|n| {
         fs::write(n.at("target"), "t").expect("written");
         symlink("target", n.at("link")).expect("linked");
-        assert_eq!(fs::read_link(n.at("link")).expect("a link"), Path::new("target"));
+        assert_eq!(
+            fs::read_link(n.at("link")).expect("a link"),
+            Path::new("target")
+        );
         assert_eq!(n.read("link"), "t");
         let long = "y/".repeat(2000);
         symlink(&long, n.at("long")).expect("linked");
-        assert_eq!(fs::read_link(n.at("long")).expect("a link"), Path::new(&long));
+        assert_eq!(
+            fs::read_link(n.at("long")).expect("a link"),
+            Path::new(&long)
+        );
         symlink("/nowhere", n.at("dangling")).expect("linked");
         assert_eq!(errno(fs::read(n.at("dangling"))), Some(libc::ENOENT));
         let m = n.at("link").symlink_metadata().expect("there");
@@ -360,8 +363,14 @@ fn times() {
         fs::create_dir(n.at("d")).expect("made");
         symlink("f", n.at("l")).expect("linked");
         let at = |s, ns| Timestamps {
-            last_access: Timespec { tv_sec: 1, tv_nsec: 2 },
-            last_modification: Timespec { tv_sec: s, tv_nsec: ns },
+            last_access: Timespec {
+                tv_sec: 1,
+                tv_nsec: 2,
+            },
+            last_modification: Timespec {
+                tv_sec: s,
+                tv_nsec: ns,
+            },
         };
         for (path, s, ns) in [
             ("f", 1_000_000_000, 123_456_789),
@@ -377,12 +386,21 @@ fn times() {
         }
         let before = SystemTime::now() - Duration::from_secs(2);
         fs::write(n.at("g"), "x").expect("written");
-        let mtime = |p: &str| n.at(p).metadata().expect("there").modified().expect("known");
+        let mtime = |p: &str| {
+            n.at(p)
+                .metadata()
+                .expect("there")
+                .modified()
+                .expect("known")
+        };
         assert!(mtime("g") > before);
         let dir_before = mtime("d");
         fs::write(n.at("d/new"), "").expect("written");
         assert!(mtime("d") > dir_before, "an entry changes its directory");
-        let f = OpenOptions::new().write(true).open(n.at("g")).expect("opened");
+        let f = OpenOptions::new()
+            .write(true)
+            .open(n.at("g"))
+            .expect("opened");
         f.set_modified(SystemTime::UNIX_EPOCH + Duration::from_nanos(1_500_000_000_000_000_007))
             .expect("set");
         drop(f);
@@ -400,7 +418,12 @@ fn many_entries() {
         }
         let mut seen: Vec<String> = fs::read_dir(n.at("d"))
             .expect("listed")
-            .map(|e| e.expect("an entry").file_name().into_string().expect("UTF-8"))
+            .map(|e| {
+                e.expect("an entry")
+                    .file_name()
+                    .into_string()
+                    .expect("UTF-8")
+            })
             .collect();
         seen.sort();
         assert_eq!(seen.len(), entries);
@@ -500,7 +523,10 @@ fn what_is_not_there_says_so() {
                 "{e}"
             ),
         }
-        let f = OpenOptions::new().write(true).open(n.at("f")).expect("opened");
+        let f = OpenOptions::new()
+            .write(true)
+            .open(n.at("f"))
+            .expect("opened");
         match rustix::fs::fallocate(&f, rustix::fs::FallocateFlags::empty(), 0, 10) {
             Ok(()) => assert_eq!(f.metadata().expect("there").len(), 10),
             Err(e) => assert_eq!(e, rustix::io::Errno::OPNOTSUPP),

@@ -50,7 +50,11 @@ fn create_edit_rename_delete() {
     fs::remove_dir_all(a.at("D")).expect("removed");
     b.wait_gone("D");
     fs::create_dir(b.at("empty")).expect("made");
-    wait_until(SOON, || a.at("empty").is_dir(), || "an empty directory".into());
+    wait_until(
+        SOON,
+        || a.at("empty").is_dir(),
+        || "an empty directory".into(),
+    );
     a.write("last", "last");
     b.wait_for("last", "last");
     agree(&[a, b], "cell", SOON);
@@ -170,7 +174,9 @@ fn nothing_is_committed_when_nothing_is_written() {
     std::thread::sleep(Duration::from_secs(3));
     let heads = || -> Vec<_> { nodes.iter().map(|n| n.cell().heads).collect() };
     let before = heads();
-    std::thread::sleep(Duration::from_secs(harness::rounds("CELLFS_TEST_QUIET_S", 5) as u64));
+    std::thread::sleep(Duration::from_secs(
+        harness::rounds("CELLFS_TEST_QUIET_S", 5) as u64,
+    ));
     for n in &nodes {
         for e in fs::read_dir(n.dir()).expect("listed") {
             fs::read(e.expect("an entry").path()).expect("read");

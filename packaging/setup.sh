@@ -13,7 +13,7 @@ as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 
 to_run=(git fuse3)
 to_build=(ca-certificates curl gcc libc6-dev)
-to_test=(openssl rsync strace iproute2 nftables systemd procps)
+to_test=(openssl python3 diffutils rsync strace iproute2 nftables systemd procps)
 
 packages() {
     local missing=() name

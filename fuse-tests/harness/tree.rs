@@ -35,8 +35,7 @@ fn walk(dir: &Path, below: &Path, all: &mut BTreeMap<PathBuf, Entry>) {
             let to = std::fs::read_link(&path).expect("a link");
             format!("-> {}", to.display())
         } else if meta.is_file() {
-            let bytes =
-                std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
             assert_eq!(bytes.len() as u64, meta.len(), "{}", path.display());
             blake3::hash(&bytes).to_hex().to_string()
         } else {

@@ -117,8 +117,7 @@ fn is_ours(dir: &Path) -> bool {
 /// Whether a mount of ours whose node has died is on the folder. Attributes would not tell: the
 /// kernel has them cached.
 fn is_dead(dir: &Path) -> bool {
-    is_ours(dir)
-        && rustix::fs::statfs(dir).is_err_and(|e| is_not_connected(&io::Error::from(e)))
+    is_ours(dir) && rustix::fs::statfs(dir).is_err_and(|e| is_not_connected(&io::Error::from(e)))
 }
 
 fn is_not_connected(e: &io::Error) -> bool {
