@@ -90,7 +90,10 @@ fn check(dir: &Path, promised: &Promises) {
     }
     for (path, bytes) in last {
         let is = fs::read(dir.join(&path));
-        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        let name = path
+            .file_name()
+            .and_then(|n| n.to_str())
+            .unwrap_or_default();
         match (bytes, is) {
             (None, Err(_)) => {}
             (None, Ok(_)) => panic!("{} is back", path.display()),
@@ -182,7 +185,11 @@ fn what_was_closed_and_not_synced_survives_a_kill_too() {
         for i in 0..50 {
             node.write(&format!("r{round}-{i}"), format!("{round} {i}"));
         }
-        fs::rename(node.at(format!("r{round}-0")), node.at(format!("r{round}-x"))).expect("renamed");
+        fs::rename(
+            node.at(format!("r{round}-0")),
+            node.at(format!("r{round}-x")),
+        )
+        .expect("renamed");
         let setup = node.kill();
         node = setup.start();
         for i in 1..50 {
@@ -209,7 +216,8 @@ fn a_receiver_that_is_killed_gets_the_rest_later() {
         b = std::thread::scope(|s| {
             s.spawn(move || {
                 for i in 0..300 {
-                    fs::write(dir.join(format!("r{round}-{i}")), vec![b'x'; i * 10]).expect("written");
+                    fs::write(dir.join(format!("r{round}-{i}")), vec![b'x'; i * 10])
+                        .expect("written");
                 }
             });
             std::thread::sleep(Duration::from_millis(100 + round * 50));

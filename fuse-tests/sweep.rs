@@ -127,7 +127,10 @@ fn sweep(calls: &str, step: usize, most: usize) {
         setup = node.stop();
         k += step;
     }
-    eprintln!("{calls}: killed at {killed} points, up to the {}th call", k - step);
+    eprintln!(
+        "{calls}: killed at {killed} points, up to the {}th call",
+        k - step
+    );
     assert!(killed > 0, "nothing was killed");
     let node = setup.start();
     agree(&[&node, &other], "cell", SOON);
