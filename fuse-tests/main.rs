@@ -1,7 +1,9 @@
-//! Tests through real mounts, with the real program.
+//! Tests through real mounts, with the real program. They need `/dev/fuse` and root, and fail
+//! without.
 
 mod crash;
 mod dead_mount;
+mod demo;
 mod git;
 mod harness;
 mod held_open;

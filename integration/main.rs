@@ -3,3 +3,5 @@
 mod cli;
 mod git_door;
 mod http_door;
+mod packaging;
+mod tidy;

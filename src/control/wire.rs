@@ -94,6 +94,9 @@ pub struct Invite {
     pub uses: u32,
     /// For how many seconds.
     pub expires_s: u64,
+    /// Only the secret, for who is told the host in another way.
+    #[serde(default)]
+    pub only_token: bool,
 }
 
 /// A git URL to make.
@@ -253,7 +256,7 @@ pub struct Member {
     /// Where it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub addr: Option<String>,
-    /// Since when, in seconds since 1970.
+    /// Since when, in seconds since 1970; 0 for a pending node.
     #[serde(default)]
     pub since: i64,
 }

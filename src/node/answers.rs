@@ -246,7 +246,11 @@ impl Node for Answers {
     async fn invite(&self, what: Invite) -> Answer<String> {
         let expires = Duration::from_secs(what.expires_s);
         let t = self.0.the_peers()?.invite(what.uses, expires, &[]).await?;
-        Ok(t.to_string())
+        Ok(if what.only_token {
+            t.token.to_string()
+        } else {
+            t.to_string()
+        })
     }
 
     async fn url(&self, what: UrlOf) -> Answer<String> {
