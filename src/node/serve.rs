@@ -21,6 +21,7 @@ use crate::record::commit;
 use crate::replicator::HeadNotice;
 use crate::store::incoming;
 use crate::store::objects::Objects;
+use crate::volume::Volume;
 
 const VERSION: u8 = 1;
 /// Longest request.
@@ -102,10 +103,13 @@ pub(super) async fn fetch(
             .collect();
         if !missing.is_empty() {
             let came = incoming::receive(repo, answer)?;
+            let mut roots = missing.clone();
             for w in want.iter().filter(|w| missing.contains(&w.id)) {
-                check_head(&came.with(repo), w)?;
+                let with = came.with(repo);
+                check_head(&with, w)?;
+                roots.extend(ref_values(&volume, &with, &w.id)?);
             }
-            came.admit(repo, &missing)?;
+            came.admit(repo, &roots)?;
         }
         volume.admit(ids)?;
         Ok(())
@@ -134,6 +138,13 @@ fn read_ids(from: &mut dyn Read, most: usize) -> io::Result<Vec<Oid>> {
         ids.push(Oid::from(id));
     }
     Ok(ids)
+}
+
+/// What the branches and tags of a head point to. A tag is no commit's parent, so it is asked
+/// for and checked beside the head.
+fn ref_values(volume: &Volume, objs: &dyn Objects, head: &Oid) -> Result<Vec<Oid>, FetchError> {
+    let c = commit::decode(objs, head).map_err(|e| FetchError::Lie(e.to_string()))?;
+    Ok(volume.ref_values(objs, &c.state)?)
 }
 
 /// A head must be the commit that its author signed for.
@@ -202,6 +213,14 @@ fn answer(node: &NodeInner, request: RecvStream, reply: SendStream) -> io::Resul
     }
     let sent = match volume {
         Some(v) if !want.is_empty() => {
+            let values = |ids: &[Oid]| -> Vec<Oid> {
+                let held = ids.iter().filter(|i| v.repo().has(i).unwrap_or(false));
+                held.flat_map(|i| ref_values(&v, &**v.repo(), i).unwrap_or_default())
+                    .collect()
+            };
+            let (more, less) = (values(&want), values(&have));
+            want.extend(more);
+            let have = [have, less].concat();
             incoming::send(v.repo(), &want, &have, &mut to).map_err(io::Error::other)?
         }
         _ => 0,
