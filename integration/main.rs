@@ -3,3 +3,4 @@
 mod cli;
 mod git_door;
 mod http_door;
+mod power;
