@@ -203,7 +203,14 @@ fn compare(base: &Path, disk: &Disk) {
         }
     }
     let names = |m: &BTreeMap<PathBuf, Option<disk::Bytes>>| m.keys().cloned().collect::<Vec<_>>();
-    assert_eq!(names(&model), names(&real));
+    let only = |a: Vec<PathBuf>, b: Vec<PathBuf>| -> Vec<PathBuf> {
+        a.into_iter().filter(|p| !b.contains(p)).collect()
+    };
+    assert_eq!(
+        (only(names(&model), names(&real)), only(names(&real), names(&model))),
+        (Vec::new(), Vec::new()),
+        "names that only the model or only the disk has"
+    );
     for (p, b) in &real {
         assert!(model[p] == *b, "the model has other bytes of {p:?}");
     }
@@ -238,6 +245,7 @@ fn nothing_acknowledged_is_lost_by_power_loss_at_any_point() {
     }
     let every = std::env::var("CELLFS_POWER_EVERY").ok().and_then(|n| n.parse().ok());
     let (found, disk) = replay(&base, &t, &|_| false, every.unwrap_or(1));
+    print!("{}", describe(&t, &found));
     compare(&base, &disk);
     assert!(found.wrong.is_empty(), "{}", describe(&t, &found));
     assert!(found.prefixes > 300, "too little was traced");

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-/// The calls that change a disk or make it keep a change.
-pub(crate) const CALLS: &str = "open,openat,creat,write,pwrite64,writev,pwritev,pwritev2,lseek,\
+/// The calls that change a disk or make it keep a change; `pwritev` is the test's own.
+pub(crate) const CALLS: &str = "open,openat,creat,write,pwrite64,writev,lseek,\
 rename,renameat,renameat2,link,linkat,symlink,symlinkat,unlink,unlinkat,rmdir,mkdir,mkdirat,\
 truncate,ftruncate,fallocate,copy_file_range,sendfile,splice,fsync,fdatasync,sync_file_range";
 
