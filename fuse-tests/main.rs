@@ -1,3 +1,14 @@
-//! Tests through a real mount.
+//! Tests through real mounts, with the real program. They need `/dev/fuse` and root, and fail
+//! without.
 
+mod crash;
 mod dead_mount;
+mod demo;
+mod git;
+mod harness;
+mod held_open;
+mod mounts;
+mod operations;
+mod real_tree;
+mod sweep;
+mod two_nodes;

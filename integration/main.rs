@@ -3,4 +3,6 @@
 mod cli;
 mod git_door;
 mod http_door;
+mod packaging;
 mod power;
+mod tidy;

@@ -150,9 +150,13 @@ fn run(args: Args, process: Process<'_>) -> Answer<()> {
                 Failure::usage(format!("--expires {}: {why}", a.expires))
                     .hint("for example: --expires 30m, --expires 24h, --expires 7d")
             })?;
-            let uses = a.uses;
-            let ticket = Client::connect(&a.state.dir())?.invite(Invite { uses, expires_s })?;
-            Out::new().line(ticket)
+            let what = Invite {
+                uses: a.uses,
+                expires_s,
+                only_token: a.token,
+            };
+            let text = Client::connect(&a.state.dir())?.invite(what)?;
+            Out::new().line(text)
         }
         Verb::Url(a) => {
             let url = Client::connect(&a.state.dir())?.url(a.what()?)?;

@@ -14,6 +14,8 @@ use serde::Deserialize;
 
 use crate::base::id::VolumeName;
 
+pub use file::KEYS;
+
 /// The port of peers (UDP) and of HTTP (TCP).
 pub const PORT: u16 = 3838;
 /// The volume that `mount` shows when nobody says which.
@@ -152,7 +154,7 @@ pub enum ConfigError {
         nearest: Option<&'static str>,
     },
     /// A secret that others can read.
-    #[error("configuration {} holds a token and can be read by other users", path.display())]
+    #[error("configuration {} holds a token or a ticket and can be read by other users", path.display())]
     OpenSecret {
         /// The file.
         path: PathBuf,
@@ -181,7 +183,7 @@ impl ConfigError {
                 nearest: Some(n), ..
             } => Some(format!("did you mean `{n}`?")),
             Self::UnknownKey { nearest: None, .. } => {
-                Some(format!("the keys are: {}", file::KEYS.join(", ")))
+                Some(format!("the keys are: {}", KEYS.join(", ")))
             }
             Self::OpenSecret { path } => Some(format!("chmod 600 {}", path.display())),
             Self::HalfTls(..) => Some("give both: --tls-cert FILE --tls-key FILE (PEM)".to_owned()),
@@ -351,13 +353,15 @@ mod tests {
             Source::read(f.path()),
             Err(ConfigError::Syntax { .. })
         ));
-        let f = write("token = 'secret'");
-        assert!(Source::read(f.path()).is_ok());
-        let mut open = std::fs::metadata(f.path()).expect("there").permissions();
-        std::os::unix::fs::PermissionsExt::set_mode(&mut open, 0o644);
-        std::fs::set_permissions(f.path(), open).expect("ours");
-        let e = Source::read(f.path()).expect_err("open");
-        assert!(e.hint().is_some_and(|h| h.starts_with("chmod 600 ")));
+        for secret in ["token = 'secret'", "join = ['host', 'cellfs1abc']"] {
+            let f = write(secret);
+            assert!(Source::read(f.path()).is_ok());
+            let mut open = std::fs::metadata(f.path()).expect("there").permissions();
+            std::os::unix::fs::PermissionsExt::set_mode(&mut open, 0o644);
+            std::fs::set_permissions(f.path(), open).expect("ours");
+            let e = Source::read(f.path()).expect_err("open");
+            assert!(e.hint().is_some_and(|h| h.starts_with("chmod 600 ")));
+        }
     }
 
     #[test]

@@ -193,6 +193,7 @@ impl Fs {
                 .flat_map(|id| fields.iter().map(|f| Change::Field { id: *id, field: *f }));
             self.volume
                 .log(&mut live, changes.map(Patch::Meta).collect())?;
+            live.touched.insert(ino);
         }
         let now = clock::now_ns();
         let i = live.inode_mut(ino)?;

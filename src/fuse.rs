@@ -66,7 +66,15 @@ fn ns(t: TimeOrNow) -> i64 {
         TimeOrNow::Now => clock::now_ns(),
         TimeOrNow::SpecificTime(t) => match t.duration_since(UNIX_EPOCH) {
             Ok(d) => i64::try_from(d.as_nanos()).unwrap_or(i64::MAX),
-            Err(e) => i64::try_from(e.duration().as_nanos()).map_or(i64::MIN, |n| -n),
+            // fuser takes the nanoseconds from the seconds when these are negative; the kernel
+            // means them to be added.
+            Err(e) => {
+                let (s, n) = (e.duration().as_secs(), e.duration().subsec_nanos());
+                i64::try_from(s)
+                    .ok()
+                    .and_then(|s| s.checked_mul(-1_000_000_000)?.checked_add(n.into()))
+                    .unwrap_or(i64::MIN)
+            }
         },
     }
 }
@@ -410,12 +418,13 @@ impl Filesystem for Adapter {
     fn flush(
         &self,
         _req: &Request,
-        ino: INodeNo,
+        _ino: INodeNo,
         _fh: FileHandle,
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        reply_empty("flush", ino.0, self.fs.flush(ino.0), reply);
+        // The kernel need not tell of each close: the last one is what counts.
+        reply.error(Errno::ENOSYS);
     }
 
     fn release(

@@ -102,6 +102,7 @@ pub struct Volume {
     git: git::GitSide,
     spills: AtomicU64,
     worker: Mutex<Option<JoinHandle<()>>>,
+    trouble: Mutex<Option<String>>,
 }
 
 impl std::fmt::Debug for Volume {
@@ -151,6 +152,7 @@ impl Volume {
             git: git::GitSide::default(),
             spills: AtomicU64::new(1),
             worker: Mutex::default(),
+            trouble: Mutex::default(),
         });
         recover::recover(&volume, found)?;
         volume.start(inbox)?;
@@ -321,6 +323,17 @@ impl Volume {
     #[must_use]
     pub fn dirty(&self) -> usize {
         self.lock().dirty_count()
+    }
+
+    /// Why commits fail at the moment, if they do; what was written is in the journal.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        let t = self.trouble.lock();
+        t.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_trouble(&self, why: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
     /// A mount wants to be told of changes.

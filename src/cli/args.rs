@@ -304,6 +304,9 @@ pub(super) struct Invite {
     /// How long it is good: 30s, 10m, 24h, 7d
     #[arg(long, value_name = "DURATION", default_value = "24h")]
     pub(super) expires: String,
+    /// Print the token alone, for `--join HOST --token TOKEN`
+    #[arg(long)]
+    pub(super) token: bool,
     #[command(flatten)]
     pub(super) state: State,
 }

@@ -114,9 +114,10 @@ fn is_ours(dir: &Path) -> bool {
     top_mount(dir).is_some_and(|fs| fs == FS_TYPE)
 }
 
-/// Whether a mount of ours whose node has died is on the folder.
+/// Whether a mount of ours whose node has died is on the folder. Attributes would not tell: the
+/// kernel has them cached.
 fn is_dead(dir: &Path) -> bool {
-    is_ours(dir) && std::fs::metadata(dir).is_err_and(|e| is_not_connected(&e))
+    is_ours(dir) && rustix::fs::statfs(dir).is_err_and(|e| is_not_connected(&io::Error::from(e)))
 }
 
 fn is_not_connected(e: &io::Error) -> bool {

@@ -18,7 +18,7 @@ pub trait Node: Send + Sync + 'static {
     async fn attach(&self, what: Attach) -> Answer<Ready>;
     /// Unmounts a folder; answers when it is gone.
     async fn detach(&self, dir: PathBuf) -> Answer<()>;
-    /// Makes a ticket, on one line.
+    /// Makes a ticket, on one line; or its token alone.
     async fn invite(&self, what: Invite) -> Answer<String>;
     /// Makes a git URL with a token in it.
     async fn url(&self, what: UrlOf) -> Answer<String>;

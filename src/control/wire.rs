@@ -94,6 +94,9 @@ pub struct Invite {
     pub uses: u32,
     /// For how many seconds.
     pub expires_s: u64,
+    /// Only the secret, for who is told the host in another way.
+    #[serde(default)]
+    pub only_token: bool,
 }
 
 /// A git URL to make.

@@ -40,27 +40,16 @@ impl Fs {
         Ok(())
     }
 
-    /// A descriptor was closed; others may still be open.
-    ///
-    /// # Errors
-    /// `Stale`.
-    pub fn flush(&self, ino: Ino) -> Result<()> {
-        let mut live = self.volume.lock();
-        let ready = settle(&mut live, ino)?;
-        drop(live);
-        if ready {
-            self.volume.wake();
-        }
-        Ok(())
-    }
-
     /// The last reference to a handle is gone.
     pub fn release(&self, ino: Ino, write: bool) {
         let mut live = self.volume.lock();
-        let ready = settle(&mut live, ino).unwrap_or(false);
+        let mut ready = false;
         if let Some(i) = live.inodes.get_mut(&ino) {
             i.opens = i.opens.saturating_sub(1);
             i.writers = i.writers.saturating_sub(u32::from(write));
+            // A shell closes a copy of the descriptor before it writes: only the last close
+            // says that the writer is done.
+            ready = i.writers == 0 && settle(&mut live, ino).unwrap_or(false);
             self.volume.unspill_if_clean(&mut live, ino);
         }
         live.drop_if_idle(ino);

@@ -59,7 +59,6 @@ fn put(f: &Fs, path: &str, text: &str) {
         None => f.create(dir, name.as_bytes(), 0o644, ME, true).unwrap().ino,
     };
     f.write(ino, 0, text.as_bytes()).unwrap();
-    f.flush(ino).unwrap();
     f.release(ino, true);
 }
 
@@ -263,7 +262,6 @@ fn a_file_held_open_keeps_its_version_and_merges_when_written() {
     pull(&a, &b);
     let held = String::from_utf8(fb.read(ino, 0, 1 << 20).unwrap()).unwrap();
     assert_eq!(held, mine, "an open handle never sees a mix");
-    fb.flush(ino).unwrap();
     fb.release(ino, true);
     sync(&a, &b);
     for f in [&fa, &fb] {

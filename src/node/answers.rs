@@ -120,13 +120,21 @@ impl NodeInner {
     fn warnings(&self) -> Vec<String> {
         let skews = self.skews.lock().unwrap_or_else(PoisonError::into_inner);
         let far = skews.iter().filter(|(_, s)| s.abs() > SKEW_S_MAX);
-        far.map(|(n, s)| {
+        let clocks = far.map(|(n, s)| {
             format!(
                 "the clock of node {} differs from ours by {s} s; set both by NTP",
                 n.short()
             )
-        })
-        .collect()
+        });
+        let volumes = self.all_volumes();
+        let troubles = volumes.iter().filter_map(|v| {
+            let why = v.trouble()?;
+            Some(format!(
+                "volume {}: commits fail, what is written stays in the journal: {why}",
+                v.name()
+            ))
+        });
+        clocks.chain(troubles).collect()
     }
 
     pub(super) fn status_now(&self) -> Status {
@@ -238,7 +246,11 @@ impl Node for Answers {
     async fn invite(&self, what: Invite) -> Answer<String> {
         let expires = Duration::from_secs(what.expires_s);
         let t = self.0.the_peers()?.invite(what.uses, expires, &[]).await?;
-        Ok(t.to_string())
+        Ok(if what.only_token {
+            t.token.to_string()
+        } else {
+            t.to_string()
+        })
     }
 
     async fn url(&self, what: UrlOf) -> Answer<String> {

@@ -7,7 +7,7 @@
 //! pack nobody sees; [`sweep`] removes such leftovers.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -177,15 +177,13 @@ impl SealedPack {
             return Ok(None);
         };
         let offset = self.entries.get(at).map_or(0, |e| e.offset);
-        let mut file = io::BufReader::new(File::open(&self.pack)?);
-        file.seek(SeekFrom::Start(offset))?;
-        let mut byte = [0x80];
-        while byte.iter().any(|b| b & 0x80 != 0) {
-            file.read_exact(&mut byte)?;
-        }
-        let mut data = Vec::new();
-        flate2::bufread::ZlibDecoder::new(file).read_to_end(&mut data)?;
+        let (_, data) = read_entry(&File::open(&self.pack)?, offset)?;
         Ok(Some(data))
+    }
+
+    /// Ids and offsets of what is in it, sorted by id.
+    pub(super) fn offsets(&self) -> impl Iterator<Item = (Oid, u64)> + '_ {
+        self.entries.iter().map(|e| (e.id, e.offset))
     }
 
     /// Where the pack is now.
@@ -215,6 +213,66 @@ impl SealedPack {
             }
         }
     }
+}
+
+/// Reads a file from an offset on, without moving a cursor that others share.
+struct From<'a> {
+    file: &'a File,
+    at: u64,
+}
+
+impl Read for From<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = rustix::io::retry_on_intr(|| rustix::io::pread(self.file, &mut *buf, self.at))?;
+        self.at += n as u64;
+        Ok(n)
+    }
+}
+
+/// Kind and size of a whole object in a pack, and where its zlib stream starts.
+///
+/// # Errors
+/// As the file system, or when there is no whole object.
+pub(super) fn read_entry_header(file: &File, offset: u64) -> io::Result<(ObjectKind, u64, u64)> {
+    let mut head = [0; 16];
+    let n = From { file, at: offset }.read(&mut head)?;
+    let mut bytes = head.iter().take(n).copied().zip(1u64..);
+    let short = || io::Error::other("a pack ends within a header");
+    let (first, mut used) = bytes.next().ok_or_else(short)?;
+    let kind = match (first >> 4) & 7 {
+        1 => ObjectKind::Commit,
+        2 => ObjectKind::Tree,
+        3 => ObjectKind::Blob,
+        4 => ObjectKind::Tag,
+        _ => return Err(io::Error::other("not a whole object")),
+    };
+    let mut size = u64::from(first & 15);
+    let (mut shift, mut more) = (4, first & 0x80 != 0);
+    while more {
+        let (b, n) = bytes.next().ok_or_else(short)?;
+        size |= u64::from(b & 0x7f) << shift;
+        shift += 7;
+        more = b & 0x80 != 0;
+        used = n;
+    }
+    Ok((kind, size, offset + used))
+}
+
+/// Reads a whole object of a pack.
+///
+/// # Errors
+/// As the file system, or when there is no whole object.
+pub(super) fn read_entry(file: &File, offset: u64) -> io::Result<(ObjectKind, Vec<u8>)> {
+    let (kind, size, at) = read_entry_header(file, offset)?;
+    let mut data = Vec::with_capacity(usize::try_from(size).map_err(io::Error::other)?);
+    let from = io::BufReader::new(From { file, at });
+    flate2::bufread::ZlibDecoder::new(from).read_to_end(&mut data)?;
+    if data.len() as u64 != size {
+        return Err(io::Error::other(
+            "an object of another size than its pack says",
+        ));
+    }
+    Ok((kind, data))
 }
 
 /// Removes what a crash left behind: everything under `incoming`, and packs without an index.

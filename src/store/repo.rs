@@ -3,17 +3,18 @@
 //! Invariant: objects are only ever added. Threads: any; handles of gix are pooled, since one
 //! handle serves one thread at a time.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use gix::odb::store::init::{Options, Slots};
 use gix_pack::Find;
 use lru::LruCache;
 
 use super::objects::{Object, ObjectError, ObjectKind, Objects};
-use super::pack::{PackWriter, SealedPack, sweep};
+use super::pack::{PackWriter, SealedPack, read_entry, read_entry_header, sweep};
 use crate::base::id::Oid;
 
 type Handle = gix::odb::Cache<gix::odb::store::Handle<Arc<gix::odb::Store>>>;
@@ -24,6 +25,9 @@ const PACKS_MAX: u16 = 8192;
 const CACHED_OBJECT_BYTES_MAX: usize = 64 << 10;
 /// Number of decoded objects kept.
 const CACHED_OBJECTS_MAX: usize = 4096;
+/// Packs and objects that may be young at a time.
+const YOUNG_PACKS_MAX: usize = 64;
+const YOUNG_OBJECTS_MAX: usize = 100_000;
 /// Memory for delta bases, per handle.
 const DELTA_CACHE_BYTES: usize = 16 << 20;
 
@@ -33,6 +37,15 @@ pub struct Repo {
     store: Arc<gix::odb::Store>,
     idle: Mutex<Vec<Handle>>,
     recent: Mutex<LruCache<Oid, Object>>,
+    young: RwLock<Young>,
+}
+
+/// Packs that were installed since gix last looked: it looks at every pack each time, which
+/// would cost more than a commit.
+#[derive(Default)]
+struct Young {
+    packs: Vec<Arc<File>>,
+    at: HashMap<Oid, (usize, u64)>,
 }
 
 impl std::fmt::Debug for Repo {
@@ -97,6 +110,7 @@ impl Repo {
             store: Arc::new(store),
             idle: Mutex::default(),
             recent: Mutex::new(LruCache::new(recent)),
+            young: RwLock::default(),
         })
     }
 
@@ -144,7 +158,16 @@ impl Repo {
         // gix rescans on a miss in this mode, so miss on purpose.
         let h = self.store.to_cache_arc();
         let miss = Oid::from([0x5a; 20]);
+        let mut young = self.young.write().unwrap_or_else(PoisonError::into_inner);
         let _known = h.contains(&miss);
+        *young = Young::default();
+    }
+
+    /// The pack and offset of an object that was installed lately.
+    fn young(&self, id: &Oid) -> Option<(Arc<File>, u64)> {
+        let y = self.young.read().unwrap_or_else(PoisonError::into_inner);
+        let (pack, offset) = y.at.get(id)?;
+        Some((y.packs.get(*pack)?.clone(), *offset))
     }
 
     /// Makes a sealed pack visible, durably.
@@ -152,9 +175,33 @@ impl Repo {
     /// # Errors
     /// As the file system.
     pub fn install(&self, pack: SealedPack) -> io::Result<()> {
+        let file = Arc::new(File::open(pack.path())?);
+        let offsets: Vec<(Oid, u64)> = pack.offsets().collect();
         pack.install(&self.pack_dir())?;
-        self.refresh();
+        let many = {
+            let mut y = self.young.write().unwrap_or_else(PoisonError::into_inner);
+            let n = y.packs.len();
+            y.packs.push(file);
+            y.at.extend(offsets.into_iter().map(|(id, at)| (id, (n, at))));
+            y.packs.len() >= YOUNG_PACKS_MAX || y.at.len() >= YOUNG_OBJECTS_MAX
+        };
+        if many {
+            self.refresh();
+        }
         Ok(())
+    }
+
+    fn remember(&self, id: &Oid, kind: ObjectKind, data: Vec<u8>) -> Object {
+        let o = Object {
+            kind,
+            data: Arc::new(data),
+        };
+        if o.data.len() <= CACHED_OBJECT_BYTES_MAX
+            && let Ok(mut r) = self.recent.lock()
+        {
+            r.put(*id, o.clone());
+        }
+        o
     }
 
     /// Size of an object in bytes, from its header.
@@ -166,6 +213,11 @@ impl Repo {
             && let Some(o) = r.peek(id)
         {
             return Ok(o.data.len() as u64);
+        }
+        if let Some((file, at)) = self.young(id) {
+            let (_, size, _) = read_entry_header(&file, at)
+                .map_err(|e| store_error("reading a header")(e.into()))?;
+            return Ok(size);
         }
         let h = self.handle();
         let found = gix::odb::Header::try_header(&h, id);
@@ -254,6 +306,11 @@ impl Objects for Repo {
         {
             return Ok(Some(o.clone()));
         }
+        if let Some((file, at)) = self.young(id) {
+            let (kind, data) =
+                read_entry(&file, at).map_err(|e| store_error("reading an object")(e.into()))?;
+            return Ok(Some(self.remember(id, kind, data)));
+        }
         let h = self.handle();
         let mut buf = Vec::new();
         let found = match Find::try_find(&h, id, &mut buf) {
@@ -262,16 +319,7 @@ impl Objects for Repo {
         };
         self.give_back(h);
         let Some(kind) = found else { return Ok(None) };
-        let o = Object {
-            kind,
-            data: Arc::new(buf),
-        };
-        if o.data.len() <= CACHED_OBJECT_BYTES_MAX
-            && let Ok(mut r) = self.recent.lock()
-        {
-            r.put(*id, o.clone());
-        }
-        Ok(Some(o))
+        Ok(Some(self.remember(id, kind, buf)))
     }
 
     fn put(&self, kind: ObjectKind, data: Vec<u8>) -> Result<Oid, ObjectError> {
@@ -288,6 +336,9 @@ impl Objects for Repo {
 
     fn has(&self, id: &Oid) -> Result<bool, ObjectError> {
         if self.recent.lock().is_ok_and(|r| r.contains(id)) {
+            return Ok(true);
+        }
+        if self.young(id).is_some() {
             return Ok(true);
         }
         let h = self.handle();

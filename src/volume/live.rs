@@ -84,7 +84,8 @@ pub struct Live {
     pub dirty: BTreeSet<Ino>,
     /// Inodes in the commit that is being made.
     pub committing: BTreeSet<Ino>,
-    /// Inodes with dots that stand for the commit to come.
+    /// Inodes whose names or attributes wait for the commit to come; their dots may stand
+    /// for it.
     pub touched: HashSet<Ino>,
     /// Names that differ from the view, by the journal entry that made them so.
     pub overrides: BTreeMap<u64, Vec<(Ino, EntryName)>>,
@@ -478,6 +479,7 @@ impl Live {
         if let Some(d) = self.inodes.get_mut(&dir) {
             d.attr.mtime = now;
             d.attr.ctime = now;
+            self.touched.insert(dir);
         }
     }
 

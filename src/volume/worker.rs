@@ -130,9 +130,11 @@ impl Worker<'_> {
             Ok(done) => done,
             Err(e) => {
                 self.failed = Some(batch);
+                self.volume.set_trouble(Some(e.to_string()));
                 return Err(e);
             }
         };
+        self.volume.set_trouble(None);
         let mut stale = Vec::new();
         {
             let mut live = self.volume.lock();

@@ -1,11 +1,11 @@
 //! Certificate and key of the HTTP port.
 
-use std::fs::File;
-use std::io::BufReader;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{self, ServerConfig};
 
@@ -21,7 +21,7 @@ pub enum TlsError {
         /// Which file.
         path: PathBuf,
         /// What is wrong.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// A file has nothing of what it should.
     #[error("{} has no {what} in it", path.display())]
@@ -34,6 +34,20 @@ pub enum TlsError {
     /// They do not fit, or are of no use.
     #[error("the certificate and the key cannot be used: {0}")]
     Unusable(#[from] rustls::Error),
+}
+
+impl TlsError {
+    fn of(path: &Path, what: &'static str, e: pem::Error) -> Self {
+        let path = path.to_owned();
+        match e {
+            pem::Error::NoItemsFound => Self::Empty { path, what },
+            pem::Error::Io(source) => Self::Read { path, source },
+            other => Self::Read {
+                path,
+                source: io::Error::other(other.to_string()),
+            },
+        }
+    }
 }
 
 impl From<TlsError> for Failure {
@@ -56,38 +70,17 @@ pub fn load(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
     Ok(Arc::new(config))
 }
 
-fn open(path: &Path) -> Result<BufReader<File>, TlsError> {
-    File::open(path)
-        .map(BufReader::new)
-        .map_err(|source| TlsError::Read {
-            path: path.to_owned(),
-            source,
-        })
-}
-
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let chain: Result<Vec<_>, _> = rustls_pemfile::certs(&mut open(path)?).collect();
-    let chain = chain.map_err(|source| TlsError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
+    let what = "certificate";
+    let chain: Vec<_> = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect)
+        .map_err(|e| TlsError::of(path, what, e))?;
     if chain.is_empty() {
-        return Err(TlsError::Empty {
-            path: path.to_owned(),
-            what: "certificate",
-        });
+        return Err(TlsError::of(path, what, pem::Error::NoItemsFound));
     }
     Ok(chain)
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    rustls_pemfile::private_key(&mut open(path)?)
-        .map_err(|source| TlsError::Read {
-            path: path.to_owned(),
-            source,
-        })?
-        .ok_or_else(|| TlsError::Empty {
-            path: path.to_owned(),
-            what: "private key",
-        })
+    PrivateKeyDer::from_pem_file(path).map_err(|e| TlsError::of(path, "private key", e))
 }
