@@ -101,7 +101,10 @@ fn arguments(text: &[u8]) -> (Vec<Arg>, &[u8]) {
         }
         at += 1;
     }
-    panic!("no end: {}", String::from_utf8_lossy(&text[..text.len().min(300)]));
+    panic!(
+        "no end: {}",
+        String::from_utf8_lossy(&text[..text.len().min(300)])
+    );
 }
 
 fn call(text: &[u8]) -> Option<Call> {
