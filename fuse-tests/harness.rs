@@ -7,7 +7,10 @@
 // Two test programs use it, neither all of it.
 #![allow(dead_code)]
 
+// Paths, because this file is found by a path too.
+#[path = "harness/git.rs"]
 pub(crate) mod git;
+#[path = "harness/tree.rs"]
 pub(crate) mod tree;
 
 use std::ffi::OsString;
@@ -423,9 +426,9 @@ impl Starting {
         self.child.wait().expect("a child").code()
     }
 
-    /// What it wrote to its log.
-    pub(crate) fn log(&self) -> String {
-        std::fs::read_to_string(&self.setup.log).unwrap_or_default()
+    /// Where it writes its log.
+    pub(crate) fn log_path(&self) -> PathBuf {
+        self.setup.log.clone()
     }
 }
 
