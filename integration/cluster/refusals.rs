@@ -38,11 +38,16 @@ fn tickets_and_tokens() {
     assert!(said.contains("expired"), "{said}");
 
     let host = a.status().listen;
-    let said = refused(
-        lab.node("wrong")
-            .join(&host)
-            .words(["--token", &"x".repeat(26)]),
-    );
+    // Of the issuer, and with another secret.
+    let mut wrong = a.ask(&["invite", "--token"]);
+    let at = wrong.len() - 8;
+    let other = if wrong.get(at..=at) == Some("a") {
+        "b"
+    } else {
+        "a"
+    };
+    wrong.replace_range(at..=at, other);
+    let said = refused(lab.node("wrong").join(&host).words(["--token", &wrong]));
     assert!(said.contains("token"), "{said}");
 
     // A ticket of another cell lets into that one, and only into that one.
