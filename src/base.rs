@@ -1,9 +1,11 @@
-//! Words that all rooms share: ids, names, stamps, limits, clocks. No I/O but the clock.
+//! Words that all rooms share: ids, names, stamps, limits, clocks. No I/O but the clock and
+//! [`durable`].
 //!
 //! Invariant: a value of a type in this room is valid; text and bytes from outside are
 //! parsed into these types once, at the edge. No threads.
 
 pub mod clock;
+pub mod durable;
 pub mod id;
 pub mod limit;
 pub mod name;

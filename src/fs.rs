@@ -173,9 +173,12 @@ impl Fs {
     /// `ReadOnly`, the journal's, `Stale`, `IsDir` for the size of a directory.
     pub fn setattr(&self, ino: Ino, set: SetAttr) -> Result<Stat> {
         self.may_write()?;
-        let mut live = self.volume.lock();
+        let (mut live, moved) = match set.size {
+            Some(len) if len > 0 => self.lock_for(ino, len)?,
+            _ => (self.volume.lock(), data::Moved::default()),
+        };
         if let Some(len) = set.size {
-            self.resize(&mut live, ino, len)?;
+            self.resize(&mut live, ino, len, moved)?;
         }
         let i = live.inode(ino)?;
         let ids = self.field_ids(i);

@@ -7,13 +7,13 @@
 //! the callers' own.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
+use crate::base::durable;
 use crate::base::id::{BranchId, NodeId, Oid, VolumeName};
 use crate::base::name::EntryName;
 use crate::journal::{Entry, Journal, Patch};
@@ -126,7 +126,8 @@ impl Volume {
         who: Identity,
         outlet: Arc<dyn Outlet>,
     ) -> VolumeResult<Arc<Self>> {
-        fs::create_dir_all(dir)?;
+        durable::dirs(dir)?;
+        durable::dirs(&dir.join("overlay"))?;
         let repo = Arc::new(Repo::create(&dir.join("git"))?);
         let (journal, found) = Journal::open(&dir.join("journal"))?;
         let (work, inbox) = sync_channel(WORK_QUEUE);

@@ -103,7 +103,7 @@ fn a_forgotten_node_gets_nothing() {
     nodes[1].wait_for("after", "2");
     let setup = c.kill();
     // It kept its key and comes back.
-    if let Ok(back) = setup.clone().begin().try_ready() {
+    if let Ok(back) = setup.begin().try_ready() {
         std::thread::sleep(Duration::from_secs(3));
         assert!(!back.at("after").exists(), "it got what was written later");
         back.write("hers", "3");

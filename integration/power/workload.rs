@@ -545,10 +545,9 @@ fn peers(r: &Run, base: &Path) {
 fn push(r: &Run) {
     let git = |dir: &Path, args: &[&str], input: &[u8]| {
         let mut c = Command::new("git");
-        c.arg("-C")
-            .arg(dir)
-            .args(["-c", "core.fsync=all"])
-            .args(args);
+        // Absolute names: the trace is read without working directories.
+        c.arg("--git-dir").arg(dir).current_dir("/");
+        c.args(["-c", "core.fsync=all"]).args(args);
         for who in ["AUTHOR", "COMMITTER"] {
             c.env(format!("GIT_{who}_NAME"), "t")
                 .env(format!("GIT_{who}_EMAIL"), "t@t");
@@ -571,7 +570,7 @@ fn push(r: &Run) {
     let line = |b: Vec<u8>| String::from_utf8(b).expect("text").trim().to_owned();
     let client = r.states.with_file_name("client");
     fs::create_dir_all(&client).expect("made");
-    git(&client, &["init", "-q"], b"");
+    git(&client, &["init", "-q", "--bare"], b"");
     for n in 0..2 {
         let blob = line(git(
             &client,

@@ -1,13 +1,14 @@
 //! One daemon per state directory: `<state>/lock`, held with `flock` for the daemon's life.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
 use super::failure::{Code, Failure};
+use crate::base::durable;
 
 /// The right to be the node of a state directory. Dropped, or when the process dies, the
 /// right is free again; nothing stale remains.
@@ -62,11 +63,7 @@ impl StateLock {
             dir: dir.to_owned(),
             source,
         };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(io)?;
+        durable::dirs_with(dir, 0o700).map_err(io)?;
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)

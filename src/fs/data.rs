@@ -1,16 +1,17 @@
 //! Opening, reading, writing, cutting and syncing regular files.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard};
 
 use super::{Fs, Result};
 use crate::base::clock;
+use crate::base::id::Oid;
 use crate::base::limit::{FILE_BYTES_MAX, SMALL_FILE_BYTES_MAX};
 use crate::journal::Patch;
 use crate::record::model::Kind;
 use crate::volume::error::VolumeError;
-use crate::volume::inode::{Data, Dirty, Ino};
-use crate::volume::live::{Live, Stale};
+use crate::volume::inode::{Data, Dirty, Ino, Inode, Spill};
+use crate::volume::live::{Live, Stale, null_oid};
 
 impl Fs {
     /// Opens a file.
@@ -30,7 +31,7 @@ impl Fs {
         i.writers += u32::from(write);
         if truncate
             && write
-            && let Err(e) = self.resize(&mut live, ino, 0)
+            && let Err(e) = self.resize(&mut live, ino, 0, Moved::default())
         {
             let i = live.inode_mut(ino)?;
             i.opens -= 1;
@@ -82,8 +83,9 @@ impl Fs {
     pub fn write(&self, ino: Ino, at: u64, bytes: &[u8]) -> Result<u32> {
         self.may_write()?;
         let n = u32::try_from(bytes.len()).map_err(|_| VolumeError::Invalid("write size"))?;
-        let mut live = self.volume.lock();
-        self.begin(&mut live, ino, at.saturating_add(u64::from(n)))?;
+        let end = at.saturating_add(u64::from(n));
+        let (mut live, moved) = self.lock_for(ino, end)?;
+        self.begin(&mut live, ino, end, moved)?;
         let i = live.inode(ino)?;
         let id = i.id();
         match i.data.clone() {
@@ -116,64 +118,97 @@ impl Fs {
         Ok(n)
     }
 
-    /// Makes the bytes changeable: in memory, or in an overlay file if they are many.
-    fn begin(&self, live: &mut Live, ino: Ino, end: u64) -> Result<()> {
+    /// The lock, once bytes up to `end` can be changed without an fsync: a file that will be in
+    /// the overlay is there, and durable as far as it holds what must not be lost. A record
+    /// that it is there may survive a power cut alone.
+    pub(super) fn lock_for(&self, ino: Ino, end: u64) -> Result<(MutexGuard<'_, Live>, Moved)> {
         if end > FILE_BYTES_MAX {
             return Err(VolumeError::TooLarge(FILE_BYTES_MAX));
         }
+        let mut moved = Moved::default();
+        loop {
+            let live = self.volume.lock();
+            let i = live.inode(ino)?;
+            let opens = is_opening(i);
+            match &i.data {
+                Data::Spilled(s) if opens && !moved.is_synced(s) => {
+                    let s = s.clone();
+                    drop(live);
+                    self.volume.sync_spill(&s)?;
+                    moved.synced = Some(s);
+                }
+                Data::Memory(_) | Data::Blob { .. }
+                    if i.data.len().max(end) > SMALL_FILE_BYTES_MAX && !moved.is_copy_of(i) =>
+                {
+                    let data = i.data.clone();
+                    let precious = !(i.removed || i.born && i.dirty.is_some_and(|d| !d.synced));
+                    drop(live);
+                    let copy = self.volume.spill(&data)?;
+                    if precious {
+                        self.volume.sync_spill(&copy)?;
+                    }
+                    self.volume.discard_spill(moved.copy.take().map(|(_, s)| s));
+                    moved.copy = Some((data, copy));
+                }
+                _ => return Ok((live, moved)),
+            }
+        }
+    }
+
+    /// Makes the bytes changeable: in memory, or in an overlay file if they are many.
+    fn begin(&self, live: &mut Live, ino: Ino, end: u64, moved: Moved) -> Result<()> {
         let i = live.inode(ino)?;
         if i.kind != Kind::File {
             return Err(VolumeError::IsDir);
         }
-        let (id, removed) = (i.id(), i.removed);
-        if i.dirty.is_none() && !i.born && !removed {
-            let mut open = vec![Patch::Open {
-                id,
-                base: i.shown.versions.iter().map(|v| v.content).collect(),
-                kind: i.kind,
-                blob: i.shown.blob,
-            }];
-            match &i.data {
-                Data::Spilled(s) => open.push(Patch::Spill { id, file: s.number }),
-                // The commit that is being written holds these bytes, under an id that nobody
-                // knows yet; recovery will not find them under the blob above.
-                Data::Memory(m) if live.committing.contains(&ino) => open.extend([
-                    Patch::Size {
-                        id,
-                        len: 0,
-                        mtime: i.attr.mtime,
-                    },
-                    Patch::Bytes {
-                        id,
-                        at: 0,
-                        data: m.to_vec(),
-                        mtime: i.attr.mtime,
-                    },
-                ]),
-                Data::Memory(_) | Data::Blob { .. } | Data::None => {}
-            }
-            self.volume.log(live, open)?;
-        }
-        let i = live.inode(ino)?;
-        let size = i.data.len().max(end);
+        let (id, opens) = (i.id(), is_opening(i));
+        let mut patches = Vec::new();
+        let mut data = None;
         match &i.data {
-            Data::Spilled(_) | Data::None => Ok(()),
-            Data::Memory(_) if size <= SMALL_FILE_BYTES_MAX => Ok(()),
-            Data::Blob { .. } if size <= SMALL_FILE_BYTES_MAX => {
+            Data::None => {}
+            Data::Spilled(s) => patches.push(Patch::Spill { id, file: s.number }),
+            Data::Memory(_) | Data::Blob { .. } if i.data.len().max(end) > SMALL_FILE_BYTES_MAX => {
+                let copy = moved.copy.map(|(_, s)| s);
+                let copy = copy.ok_or(VolumeError::Invalid("a file that moved meanwhile"))?;
+                let file = copy.number;
+                patches.push(Patch::Spill { id, file });
+                data = Some(Data::Spilled(Arc::new(copy)));
+            }
+            Data::Blob { .. } => {
                 let bytes = self.volume.read(&i.data.clone(), 0, u32::MAX)?;
-                live.inode_mut(ino)?.data = Data::Memory(Arc::new(bytes));
-                Ok(())
+                data = Some(Data::Memory(Arc::new(bytes)));
             }
-            Data::Memory(_) | Data::Blob { .. } => {
-                let spill = self.volume.spill(&i.data.clone())?;
-                if !removed {
-                    let file = spill.number;
-                    self.volume.log(live, vec![Patch::Spill { id, file }])?;
-                }
-                live.inode_mut(ino)?.data = Data::Spilled(Arc::new(spill));
-                Ok(())
-            }
+            Data::Memory(_) => {}
         }
+        if opens {
+            // What is being committed, or was merged and is in no commit, is no object yet.
+            let known = !live.committing.contains(&ino)
+                && !i.shown.blob.is_null()
+                && self.volume.is_stored(&i.shown.blob)?;
+            if let (false, Data::Memory(m)) = (known, data.as_ref().unwrap_or(&i.data))
+                && !m.is_empty()
+            {
+                let (data, mtime) = (m.as_ref().clone(), i.attr.mtime);
+                patches.push(Patch::Bytes {
+                    id,
+                    at: 0,
+                    data,
+                    mtime,
+                });
+            }
+            let blob = if known { i.shown.blob } else { null_oid() };
+            patches.insert(0, open_patch(i, blob));
+        } else if data.is_none() {
+            // Its overlay file is in the journal already.
+            patches.clear();
+        }
+        if !i.removed && !patches.is_empty() {
+            self.volume.log(live, patches)?;
+        }
+        if let Some(data) = data {
+            live.inode_mut(ino)?.data = data;
+        }
+        Ok(())
     }
 
     /// Bytes changed: note it for the committer, and the time.
@@ -189,6 +224,7 @@ impl Fs {
         let before = i.dirty.unwrap_or_else(|| Dirty {
             since_ms: clock::now_ms(),
             settled: false,
+            synced: false,
             generation: 0,
         });
         i.dirty = Some(Dirty {
@@ -203,15 +239,15 @@ impl Fs {
         Ok(())
     }
 
-    /// Sets the size.
-    pub(super) fn resize(&self, live: &mut Live, ino: Ino, len: u64) -> Result<()> {
+    /// Sets the size. For 0, `moved` may be empty.
+    pub(super) fn resize(&self, live: &mut Live, ino: Ino, len: u64, moved: Moved) -> Result<()> {
         if live.inode(ino)?.kind == Kind::Dir {
             return Err(VolumeError::IsDir);
         }
         if len == 0 {
             self.begin_empty(live, ino)?;
         } else {
-            self.begin(live, ino, len)?;
+            self.begin(live, ino, len, moved)?;
         }
         let i = live.inode(ino)?;
         let (id, removed) = (i.id(), i.removed);
@@ -248,32 +284,19 @@ impl Fs {
     /// As `begin`, for a file whose bytes are about to be dropped: they are not read.
     fn begin_empty(&self, live: &mut Live, ino: Ino) -> Result<()> {
         let i = live.inode_mut(ino)?;
-        if matches!(i.data, Data::Blob { .. }) && i.kind == Kind::File {
-            let (id, base) = (i.id(), i.shown.versions.iter().map(|v| v.content).collect());
-            let open = Patch::Open {
-                id,
-                base,
-                kind: i.kind,
-                blob: i.shown.blob,
-            };
-            let removed = i.removed;
-            if !removed {
-                self.volume.log(
-                    live,
-                    vec![
-                        open,
-                        Patch::Size {
-                            id,
-                            len: 0,
-                            mtime: clock::now_ns(),
-                        },
-                    ],
-                )?;
-            }
-            live.inode_mut(ino)?.data = Data::Memory(Arc::new(Vec::new()));
-            return self.wrote(live, ino);
+        if i.kind != Kind::File {
+            return Err(VolumeError::IsDir);
         }
-        self.begin(live, ino, 0)
+        let opens = is_opening(i);
+        if opens {
+            let open = open_patch(i, null_oid());
+            self.volume.log(live, vec![open])?;
+        }
+        let i = live.inode_mut(ino)?;
+        if opens || matches!(i.data, Data::Blob { .. }) {
+            i.data = Data::Memory(Arc::default());
+        }
+        Ok(())
     }
 
     /// Returns when the file survives a power cut.
@@ -284,6 +307,9 @@ impl Fs {
         let (data, last) = {
             let mut live = self.volume.lock();
             settle(&mut live, ino)?;
+            if let Some(d) = &mut live.inode_mut(ino)?.dirty {
+                d.synced = true;
+            }
             (live.inode(ino)?.data.clone(), self.volume.journal().last())
         };
         if let Data::Spilled(s) = data {
@@ -303,6 +329,43 @@ impl Fs {
     pub fn fsync_dir(&self) -> Result<()> {
         let last = self.volume.journal().last();
         Ok(self.volume.journal().sync(last)?)
+    }
+}
+
+/// What was done without the lock so that bytes can be changed under it.
+#[derive(Debug, Default)]
+pub(super) struct Moved {
+    /// An overlay file with these bytes.
+    copy: Option<(Data, Spill)>,
+    /// This overlay file is durable.
+    synced: Option<Arc<Spill>>,
+}
+
+impl Moved {
+    fn is_synced(&self, s: &Arc<Spill>) -> bool {
+        self.synced.as_ref().is_some_and(|m| Arc::ptr_eq(m, s))
+    }
+
+    fn is_copy_of(&self, i: &Inode) -> bool {
+        match (self.copy.as_ref().map(|(d, _)| d), &i.data) {
+            (Some(Data::Memory(a)), Data::Memory(b)) => Arc::ptr_eq(a, b),
+            (Some(Data::Blob { id: a, .. }), Data::Blob { id: b, .. }) => a == b,
+            _ => false,
+        }
+    }
+}
+
+/// Whether the next change is the first since the last commit.
+fn is_opening(i: &Inode) -> bool {
+    i.dirty.is_none() && !i.born && !i.removed
+}
+
+fn open_patch(i: &Inode, blob: Oid) -> Patch {
+    Patch::Open {
+        id: i.id(),
+        base: i.shown.versions.iter().map(|v| v.content).collect(),
+        kind: i.kind,
+        blob,
     }
 }
 

@@ -400,6 +400,7 @@ fn add_inode(
     let dirty = (!is_dir).then(|| Dirty {
         since_ms: clock::now_ms(),
         settled: !open,
+        synced: false,
         generation: 1,
     });
     let inode = Inode {

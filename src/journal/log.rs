@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard};
 
 use super::entry::Entry;
+use crate::base::durable;
 
 const MAGIC: &[u8; 8] = b"cellfsJ1";
 /// A segment is closed and a new one begun above this size.
@@ -80,7 +81,7 @@ fn create_segment(dir: &Path, first: u64) -> io::Result<File> {
         .open(segment_path(dir, first))?;
     f.write_all(MAGIC)?;
     f.sync_all()?;
-    File::open(dir)?.sync_all()?;
+    durable::sync_dir(dir)?;
     Ok(f)
 }
 
@@ -121,7 +122,7 @@ impl Journal {
     /// # Errors
     /// As the file system. A torn end is no error: it was never acknowledged.
     pub fn open(dir: &Path) -> io::Result<(Self, Recovered)> {
-        fs::create_dir_all(dir)?;
+        durable::dirs(dir)?;
         let mut segments: Vec<u64> = fs::read_dir(dir)?
             .filter_map(|e| {
                 let n = e.ok()?.file_name().into_string().ok()?;
@@ -140,6 +141,7 @@ impl Journal {
                 // What stands behind a tear was appended after it and is not a prefix.
                 found.torn_bytes += fs::metadata(&path)?.len();
                 fs::remove_file(&path)?;
+                durable::sync_dir(dir)?;
                 continue;
             }
             let mut bytes = Vec::new();
@@ -345,14 +347,19 @@ impl Journal {
     }
 
     fn drop_before(&self, needed: u64) {
-        let mut t = self.tail();
-        while let [old, next, ..] = *t.segments
-            && next <= needed
-        {
-            if let Err(e) = fs::remove_file(segment_path(&self.dir, old)) {
+        loop {
+            let old = match *self.tail().segments {
+                [old, next, ..] if next <= needed => old,
+                _ => return,
+            };
+            // One by one: were a later one to go before an earlier, recovery would see a gap.
+            let gone = fs::remove_file(segment_path(&self.dir, old))
+                .and_then(|()| durable::sync_dir(&self.dir));
+            if let Err(e) = gone {
                 tracing::warn!(error = %e, "an old journal segment stays");
+                return;
             }
-            t.segments.remove(0);
+            self.tail().segments.retain(|s| *s != old);
         }
     }
 }

@@ -45,8 +45,6 @@ pub fn run(options: Options, readiness: Readiness) -> Answer<()> {
 }
 
 fn run_inner(options: Options, readiness: &Readiness) -> Answer<()> {
-    std::fs::create_dir_all(&options.state)
-        .map_err(|e| Failure::failed(format!("{}: {e}", options.state.display())))?;
     let lock = StateLock::take(&options.state)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -276,7 +274,7 @@ fn with_port(host: &str) -> String {
 /// Opens the volumes on disk, and the one to be shown.
 async fn open_all(node: &Arc<NodeInner>, volume: &VolumeName) -> Answer<()> {
     let dir = node.volumes_dir();
-    std::fs::create_dir_all(&dir).map_err(Failure::failed)?;
+    crate::base::durable::dirs(&dir).map_err(Failure::failed)?;
     let mut names = vec![volume.clone()];
     for e in std::fs::read_dir(&dir).map_err(Failure::failed)? {
         let name = e.map_err(Failure::failed)?.file_name();

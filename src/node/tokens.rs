@@ -1,11 +1,10 @@
 //! The two tokens of the git door: one reads, one may push. Drawn once, kept in the state
 //! directory where only its owner can read them.
 
-use std::fs::OpenOptions;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::Path;
 
+use crate::base::durable;
 use crate::doors::git::Access;
 
 /// See the module.
@@ -37,16 +36,8 @@ impl Tokens {
             read: draw()?,
             write: draw()?,
         };
-        let tmp = path.with_extension("new");
-        let mut f = OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .mode(0o600)
-            .open(&tmp)?;
-        writeln!(f, "{}\n{}", t.read, t.write)?;
-        f.sync_all()?;
-        std::fs::rename(tmp, path)?;
+        let text = format!("{}\n{}\n", t.read, t.write);
+        durable::replace(path, text.as_bytes(), 0o600)?;
         Ok(t)
     }
 

@@ -4,41 +4,21 @@
 //! old file or the new one, never a mix. Files are mode 0600, directories 0700. Blocking:
 //! async callers use [`replace_soon`].
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use super::error::PeersError;
+use crate::base::durable;
 
 /// Makes a directory (and its parents) that only we can enter.
 pub(crate) fn private_dir(path: &Path) -> Result<(), PeersError> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(|e| PeersError::file("create", path, e))
+    durable::dirs_with(path, 0o700).map_err(|e| PeersError::file("create", path, e))
 }
 
 /// Replaces a file: write beside it, fsync, rename, fsync the directory.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), PeersError> {
-    let dir = path.parent().unwrap_or_else(|| Path::new("."));
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(".new");
-    let beside = dir.join(name);
-    let written = (|| {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&beside)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&beside, path)?;
-        File::open(dir)?.sync_all()
-    })();
-    written.map_err(|e| PeersError::file("write", path, e))
+    durable::replace(path, bytes, 0o600).map_err(|e| PeersError::file("write", path, e))
 }
 
 /// [`replace`] on a blocking thread.

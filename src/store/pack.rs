@@ -275,7 +275,8 @@ pub(super) fn read_entry(file: &File, offset: u64) -> io::Result<(ObjectKind, Ve
     Ok((kind, data))
 }
 
-/// Removes what a crash left behind: everything under `incoming`, and packs without an index.
+/// Removes what a crash left behind: everything under `incoming`, and packs and indexes of which
+/// only one survived.
 ///
 /// # Errors
 /// As the file system.
@@ -291,7 +292,10 @@ pub fn sweep(incoming: &Path, pack_dir: &Path) -> io::Result<()> {
     }
     for e in fs::read_dir(pack_dir)? {
         let p = e?.path();
-        let lone = p.extension().is_some_and(|x| x == "pack") && !p.with_extension("idx").exists();
+        let without = |own: &str, other: &str| {
+            p.extension().is_some_and(|x| x == own) && !p.with_extension(other).exists()
+        };
+        let lone = without("pack", "idx") || without("idx", "pack") || without("rev", "pack");
         let temporary = p
             .file_name()
             .is_some_and(|n| n.to_string_lossy().starts_with("tmp_"));

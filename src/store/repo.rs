@@ -15,6 +15,7 @@ use lru::LruCache;
 
 use super::objects::{Object, ObjectError, ObjectKind, Objects};
 use super::pack::{PackWriter, SealedPack, read_entry, read_entry_header, sweep};
+use crate::base::durable;
 use crate::base::id::Oid;
 
 type Handle = gix::odb::Cache<gix::odb::store::Handle<Arc<gix::odb::Store>>>;
@@ -77,13 +78,12 @@ impl Repo {
             "info",
             "incoming",
         ] {
-            fs::create_dir_all(path.join(d))?;
+            durable::dirs(&path.join(d))?;
         }
         let config = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n";
         write_once(&path.join("config"), config.as_bytes())?;
         // Last: a directory without HEAD is no repository.
         write_once(&path.join("HEAD"), b"ref: refs/heads/main\n")?;
-        File::open(path)?.sync_all()?;
         Self::open(path)
     }
 
@@ -280,6 +280,31 @@ impl Repo {
         Ok(())
     }
 
+    /// All ref files; those that do not hold an id, without one.
+    ///
+    /// # Errors
+    /// As the file system.
+    pub fn refs(&self) -> io::Result<Vec<(String, Option<Oid>)>> {
+        let mut out = Vec::new();
+        let mut queue = vec!["refs".to_owned()];
+        while let Some(at) = queue.pop() {
+            for e in fs::read_dir(self.path.join(&at))? {
+                let e = e?;
+                let Ok(name) = e.file_name().into_string() else {
+                    continue;
+                };
+                let name = format!("{at}/{name}");
+                if e.file_type()?.is_dir() {
+                    queue.push(name);
+                } else {
+                    let id = self.get_ref(&name);
+                    out.push((name, id));
+                }
+            }
+        }
+        Ok(out)
+    }
+
     /// Reads a ref file.
     #[must_use]
     pub fn get_ref(&self, name: &str) -> Option<Oid> {
@@ -292,11 +317,7 @@ fn write_once(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if path.exists() {
         return Ok(());
     }
-    let tmp = path.with_extension("new");
-    let mut f = File::create(&tmp)?;
-    f.write_all(bytes)?;
-    f.sync_all()?;
-    fs::rename(tmp, path)
+    durable::replace(path, bytes, 0o666)
 }
 
 impl Objects for Repo {

@@ -142,12 +142,15 @@ impl Volume {
         Ok(f)
     }
 
-    /// Copies bytes into a new overlay file.
+    /// Whether an object is on disk.
+    pub(crate) fn is_stored(&self, id: &Oid) -> VolumeResult<bool> {
+        Ok(self.repo.has(id)?)
+    }
+
+    /// Copies bytes into a new overlay file. It is not durable yet.
     pub(crate) fn spill(&self, data: &Data) -> VolumeResult<Spill> {
-        let dir = self.overlay_dir();
-        fs::create_dir_all(&dir)?;
         let number = self.next_spill();
-        let path = dir.join(number.to_string());
+        let path = self.overlay_dir().join(number.to_string());
         let mut file = OpenOptions::new()
             .create(true)
             .truncate(true)
@@ -182,6 +185,15 @@ impl Volume {
             return Err(e.into());
         }
         Ok(())
+    }
+
+    /// Removes an overlay file that nothing refers to.
+    pub(crate) fn discard_spill(&self, s: Option<Spill>) {
+        if let Some(s) = s
+            && let Err(e) = fs::remove_file(self.overlay_dir().join(s.number.to_string()))
+        {
+            tracing::warn!(error = %e, number = s.number, "an overlay file stays");
+        }
     }
 
     /// A closed file whose bytes are in a commit needs no overlay file any more.

@@ -4,7 +4,7 @@
 //! `refs/heads/main` is the commit last handed out or last pushed, so a push is refused only
 //! for another client's push, never for writes through a mount.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -350,6 +350,11 @@ impl Worker<'_> {
     }
 }
 
+/// Where git sees a head.
+pub(super) fn head_ref(h: &HeadInfo) -> String {
+    format!("refs/cellfs/heads/{}", h.stamp.branch)
+}
+
 /// Whether `old` is `new` or in its history.
 pub(super) fn is_ancestor(objs: &dyn Objects, old: Oid, new: Oid) -> VolumeResult<bool> {
     let mut queue = VecDeque::from([new]);
@@ -372,12 +377,36 @@ impl Volume {
         }
     }
 
+    /// After a crash: refs are not synced one by one, so that any may be damaged, lost or
+    /// outdated. Those that the view has are written, those that it has not are removed.
+    pub(super) fn restore_refs(&self, view: &View) -> VolumeResult<()> {
+        let mut shown = self.shown_refs(view)?;
+        for h in view.heads.iter() {
+            shown.insert(head_ref(h), h.id);
+        }
+        for (name, id) in self.repo.refs()? {
+            let sound = match id {
+                Some(id) => self.repo.has(&id)?,
+                None => false,
+            };
+            if !sound || (name != MAIN && !shown.contains_key(&name)) {
+                self.repo.set_ref(&name, None)?;
+            }
+        }
+        for (name, id) in &shown {
+            self.repo.set_ref(name, Some(id))?;
+        }
+        Ok(())
+    }
+
+    fn shown_refs(&self, view: &View) -> VolumeResult<BTreeMap<String, Oid>> {
+        let refs = view.state.refs(self.source(view))?;
+        let shown = refs.shown(|a, b| is_ancestor(&*view.stage, *a, *b))?;
+        Ok(shown.into_iter().collect())
+    }
+
     fn try_project_refs(&self, view: &View, before: &View) -> VolumeResult<()> {
-        let shown = |v: &View| {
-            let refs = v.state.refs(self.source(v))?;
-            refs.shown(|a, b| is_ancestor(&*v.stage, *a, *b))
-        };
-        let (new, old) = (shown(view)?, shown(before)?);
+        let (new, old) = (self.shown_refs(view)?, self.shown_refs(before)?);
         for (name, id) in &new {
             self.repo.set_ref(name, Some(id))?;
         }

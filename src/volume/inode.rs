@@ -116,6 +116,8 @@ pub struct Dirty {
     pub since_ms: u64,
     /// Someone closed or fsynced the file after the last write: a good moment to commit.
     pub settled: bool,
+    /// Someone fsynced the file since: what it held then must not be lost.
+    pub synced: bool,
     /// Counts writes, so that the committer knows whether more came meanwhile.
     pub generation: u64,
 }

@@ -15,6 +15,7 @@ use super::live::Live;
 use super::view::View;
 use super::{Volume, VolumeResult};
 use crate::base::clock;
+use crate::base::durable;
 use crate::base::id::{BranchId, FileId, Oid};
 use crate::base::stamp::{Dot, Stamp};
 use crate::journal::{Committed, Entry, Patch, Recovered};
@@ -29,12 +30,13 @@ pub(super) fn recover(volume: &Volume, found: Recovered) -> VolumeResult<()> {
     }
     let heads = known_heads(volume, &found)?;
     let view = derive::derive(volume, heads)?;
-    let tail = Tail::read(volume, found.entries)?;
+    let tail = Tail::read(volume, &view, found.entries)?;
     {
         let mut live = volume.lock();
         let latest = view.heads.iter().map(|h| h.stamp.hlc).max();
         live.hlc = latest.unwrap_or_default();
         live.view = view.clone();
+        live.last_committed = tail.committed.clone();
     }
     let branch = volume.lock().branch;
     volume.journal().append(&Entry::Started(branch))?;
@@ -46,19 +48,25 @@ pub(super) fn recover(volume: &Volume, found: Recovered) -> VolumeResult<()> {
         live.hlc = batch.stamp.hlc;
         live.view = done.view.clone();
         drop(live);
-        volume.project(&done.view, &view);
+        volume.restore_refs(&done.view)?;
         tracing::info!(
             files = batch.written.len(),
             "committed what a crash had left"
         );
     } else {
-        volume.project(&view, &view);
+        volume.restore_refs(&view)?;
     }
-    let overlay = volume.overlay_dir();
-    if overlay.exists() {
-        fs::remove_dir_all(&overlay)?;
+    clear_overlay(volume)?;
+    Ok(())
+}
+
+/// Numbers of overlay files begin anew: none of an earlier run may come back under one.
+fn clear_overlay(volume: &Volume) -> VolumeResult<()> {
+    let dir = volume.overlay_dir();
+    for e in fs::read_dir(&dir)? {
+        fs::remove_file(e?.path())?;
     }
-    fs::create_dir_all(&overlay)?;
+    durable::sync_dir(&dir)?;
     Ok(())
 }
 
@@ -107,54 +115,51 @@ struct Bytes {
 struct Tail {
     changes: Vec<Change>,
     files: HashMap<FileId, Bytes>,
+    committed: Option<Committed>,
+    /// Commits that came to be, by the branches that this journal began.
+    done: HashMap<BranchId, u64>,
     last: u64,
 }
 
 impl Tail {
-    fn read(volume: &Volume, entries: Vec<(u64, Entry)>) -> VolumeResult<Self> {
-        let mut committed: Option<Committed> = None;
-        let mut branch = BranchId::default();
-        for (_, e) in &entries {
-            match e {
-                Entry::Committed(c) => committed = Some(c.clone()),
-                Entry::Started(b) => branch = *b,
-                _ => {}
-            }
-        }
-        let upto = committed.as_ref().map_or(0, |c| c.upto);
-        let held: HashSet<FileId> = committed
-            .iter()
-            .flat_map(|c| c.held.iter().copied())
-            .collect();
-        let done = committed
-            .filter(|c| c.stamp.branch == branch)
-            .map_or(0, |c| c.stamp.seq);
+    fn read(volume: &Volume, view: &View, entries: Vec<(u64, Entry)>) -> VolumeResult<Self> {
         let mut tail = Self::default();
+        // In order, since a file may be held back by one commit and be in the next.
+        let mut waiting: Vec<(u64, Patch)> = Vec::new();
         for (n, e) in entries {
             tail.last = n;
-            let Entry::Op(patches) = e else { continue };
-            for p in patches {
-                let wanted = n > upto || p.id().is_some_and(|id| held.contains(&id));
-                if wanted {
-                    tail.patch(volume, p, branch, done)?;
+            match e {
+                Entry::Op(patches) => waiting.extend(patches.into_iter().map(|p| (n, p))),
+                Entry::Started(branch) => {
+                    tail.done.entry(branch).or_default();
                 }
+                Entry::Committed(c) => {
+                    let held: HashSet<FileId> = c.held.iter().copied().collect();
+                    waiting.retain(|(n, p)| {
+                        *n > c.upto || p.id().is_some_and(|id| held.contains(&id))
+                    });
+                    let seq = tail.done.entry(c.stamp.branch).or_default();
+                    *seq = c.stamp.seq.max(*seq);
+                    tail.committed = Some(c);
+                }
+                Entry::Admitted(_) => {}
             }
+        }
+        for (_, p) in waiting {
+            tail.patch(volume, view, p)?;
         }
         Ok(tail)
     }
 
-    fn patch(
-        &mut self,
-        volume: &Volume,
-        p: Patch,
-        branch: BranchId,
-        done: u64,
-    ) -> VolumeResult<()> {
-        // A commit that did not come to be: its dots stand for the commit to come.
-        let lost = |d: Dot| d.branch == branch && d.seq > done;
+    /// A dot of a commit that did not come to be: it stands for the commit to come.
+    fn lost(&self, d: Dot) -> bool {
+        self.done.get(&d.branch).is_some_and(|seq| d.seq > *seq)
+    }
+
+    fn patch(&mut self, volume: &Volume, view: &View, p: Patch) -> VolumeResult<()> {
         match p {
             Patch::Meta(c) => {
-                let c = c.map_dots(|d| if lost(d) { Dot::default() } else { d });
+                let c = c.map_dots(|d| if self.lost(d) { Dot::default() } else { d });
                 match &c {
                     Change::Born { id, kind, .. } if *kind != Kind::Dir => {
                         self.files.insert(*id, Bytes::empty(Over::Nothing, *kind));
@@ -172,14 +177,16 @@ impl Tail {
                 kind,
                 blob,
             } => {
-                if let std::collections::hash_map::Entry::Vacant(v) = self.files.entry(id) {
-                    let base = base.into_iter().filter(|d| !lost(*d)).collect();
-                    let mut b = Bytes::empty(Over::Dots(base), kind);
-                    if !blob.is_null() {
-                        b.data = Data::Memory(volume.repo().get(&blob, ObjectKind::Blob)?);
-                    }
-                    v.insert(b);
+                if self.files.contains_key(&id) {
+                    return Ok(());
                 }
+                let base = base.into_iter().filter(|d| !self.lost(*d)).collect();
+                let mut b = Bytes::empty(Over::Dots(base), kind);
+                if !blob.is_null() {
+                    let objs = volume.source(view).objs;
+                    b.data = Data::Memory(objs.get(&blob, ObjectKind::Blob)?);
+                }
+                self.files.insert(id, b);
             }
             Patch::Bytes {
                 id,

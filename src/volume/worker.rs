@@ -290,17 +290,15 @@ impl Volume {
     }
 
     pub(super) fn trim_journal(&self, view: &View) {
-        let (held, opening) = {
+        let (needed, opening) = {
             let live = self.lock();
-            // While something waits, its entries are needed.
+            // While something waits, its entries are needed; and what comes from now on may
+            // still go to the segment that is about to be closed.
             let held = live.pending.iter().map(|p| p.entry).min();
             let waits = !live.dirty.is_empty() || !live.committing.is_empty();
-            (
-                if waits { Some(0) } else { held },
-                self.opening(view, &live),
-            )
+            let held = if waits { 0 } else { held.unwrap_or(u64::MAX) };
+            (held.min(self.journal.last() + 1), self.opening(view, &live))
         };
-        let needed = held.unwrap_or(u64::MAX);
         if let Err(e) = self.journal.trim(needed, || opening) {
             tracing::warn!(error = %e, "the journal was not trimmed");
         }

@@ -160,11 +160,9 @@ pub fn configure(path: &Path, cellfs: &Path) -> Result<(), RepoError> {
     let config = path.join("config");
     let text = std::fs::read_to_string(&config).map_err(io(&config))?;
     if !text.contains(SETTINGS_NAME) {
-        let mut add = git();
-        add.args(["config", "--local", "--add", "include.path", SETTINGS_NAME])
-            .env("GIT_DIR", path);
-        run(path, &mut add)?;
-        changed = true;
+        // Not by `git config`, which renames a file that it has not synced.
+        let with = format!("{}\n[include]\n\tpath = {SETTINGS_NAME}\n", text.trim_end());
+        changed |= put(&config, with.as_bytes(), 0o644)?;
     }
     let hooks = path.join("hooks");
     std::fs::create_dir_all(&hooks).map_err(io(&hooks))?;
