@@ -36,6 +36,8 @@ pub(crate) enum Step {
 pub(crate) struct Trace {
     pub(crate) calls: Vec<Call>,
     pub(crate) steps: Vec<Step>,
+    /// Calls that a death cut: it is not known how far they came.
+    pub(crate) cut: usize,
 }
 
 fn hex(digits: &[u8]) -> Vec<u8> {
@@ -139,8 +141,8 @@ pub(crate) fn read(file: &Path) -> Trace {
         let pid = line[..gap].to_vec();
         let body = line[gap..].trim_ascii();
         if body.starts_with(b"---") || body.starts_with(b"+++") {
-            // Who died within a call: it is not known how far it came.
-            open.remove(&pid);
+            let died = body.starts_with(b"+++") && open.remove(&pid).is_some();
+            out.cut += usize::from(died);
             continue;
         }
         if let Some(start) = body.strip_suffix(b"<unfinished ...>") {
