@@ -7,7 +7,10 @@
 // Two test programs use it, neither all of it.
 #![allow(dead_code)]
 
+// Paths, because this file is found by a path too.
+#[path = "harness/git.rs"]
 pub(crate) mod git;
+#[path = "harness/tree.rs"]
 pub(crate) mod tree;
 
 use std::ffi::OsString;
@@ -423,9 +426,9 @@ impl Starting {
         self.child.wait().expect("a child").code()
     }
 
-    /// What it wrote to its log.
-    pub(crate) fn log(&self) -> String {
-        std::fs::read_to_string(&self.setup.log).unwrap_or_default()
+    /// Where it writes its log.
+    pub(crate) fn log_path(&self) -> PathBuf {
+        self.setup.log.clone()
     }
 }
 
@@ -584,16 +587,12 @@ impl Node {
         self.setup
     }
 
-    /// Waits until the node is gone, however it ends, and leaves its dead mount.
-    pub(crate) fn gone(mut self) -> Setup {
-        self.child.wait().expect("a child");
+    /// Ends the node, which may have died already; whether it ended in order.
+    pub(crate) fn end(mut self) -> bool {
+        send(self.pid, Signal::TERM);
+        let status = self.child.wait().expect("a child");
         self.forget();
-        self.setup
-    }
-
-    /// Whether the process, or what runs it, has ended.
-    pub(crate) fn has_ended(&mut self) -> bool {
-        self.child.try_wait().expect("a child").is_some()
+        status.success()
     }
 
     /// Ends the node in order.

@@ -60,9 +60,10 @@ fn two_folders_of_one_node_show_the_same() {
     for i in 0..50 {
         let text = format!("{i}");
         node.write("a", &text);
-        assert_eq!(fs::read_to_string(other.join("a")).expect("read"), text);
+        let seen = |path: &Path| fs::read_to_string(path).is_ok_and(|t| t == text);
+        wait_until(SOON, || seen(&other.join("a")), || format!("a: {i}"));
         fs::write(other.join("b"), &text).expect("written");
-        assert_eq!(node.read("b"), text);
+        wait_until(SOON, || seen(&node.at("b")), || format!("b: {i}"));
     }
     fs::create_dir(other.join("d")).expect("made");
     node.write("d/f", "f");

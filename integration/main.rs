@@ -1,7 +1,10 @@
-//! Tests without a kernel mount.
+//! Tests without a kernel mount, and tests of several nodes.
 
 mod cli;
+mod cluster;
 mod git_door;
+#[path = "../fuse-tests/harness.rs"]
+mod harness;
 mod http_door;
 mod packaging;
 mod power;

@@ -35,14 +35,23 @@ fn program() {
         std::process::exit(0);
     }
     for n in 0..workload::PHASES.len() {
-        let done = again().env(ENV_PHASE, n.to_string()).status().expect("runs");
+        let done = again()
+            .env(ENV_PHASE, n.to_string())
+            .status()
+            .expect("runs");
         assert!(done.success(), "phase {n}");
     }
 }
 
 fn again() -> Command {
     let mut c = Command::new(std::env::current_exe().expect("a test program"));
-    c.args(["--exact", "power::program", "--ignored", "--nocapture", "--test-threads=1"]);
+    c.args([
+        "--exact",
+        "power::program",
+        "--ignored",
+        "--nocapture",
+        "--test-threads=1",
+    ]);
     c
 }
 
@@ -121,7 +130,9 @@ fn replay(
             let direct = a.path.clone();
             let named = (!a.bytes.is_empty()).then(|| {
                 use std::os::unix::ffi::OsStrExt;
-                PathBuf::from(std::ffi::OsStr::from_bytes(&a.bytes[..a.bytes.len().min(4096)]))
+                PathBuf::from(std::ffi::OsStr::from_bytes(
+                    &a.bytes[..a.bytes.len().min(4096)],
+                ))
             });
             direct.into_iter().chain(named)
         });
@@ -194,7 +205,13 @@ fn replay(
             for variant in [&[Variant::Least], others].concat() {
                 let image = disk.image(variant);
                 let promises = promises.clone();
-                send.send(Job { at: n, variant, image, promises }).expect("sent");
+                send.send(Job {
+                    at: n,
+                    variant,
+                    image,
+                    promises,
+                })
+                .expect("sent");
             }
         }
         drop(send);
@@ -224,10 +241,17 @@ fn compare(base: &Path, disk: &Disk) {
     while let Some(p) = queue.pop() {
         let name = p.strip_prefix(base).expect("below").to_owned();
         if p.is_dir() {
-            queue.extend(std::fs::read_dir(&p).expect("read").map(|e| e.expect("read").path()));
+            queue.extend(
+                std::fs::read_dir(&p)
+                    .expect("read")
+                    .map(|e| e.expect("read").path()),
+            );
             real.insert(name, None);
         } else {
-            real.insert(name, Some(std::sync::Arc::new(std::fs::read(&p).expect("read"))));
+            real.insert(
+                name,
+                Some(std::sync::Arc::new(std::fs::read(&p).expect("read"))),
+            );
         }
     }
     let names = |m: &BTreeMap<PathBuf, Option<disk::Bytes>>| m.keys().cloned().collect::<Vec<_>>();
@@ -235,7 +259,10 @@ fn compare(base: &Path, disk: &Disk) {
         a.into_iter().filter(|p| !b.contains(p)).collect()
     };
     assert_eq!(
-        (only(names(&model), names(&real)), only(names(&real), names(&model))),
+        (
+            only(names(&model), names(&real)),
+            only(names(&real), names(&model))
+        ),
         (Vec::new(), Vec::new()),
         "names that only the model or only the disk has"
     );
@@ -269,7 +296,9 @@ fn nothing_acknowledged_is_lost_by_power_loss_at_any_point() {
         std::mem::forget(dir);
         println!("{}", base.display());
     }
-    let every = std::env::var("CELLFS_POWER_EVERY").ok().and_then(|n| n.parse().ok());
+    let every = std::env::var("CELLFS_POWER_EVERY")
+        .ok()
+        .and_then(|n| n.parse().ok());
     let (found, disk) = replay(&base, &t, &|_| false, every.unwrap_or(EVERY), false);
     print!("{}", describe(&t, &found));
     compare(&base, &disk);
@@ -278,6 +307,9 @@ fn nothing_acknowledged_is_lost_by_power_loss_at_any_point() {
     // The check sees something: without these fsyncs, something acknowledged is lost.
     for below in ["/objects/pack", "/journal", "/overlay"] {
         let (found, _) = replay(&base, &t, &|c| is_sync(c, below), 20, true);
-        assert!(!found.wrong.is_empty(), "nothing is lost without fsyncs of {below}");
+        assert!(
+            !found.wrong.is_empty(),
+            "nothing is lost without fsyncs of {below}"
+        );
     }
 }

@@ -4,7 +4,8 @@
 #   packaging/setup.sh              to run it: packages, Rust, build, /usr/local/bin/cellfs
 #   packaging/setup.sh --for-tests  to test it: packages and Rust only
 #
-# As root, or as somebody who may use sudo. An ordinary user's cellfs goes to ~/.local/bin.
+# As root, or as somebody who may use sudo. An ordinary user's cellfs goes to ~/.local/bin;
+# PREFIX=/opt/cellfs sends it to /opt/cellfs/bin.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -52,7 +53,7 @@ packages "${to_run[@]}" "${to_build[@]}"
 rust
 say "building cellfs"
 cargo build --release --locked
-if [ "$(id -u)" = 0 ]; then to=/usr/local/bin; else to="$HOME/.local/bin"; fi
+if [ "$(id -u)" = 0 ]; then to=${PREFIX:-/usr/local}/bin; else to=${PREFIX:-$HOME/.local}/bin; fi
 install -D -m 755 "${CARGO_TARGET_DIR:-target}/release/cellfs" "$to/cellfs"
 say "installed $to/cellfs: $("$to/cellfs" version | head -n 1)"
 case ":$PATH:" in *":$to:"*) ;; *) echo "add $to to PATH" ;; esac

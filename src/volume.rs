@@ -19,6 +19,7 @@ use crate::base::name::EntryName;
 use crate::journal::{Entry, Journal, Patch};
 use crate::record::Source;
 use crate::record::cache::Cache;
+use crate::record::state::State;
 use crate::store::objects::{Memory, Object, Objects};
 use crate::store::repo::Repo;
 
@@ -312,6 +313,15 @@ impl Volume {
             tracing::error!(volume = %self.name, "the volume's thread died");
         }
         done
+    }
+
+    /// All that the branches and tags of a state point to.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub fn ref_values(&self, objs: &dyn Objects, state: &State) -> VolumeResult<Vec<Oid>> {
+        let refs = state.refs(self.source_of(objs))?;
+        Ok(refs.0.values().flatten().map(|v| v.to).collect())
     }
 
     /// What is shown now.

@@ -45,10 +45,13 @@ impl Promises {
                         State::Bytes(Arc::new(std::fs::read(states.join(name)).expect("a state")))
                     }
                 };
-                let p = self.paths.entry((*path).to_owned()).or_insert_with(|| Path1 {
-                    states: vec![State::Gone],
-                    ..Path1::default()
-                });
+                let p = self
+                    .paths
+                    .entry((*path).to_owned())
+                    .or_insert_with(|| Path1 {
+                        states: vec![State::Gone],
+                        ..Path1::default()
+                    });
                 p.states.push(state);
             }
             ["D"] => {
@@ -122,11 +125,18 @@ pub(crate) fn judge(p: &Promises, v: Variant, got: &Outcome) -> Vec<String> {
                 "{path}: {} instead of {}{}",
                 say(is),
                 may.iter().map(say).collect::<Vec<_>>().join(" or "),
-                if h.acked.is_some() { ", acknowledged" } else { "" }
+                if h.acked.is_some() {
+                    ", acknowledged"
+                } else {
+                    ""
+                }
             ));
         }
     }
-    for path in got.keys().filter(|k| !p.paths.contains_key(*k) && !k.starts_with(':')) {
+    for path in got
+        .keys()
+        .filter(|k| !p.paths.contains_key(*k) && !k.starts_with(':'))
+    {
         wrong.push(format!("{path}: nobody wrote that"));
     }
     wrong
@@ -138,7 +148,12 @@ fn say(s: &State) -> String {
         State::Dir => "a directory".to_owned(),
         State::Bytes(b) => {
             let start = String::from_utf8_lossy(&b[..b.len().min(24)]).into_owned();
-            format!("{} bytes {:?} ({})", b.len(), start, &workload::state_name(b)[..6])
+            format!(
+                "{} bytes {:?} ({})",
+                b.len(),
+                start,
+                &workload::state_name(b)[..6]
+            )
         }
     }
 }
@@ -154,7 +169,13 @@ impl Recoveries {
     pub(crate) fn of(&self, image: &Image) -> Arc<OnceLock<Outcome>> {
         let cell = match image.print {
             None => Arc::default(),
-            Some(p) => self.known.lock().expect("lock").entry(p).or_default().clone(),
+            Some(p) => self
+                .known
+                .lock()
+                .expect("lock")
+                .entry(p)
+                .or_default()
+                .clone(),
         };
         cell.get_or_init(|| self.recover(image));
         cell
@@ -165,7 +186,9 @@ impl Recoveries {
     }
 
     fn recover(&self, image: &Image) -> Outcome {
-        let home = ["/dev/shm", "/tmp"].into_iter().find(|d| Path::new(d).is_dir());
+        let home = ["/dev/shm", "/tmp"]
+            .into_iter()
+            .find(|d| Path::new(d).is_dir());
         let dir = tempfile::tempdir_in(home.expect("a place")).expect("tempdir");
         for (path, bytes) in &image.entries {
             let to = dir.path().join(path);
@@ -187,10 +210,14 @@ impl Recoveries {
             let v = workload::open(&at, 1).map_err(|e| format!("it does not open again: {e}"))?;
             let again = workload::shown(&workload::mount(&v))
                 .map_err(|e| format!("it cannot be read again: {e}"))?;
-            v.stop().map_err(|e| format!("it does not stop again: {e}"))?;
+            v.stop()
+                .map_err(|e| format!("it does not stop again: {e}"))?;
             if again != shown {
-                let differ: Vec<&String> =
-                    again.keys().chain(shown.keys()).filter(|k| again.get(*k) != shown.get(*k)).collect();
+                let differ: Vec<&String> = again
+                    .keys()
+                    .chain(shown.keys())
+                    .filter(|k| again.get(*k) != shown.get(*k))
+                    .collect();
                 return Err(format!("opened again it shows something else: {differ:?}"));
             }
             fsck(&at.join("git"))?;
@@ -199,7 +226,9 @@ impl Recoveries {
         let (shown, refs) = seen.unwrap_or_else(|_| Err("a panic".to_owned()))?;
         let mut kept = self.bytes.lock().expect("lock");
         let mut keep = |b: Vec<u8>| {
-            let b = kept.entry(workload::state_name(&b)).or_insert_with(|| Arc::new(b));
+            let b = kept
+                .entry(workload::state_name(&b))
+                .or_insert_with(|| Arc::new(b));
             State::Bytes(b.clone())
         };
         let mut out = BTreeMap::new();
@@ -225,7 +254,10 @@ fn git(repo: &Path, args: &[&str]) -> Result<String, String> {
         .map_err(|e| e.to_string())?;
     let err = String::from_utf8_lossy(&out.stderr);
     if !out.status.success() || err.contains("error") || err.contains("fatal") {
-        return Err(format!("git {args:?}: {err}{}", String::from_utf8_lossy(&out.stdout)));
+        return Err(format!(
+            "git {args:?}: {err}{}",
+            String::from_utf8_lossy(&out.stdout)
+        ));
     }
     Ok(String::from_utf8_lossy(&out.stdout).into_owned())
 }

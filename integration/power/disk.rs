@@ -101,7 +101,9 @@ fn is_dir_flag(a: Option<&Arg>) -> bool {
 
 /// A small generator: the same numbers for the same seed.
 fn next(seed: &mut u64) -> u64 {
-    *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    *seed = seed
+        .wrapping_mul(6_364_136_223_846_793_005)
+        .wrapping_add(1_442_695_040_888_963_407);
     *seed >> 33
 }
 
@@ -123,8 +125,12 @@ impl Disk {
     fn find(&self, path: &Path) -> Option<usize> {
         let mut at = ROOT;
         for c in self.below(path)?.components() {
-            let Component::Normal(name) = c else { return None };
-            let Node::Dir(d) = &self.nodes[at] else { return None };
+            let Component::Normal(name) = c else {
+                return None;
+            };
+            let Node::Dir(d) = &self.nodes[at] else {
+                return None;
+            };
             at = *d.now.get(name)?;
         }
         Some(at)
@@ -136,7 +142,9 @@ impl Disk {
     }
 
     fn dir(&mut self, n: usize) -> &mut Dir {
-        let Node::Dir(d) = &mut self.nodes[n] else { panic!("no directory") };
+        let Node::Dir(d) = &mut self.nodes[n] else {
+            panic!("no directory")
+        };
         d
     }
 
@@ -160,7 +168,9 @@ impl Disk {
     }
 
     fn add(&mut self, path: &Path, node: Node) -> bool {
-        let Some((dir, name)) = self.place(path) else { return false };
+        let Some((dir, name)) = self.place(path) else {
+            return false;
+        };
         self.nodes.push(node);
         let n = self.nodes.len() - 1;
         self.names(dir, vec![(name, Some(n))]);
@@ -170,7 +180,9 @@ impl Disk {
     fn change(&mut self, path: &Path, op: Op) -> bool {
         self.states += 1;
         let state = self.states;
-        let Some(f) = self.file(path) else { return false };
+        let Some(f) = self.file(path) else {
+            return false;
+        };
         apply(&op, Arc::make_mut(&mut f.now));
         f.waiting.push(op);
         f.now_is = state;
@@ -192,7 +204,9 @@ impl Disk {
     }
 
     fn sync(&mut self, index: usize) -> bool {
-        let Some((n, count)) = self.syncs.remove(&index) else { return false };
+        let Some((n, count)) = self.syncs.remove(&index) else {
+            return false;
+        };
         match &mut self.nodes[n] {
             Node::Dir(d) => {
                 let count = count.min(d.waiting.len());
@@ -239,7 +253,11 @@ impl Disk {
             "write" | "writev" => fd.map(|p| self.append(&p, c)),
             "pwrite64" => fd.map(|p| {
                 let bytes = arg(1).map(|a| a.bytes.clone()).unwrap_or_default();
-                assert_eq!(usize::try_from(c.ret).ok(), Some(bytes.len()), "a short write");
+                assert_eq!(
+                    usize::try_from(c.ret).ok(),
+                    Some(bytes.len()),
+                    "a short write"
+                );
                 self.change(&p, Op::Write(number(3).expect("offset"), Arc::new(bytes)))
             }),
             "lseek" => {
@@ -271,7 +289,7 @@ impl Disk {
         let path = c.ret_path.clone().or(path)?;
         let has = |f: &str| flags.is_some_and(|a| a.text.split('|').any(|x| x == f));
         assert!(
-            !has("O_TMPFILE") && !(has("O_APPEND") && self.below(&path).is_some()),
+            !(has("O_TMPFILE") || has("O_APPEND") && self.below(&path).is_some()),
             "not modelled: {path:?} {flags:?}"
         );
         if is_dir_flag(flags) || !(has("O_WRONLY") || has("O_RDWR")) {
@@ -288,7 +306,9 @@ impl Disk {
     }
 
     fn append(&mut self, path: &Path, c: &Call) -> bool {
-        let Some(f) = self.file(path) else { return false };
+        let Some(f) = self.file(path) else {
+            return false;
+        };
         let mut bytes = c.args[1].bytes.clone();
         bytes.truncate(usize::try_from(c.ret).expect("a length"));
         let at = f.pos;
@@ -297,7 +317,9 @@ impl Disk {
     }
 
     fn remove(&mut self, path: &Path) -> bool {
-        let Some((dir, name)) = self.place(path) else { return false };
+        let Some((dir, name)) = self.place(path) else {
+            return false;
+        };
         self.names(dir, vec![(name, None)]);
         true
     }
@@ -379,7 +401,11 @@ impl Disk {
                     Variant::Names | Variant::NamesZeros | Variant::All => d.now.clone(),
                     Variant::Some(_) => {
                         let mut names = d.kept.clone();
-                        for (name, to) in d.waiting.iter().filter(|_| next(seed) % 2 == 0).flatten()
+                        for (name, to) in d
+                            .waiting
+                            .iter()
+                            .filter(|_| next(seed).is_multiple_of(2))
+                            .flatten()
                         {
                             match to {
                                 Some(n) => names.insert(name.clone(), *n),
@@ -409,9 +435,9 @@ impl File {
     fn part(&self, path: &Path, seed: &mut u64) -> Bytes {
         let mut out = self.kept.as_ref().clone();
         let overlay = path.components().any(|c| c.as_os_str() == "overlay");
-        let first = next(seed) as usize % (self.waiting.len() + 1);
+        let first = usize::try_from(next(seed) % (self.waiting.len() as u64 + 1)).unwrap_or(0);
         for (n, op) in self.waiting.iter().enumerate() {
-            if (overlay && n < first) || (!overlay && next(seed) % 2 == 0) {
+            if (overlay && n < first) || (!overlay && next(seed).is_multiple_of(2)) {
                 apply(op, &mut out);
             }
         }

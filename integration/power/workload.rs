@@ -103,7 +103,10 @@ fn bytes(seed: u32, len: usize) -> Vec<u8> {
 
 impl Run {
     fn start(base: &Path) -> Self {
-        let log = fs::OpenOptions::new().append(true).create(true).open(base.join("events"));
+        let log = fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(base.join("events"));
         let v = open(&base.join("volumes/cell"), 1).expect("opened");
         let f = mount(&v);
         let files = shown(&f).expect("shown");
@@ -119,7 +122,10 @@ impl Run {
 
     fn say(&self, line: &str) {
         let line = format!("{line}\n");
-        self.log.borrow_mut().write_all(line.as_bytes()).expect("logged");
+        self.log
+            .borrow_mut()
+            .write_all(line.as_bytes())
+            .expect("logged");
     }
 
     /// About to be so; `None`: gone.
@@ -159,7 +165,11 @@ impl Run {
     fn walk(&self, path: &str) -> Ino {
         let parts = path.split('/').filter(|p| !p.is_empty());
         parts.fold(ROOT_INO, |dir, name| {
-            self.f.lookup(dir, name.as_bytes()).expect("looked").expect(path).ino
+            self.f
+                .lookup(dir, name.as_bytes())
+                .expect("looked")
+                .expect(path)
+                .ino
         })
     }
 
@@ -171,7 +181,11 @@ impl Run {
     fn create(&self, path: &str) -> Ino {
         let (dir, name) = self.place(path);
         self.will(path, Some(b""));
-        let ino = self.f.create(dir, name, 0o644, ME, true).expect("created").ino;
+        let ino = self
+            .f
+            .create(dir, name, 0o644, ME, true)
+            .expect("created")
+            .ino;
         self.done();
         ino
     }
@@ -215,7 +229,11 @@ impl Run {
     /// Create or truncate, write, fsync if asked, close.
     fn put(&self, path: &str, data: &[u8], sync: bool) {
         let new = !self.files.borrow().contains_key(path);
-        let ino = if new { self.create(path) } else { self.open(path, true) };
+        let ino = if new {
+            self.create(path)
+        } else {
+            self.open(path, true)
+        };
         self.write(path, ino, 0, data);
         if sync {
             self.fsync(path, ino);
@@ -228,7 +246,9 @@ impl Run {
         let b = self.now(old);
         self.will(old, None);
         self.will(new, Some(&b));
-        self.f.rename(from, to, RenameMode::Replace).expect("renamed");
+        self.f
+            .rename(from, to, RenameMode::Replace)
+            .expect("renamed");
         self.done();
     }
 
@@ -489,7 +509,11 @@ fn peers(r: &Run, base: &Path) {
         states: r.states.clone(),
         files: RefCell::new(r.files.borrow().clone()),
     };
-    other.put("text", text.replace("line 3\n", "LINE 3\n").as_bytes(), false);
+    other.put(
+        "text",
+        text.replace("line 3\n", "LINE 3\n").as_bytes(),
+        false,
+    );
     other.put("theirs", b"of the other node", false);
     b.flush_all().expect("committed");
     let mine = text.replace("line 33\n", "LINE 33\n");
@@ -527,11 +551,20 @@ fn push(r: &Run) {
         c.arg("--git-dir").arg(dir).current_dir("/");
         c.args(["-c", "core.fsync=all"]).args(args);
         for who in ["AUTHOR", "COMMITTER"] {
-            c.env(format!("GIT_{who}_NAME"), "t").env(format!("GIT_{who}_EMAIL"), "t@t");
+            c.env(format!("GIT_{who}_NAME"), "t")
+                .env(format!("GIT_{who}_EMAIL"), "t@t");
         }
-        let mut child =
-            c.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("git");
-        child.stdin.take().expect("piped").write_all(input).expect("fed");
+        let mut child = c
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("git");
+        child
+            .stdin
+            .take()
+            .expect("piped")
+            .write_all(input)
+            .expect("fed");
         let out = child.wait_with_output().expect("git");
         assert!(out.status.success(), "{args:?}");
         out.stdout
@@ -541,8 +574,16 @@ fn push(r: &Run) {
     fs::create_dir_all(&client).expect("made");
     git(&client, &["init", "-q", "--bare"], b"");
     for n in 0..2 {
-        let blob = line(git(&client, &["hash-object", "-w", "--stdin"], format!("pushed {n}").as_bytes()));
-        let tree = line(git(&client, &["mktree"], format!("100644 blob {blob}\tf\n").as_bytes()));
+        let blob = line(git(
+            &client,
+            &["hash-object", "-w", "--stdin"],
+            format!("pushed {n}").as_bytes(),
+        ));
+        let tree = line(git(
+            &client,
+            &["mktree"],
+            format!("100644 blob {blob}\tf\n").as_bytes(),
+        ));
         let commit = line(git(&client, &["commit-tree", "-m", "pushed", &tree], b""));
         let ids = format!("{commit}\n{tree}\n{blob}\n");
         let pack = git(&client, &["pack-objects", "--stdout", "-q"], ids.as_bytes());

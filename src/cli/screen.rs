@@ -56,6 +56,7 @@ fn progress_line(p: &SyncProgress) -> String {
     let mb = p.bytes_done / 1_000_000;
     let done = p.objects_done.min(p.objects_total);
     match (done * 100).checked_div(p.objects_total) {
+        None if p.objects_done == 0 => "syncing".to_owned(),
         None => format!("syncing: {} objects, {mb} MB", p.objects_done),
         Some(percent) => format!(
             "syncing: {percent}% ({done} of {} objects, {mb} MB)",

@@ -113,7 +113,11 @@ pub(super) fn members(state: &Path, json: bool) -> Answer<()> {
                 short(&m.node),
                 m.name.clone(),
                 m.state.clone(),
-                time(m.since),
+                if m.since == 0 {
+                    String::new()
+                } else {
+                    time(m.since)
+                },
                 m.addr.clone().unwrap_or_default(),
                 m.code.clone().unwrap_or_default(),
             ]

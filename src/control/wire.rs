@@ -256,7 +256,7 @@ pub struct Member {
     /// Where it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub addr: Option<String>,
-    /// Since when, in seconds since 1970.
+    /// Since when, in seconds since 1970; 0 for a pending node.
     #[serde(default)]
     pub since: i64,
 }

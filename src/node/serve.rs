@@ -1,7 +1,9 @@
 //! Objects over the wire: asking a peer for what is missing, and giving peers what they lack.
 //!
-//! A request is one frame, `length u32 le | version | postcard`; the answer is one byte, then a
-//! pack stream. Invariant: what came is kept aside until its closure is complete and each head
+//! A request is one frame, `length u32 le | version | postcard`; the answer is `count u32 le |
+//! that many wanted ids which the peer has`, then, unless it has none, a pack stream. A peer
+//! gives what it has of what is wanted: of several heads that were written at once perhaps no
+//! peer has all. Invariant: what came is kept aside until its closure is complete and each head
 //! says what its notice said.
 
 use std::io::{self, Read, Write};
@@ -19,14 +21,13 @@ use crate::record::commit;
 use crate::replicator::HeadNotice;
 use crate::store::incoming;
 use crate::store::objects::Objects;
+use crate::volume::Volume;
 
 const VERSION: u8 = 1;
 /// Longest request.
 const REQUEST_BYTES_MAX: u32 = 1 << 20;
 /// Requests served at once; more wait.
 const SERVED_AT_ONCE: usize = 8;
-const HERE: u8 = 0;
-const NOT_HERE: u8 = 1;
 
 static PLACES: Semaphore = Semaphore::const_new(SERVED_AT_ONCE);
 
@@ -87,12 +88,13 @@ pub(super) async fn fetch(
         send_request(&mut to, &request)?;
         to.shutdown()?;
         let mut answer = SyncIoBridge::new(answer);
-        let mut status = [NOT_HERE];
-        answer.read_exact(&mut status)?;
-        if status != [HERE] {
+        let ids = read_ids(&mut answer, want.len())?;
+        if ids.is_empty() {
             return Err(FetchError::NotHere);
         }
-        let ids: Vec<Oid> = want.iter().map(|w| w.id).collect();
+        if !ids.iter().all(|i| want.iter().any(|w| w.id == *i)) {
+            return Err(FetchError::Lie("it sends what nobody asked for".to_owned()));
+        }
         let repo = volume.repo();
         let missing: Vec<Oid> = ids
             .iter()
@@ -101,10 +103,13 @@ pub(super) async fn fetch(
             .collect();
         if !missing.is_empty() {
             let came = incoming::receive(repo, answer)?;
+            let mut roots = missing.clone();
             for w in want.iter().filter(|w| missing.contains(&w.id)) {
-                check_head(&came.with(repo), w)?;
+                let with = came.with(repo);
+                check_head(&with, w)?;
+                roots.extend(ref_values(&volume, &with, &w.id)?);
             }
-            came.admit(repo, &missing)?;
+            came.admit(repo, &roots)?;
         }
         volume.admit(ids)?;
         Ok(())
@@ -117,6 +122,29 @@ fn send_request(to: &mut dyn Write, request: &Want) -> io::Result<()> {
     let len = u32::try_from(body.len()).map_err(io::Error::other)?;
     to.write_all(&len.to_le_bytes())?;
     to.write_all(&body)
+}
+
+fn read_ids(from: &mut dyn Read, most: usize) -> io::Result<Vec<Oid>> {
+    let mut count = [0; 4];
+    from.read_exact(&mut count)?;
+    let count = usize::try_from(u32::from_le_bytes(count)).map_err(io::Error::other)?;
+    if count > most {
+        return Err(io::Error::other("an answer of an impossible length"));
+    }
+    let mut ids = Vec::with_capacity(count);
+    for _ in 0..count {
+        let mut id = [0; 20];
+        from.read_exact(&mut id)?;
+        ids.push(Oid::from(id));
+    }
+    Ok(ids)
+}
+
+/// What the branches and tags of a head point to. A tag is no commit's parent, so it is asked
+/// for and checked beside the head.
+fn ref_values(volume: &Volume, objs: &dyn Objects, head: &Oid) -> Result<Vec<Oid>, FetchError> {
+    let c = commit::decode(objs, head).map_err(|e| FetchError::Lie(e.to_string()))?;
+    Ok(volume.ref_values(objs, &c.state)?)
 }
 
 /// A head must be the commit that its author signed for.
@@ -172,19 +200,30 @@ fn answer(node: &NodeInner, request: RecvStream, reply: SendStream) -> io::Resul
     let request = read_request(&mut SyncIoBridge::new(request))?;
     let mut to = io::BufWriter::with_capacity(64 << 10, SyncIoBridge::new(reply));
     let ids = |v: &[[u8; 20]]| -> Vec<Oid> { v.iter().map(|b| Oid::from(*b)).collect() };
-    let (want, have) = (ids(&request.want), ids(&request.have));
-    let volume = node
-        .volume(&request.volume)
-        .filter(|v| want.iter().all(|w| v.repo().has(w).unwrap_or(false)));
+    let (mut want, have) = (ids(&request.want), ids(&request.have));
+    let volume = node.volume(&request.volume);
+    match &volume {
+        Some(v) => want.retain(|w| v.repo().has(w).unwrap_or(false)),
+        None => want.clear(),
+    }
+    let count = u32::try_from(want.len()).map_err(io::Error::other)?;
+    to.write_all(&count.to_le_bytes())?;
+    for id in &want {
+        to.write_all(id.as_slice())?;
+    }
     let sent = match volume {
-        Some(v) => {
-            to.write_all(&[HERE])?;
+        Some(v) if !want.is_empty() => {
+            let values = |ids: &[Oid]| -> Vec<Oid> {
+                let held = ids.iter().filter(|i| v.repo().has(i).unwrap_or(false));
+                held.flat_map(|i| ref_values(&v, &**v.repo(), i).unwrap_or_default())
+                    .collect()
+            };
+            let (more, less) = (values(&want), values(&have));
+            want.extend(more);
+            let have = [have, less].concat();
             incoming::send(v.repo(), &want, &have, &mut to).map_err(io::Error::other)?
         }
-        None => {
-            to.write_all(&[NOT_HERE])?;
-            0
-        }
+        _ => 0,
     };
     to.flush()?;
     let mut inner = to.into_inner().map_err(io::IntoInnerError::into_error)?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -112,8 +112,13 @@ async fn serve(options: Options, readiness: &Readiness, lock: &StateLock) -> Ans
         joined,
         readiness,
     );
+    // Before anybody is told that the node is ready, and before there is a mount to leave behind.
+    let signals = Signals::catch()?;
     let result = match end.await {
-        Ok(()) => wait_for_end(&node).await,
+        Ok(()) => {
+            signals.wait(&node).await;
+            Ok(())
+        }
         Err(f) => Err(f),
     };
     drain(&node, &peers, replicator).await;
@@ -291,15 +296,26 @@ async fn first_sync(node: &Arc<NodeInner>, volume: &VolumeName, readiness: &Read
     }
 }
 
-async fn wait_for_end(node: &Arc<NodeInner>) -> Answer<()> {
-    let mut term = signal(SignalKind::terminate()).map_err(Failure::bug)?;
-    let mut int = signal(SignalKind::interrupt()).map_err(Failure::bug)?;
-    tokio::select! {
-        _ = term.recv() => tracing::info!("told to end"),
-        _ = int.recv() => tracing::info!("interrupted"),
-        () = node.stop.cancelled() => tracing::info!("asked to end"),
+struct Signals {
+    term: Signal,
+    int: Signal,
+}
+
+impl Signals {
+    fn catch() -> Answer<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate()).map_err(Failure::bug)?,
+            int: signal(SignalKind::interrupt()).map_err(Failure::bug)?,
+        })
     }
-    Ok(())
+
+    async fn wait(mut self, node: &NodeInner) {
+        tokio::select! {
+            _ = self.term.recv() => tracing::info!("told to end"),
+            _ = self.int.recv() => tracing::info!("interrupted"),
+            () = node.stop.cancelled() => tracing::info!("asked to end"),
+        }
+    }
 }
 
 /// Mounts detached, journals flushed into commits, peers told.

@@ -13,8 +13,7 @@ use crate::base::durable;
 
 /// Makes a directory (and its parents) that only we can enter.
 pub(crate) fn private_dir(path: &Path) -> Result<(), PeersError> {
-    durable::dirs_with(path, 0o700)
-        .map_err(|e| PeersError::file("create", path, e))
+    durable::dirs_with(path, 0o700).map_err(|e| PeersError::file("create", path, e))
 }
 
 /// Replaces a file: write beside it, fsync, rename, fsync the directory.

@@ -56,6 +56,16 @@ fn peel(objs: &dyn Objects, id: Oid, tags: &mut Vec<Oid>) -> Result<Option<Oid>,
     }
 }
 
+/// The commit that an id names, directly or through tags; `None` when it names something else.
+///
+/// # Errors
+/// When a tag on the way is malformed or missing.
+pub fn peeled_commit(objs: &dyn Objects, id: Oid) -> Result<Option<Oid>, ObjectError> {
+    let at = peel(objs, id, &mut Vec::new())?.ok_or(ObjectError::Missing(id))?;
+    let kind = objs.find(&at)?.map(|o| o.kind);
+    Ok((kind == Some(ObjectKind::Commit)).then_some(at))
+}
+
 /// A commit walk that stops where the other side's history starts.
 struct Paint<'a> {
     objs: &'a dyn Objects,

@@ -407,7 +407,9 @@ pub(super) fn seal_in(
     Ok((view, head))
 }
 
-/// The tips of refs that this state has and the base has not: they become parents.
+/// The commits that refs of this state lead to and those of the base do not: they become
+/// parents, which keeps them alive for git. A tag itself can hang on no commit; it travels by
+/// the refs of the state ([`Volume::ref_values`]).
 fn tips(volume: &Volume, stage: &Memory, base: &View, state: &State) -> VolumeResult<Vec<Oid>> {
     if base.state.refs == state.refs {
         return Ok(Vec::new());
@@ -418,10 +420,11 @@ fn tips(volume: &Volume, stage: &Memory, base: &View, state: &State) -> VolumeRe
         Ok(refs.0.values().flatten().map(|v| v.to).collect())
     };
     let old = tips(&base.state)?;
-    Ok(tips(state)?
-        .into_iter()
-        .filter(|t| !old.contains(t))
-        .collect())
+    let mut new = BTreeSet::new();
+    for t in tips(state)?.difference(&old) {
+        new.extend(crate::store::closure::peeled_commit(stage, *t)?);
+    }
+    Ok(new.into_iter().collect())
 }
 
 fn content_commit(

@@ -297,10 +297,7 @@ impl Volume {
             let held = live.pending.iter().map(|p| p.entry).min();
             let waits = !live.dirty.is_empty() || !live.committing.is_empty();
             let held = if waits { 0 } else { held.unwrap_or(u64::MAX) };
-            (
-                held.min(self.journal.last() + 1),
-                self.opening(view, &live),
-            )
+            (held.min(self.journal.last() + 1), self.opening(view, &live))
         };
         if let Err(e) = self.journal.trim(needed, || opening) {
             tracing::warn!(error = %e, "the journal was not trimmed");

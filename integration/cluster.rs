@@ -1,0 +1,9 @@
+//! Several nodes in network namespaces of one machine: cuts, chains, slow and lossy links.
+//!
+//! Needs root, `ip` and `nft`; fails without them unless `CELLFS_NO_NETNS=1`.
+
+mod converge;
+mod net;
+mod refusals;
+mod switch;
+mod wan;

@@ -1,0 +1,250 @@
+//! Whatever the network does, all nodes come to show the same.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::net::{Net, cell, namespaces};
+use crate::harness::git::{commit_all, fsck, git};
+use crate::harness::tree::{assert_same, manifest};
+use crate::harness::{Lab, Node, SOON, agree, rounds, wait_until};
+
+/// Every content that is in any folder, and those of conflict copies too.
+fn contents(dir: &Path) -> BTreeSet<String> {
+    manifest(dir).into_values().map(|e| e.content).collect()
+}
+
+fn heads(nodes: &[&Node]) -> Vec<Vec<(String, u64)>> {
+    let of = |n: &&Node| {
+        let heads = n.cell().heads.into_iter();
+        heads.map(|h| (h.branch, h.seq)).collect()
+    };
+    nodes.iter().map(of).collect()
+}
+
+#[test]
+fn five_nodes_two_sides() {
+    if !namespaces() {
+        return;
+    }
+    let files = rounds("CELLFS_TEST_CUT_FILES", 500);
+    let lab = Lab::new();
+    let net = Net::bridge(5);
+    let mut nodes = cell(&net, &lab);
+    nodes[0].write("both", "base\n");
+    nodes[0].write("text", "1\n2\n3\n4\n5\n6\n7\n8\n9\n");
+    {
+        let all: Vec<&Node> = nodes.iter().collect();
+        agree(&all, "cell", SOON);
+    }
+    // Two on one side, three on the other.
+    let side = |i: usize| i <= 2;
+    net.only(|a, b| side(a) == side(b));
+    let mut written = BTreeSet::new();
+    std::thread::scope(|s| {
+        for at in [0, 2] {
+            let n = &nodes[at];
+            s.spawn(move || {
+                for i in 0..files {
+                    n.write(
+                        &format!("{}/f{i}", dir_of(n)),
+                        format!("{} {i}\n", n.name()),
+                    );
+                }
+                for i in 0..20 {
+                    n.write(&format!("same-{i}"), format!("{} {i}\n", n.name()));
+                }
+                n.write("both", format!("{}\n", n.name()));
+            });
+        }
+    });
+    nodes[0].write("text", "ONE\n2\n3\n4\n5\n6\n7\n8\n9\n");
+    nodes[2].write("text", "1\n2\n3\n4\n5\n6\n7\n8\nNINE\n");
+    for at in [0, 2] {
+        for i in 0..20 {
+            written.insert(format!("{} {i}\n", nodes[at].name()));
+        }
+        written.insert(format!("{}\n", nodes[at].name()));
+    }
+    let (left, right): (Vec<&Node>, Vec<&Node>) =
+        (nodes[..2].iter().collect(), nodes[2..].iter().collect());
+    agree(&left, "cell", SOON);
+    agree(&right, "cell", SOON);
+    assert_ne!(left[0].cell().view, right[0].cell().view, "the cut cuts");
+
+    // One node of each side dies while the sides meet again.
+    net.heal();
+    let healed = Instant::now();
+    std::thread::sleep(Duration::from_millis(300));
+    let five = nodes.pop().expect("five").kill();
+    let two = nodes.remove(1).kill();
+    std::thread::sleep(Duration::from_millis(500));
+    nodes.push(two.start());
+    nodes.push(five.start());
+    let all: Vec<&Node> = nodes.iter().collect();
+    agree(&all, "cell", Duration::from_secs(60));
+    let took = healed.elapsed();
+    eprintln!("five nodes: all the same {took:.1?} after the heal");
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    for n in &all[1..] {
+        assert_same(all[0].dir(), n.dir());
+    }
+    let shown = contents(all[0].dir());
+    for text in &written {
+        let hash = blake3::hash(text.as_bytes()).to_hex().to_string();
+        assert!(shown.contains(&hash), "{text:?} is nowhere");
+    }
+    for dir in ["n1", "n3"] {
+        let n = fs::read_dir(all[4].at(dir)).expect("listed").count();
+        assert_eq!(n, files, "{dir}");
+    }
+    assert_eq!(all[4].read("text"), "ONE\n2\n3\n4\n5\n6\n7\n8\nNINE\n");
+
+    // Quiet: nobody commits because somebody else did.
+    std::thread::sleep(Duration::from_secs(3));
+    let before = heads(&all);
+    std::thread::sleep(Duration::from_secs(rounds("CELLFS_TEST_QUIET_S", 10) as u64));
+    assert_eq!(heads(&all), before, "commits without writes");
+    agree(&all, "cell", SOON);
+    for n in &all {
+        fsck(&n.repo("cell"));
+    }
+    // Any one of them may go, the others still agree.
+    let gone = nodes.remove(0).kill();
+    nodes[0].write("after", "after\n");
+    let all: Vec<&Node> = nodes.iter().collect();
+    agree(&all, "cell", SOON);
+    assert_eq!(all[3].read("after"), "after\n");
+    let back = gone.start();
+    back.wait_for("after", "after\n");
+}
+
+fn dir_of(n: &Node) -> String {
+    let dir = n.name().to_owned();
+    fs::create_dir_all(n.at(&dir)).expect("made");
+    dir
+}
+
+#[test]
+fn pushes_on_both_sides_of_a_cut() {
+    if !namespaces() {
+        return;
+    }
+    let lab = Lab::new();
+    let net = Net::bridge(4);
+    let nodes = cell(&net, &lab);
+    nodes[0].write("f", "1\n2\n3\n4\n5\n6\n7\n8\n9\n");
+    let all: Vec<&Node> = nodes.iter().collect();
+    agree(&all, "cell", SOON);
+    let clone = |i: usize| {
+        let mut c = std::process::Command::new("nsenter");
+        c.args(net.inside(i).get(1..).expect("a namespace"))
+            .args(["git", "clone", "-q", &all[i - 1].url("cell")])
+            .arg(lab.path(&format!("clone{i}")));
+        crate::harness::run(&mut c);
+        lab.path(&format!("clone{i}"))
+    };
+    let push = |i: usize, dir: &Path| {
+        let mut c = std::process::Command::new("nsenter");
+        c.args(net.inside(i).get(1..).expect("a namespace"))
+            .args(["git", "-C"])
+            .arg(dir)
+            .args(["push", "-q", "origin", "main"]);
+        crate::harness::run(&mut c);
+    };
+    let (one, four) = (clone(1), clone(4));
+    net.only(|a, b| (a <= 2) == (b <= 2));
+    fs::write(one.join("f"), "ONE\n2\n3\n4\n5\n6\n7\n8\n9\n").expect("written");
+    fs::write(one.join("left"), "left\n").expect("written");
+    let left = commit_all(&one, "left");
+    push(1, &one);
+    fs::write(four.join("f"), "1\n2\n3\n4\n5\n6\n7\n8\nNINE\n").expect("written");
+    fs::write(four.join("right"), "right\n").expect("written");
+    let right = commit_all(&four, "right");
+    push(4, &four);
+    agree(&all[..2], "cell", SOON);
+    agree(&all[2..], "cell", SOON);
+    net.heal();
+    for n in &all {
+        n.wait_for("f", "ONE\n2\n3\n4\n5\n6\n7\n8\nNINE\n");
+        n.wait_for("left", "left\n");
+        n.wait_for("right", "right\n");
+    }
+    agree(&all, "cell", SOON);
+    let view = all[0].cell().view.expect("a view");
+    for n in &all {
+        for pushed in [&left, &right] {
+            git(
+                &n.repo("cell"),
+                &["merge-base", "--is-ancestor", pushed, &view],
+            );
+        }
+        fsck(&n.repo("cell"));
+    }
+}
+
+#[test]
+fn a_chain_where_only_neighbours_talk() {
+    if !namespaces() {
+        return;
+    }
+    let lab = Lab::new();
+    let net = Net::bridge(5);
+    let nodes = cell(&net, &lab);
+    let all: Vec<&Node> = nodes.iter().collect();
+    all[0].write("start", "start");
+    agree(&all, "cell", SOON);
+    net.only(|a, b| a.abs_diff(b) == 1);
+    for (i, n) in all.iter().enumerate() {
+        n.write(&format!("from-{}", i + 1), n.name());
+    }
+    let took = agree_on_files(&all, 5);
+    eprintln!("a chain of five: {took:.1?}");
+    all[4].write("start", "from the far end");
+    all[0].wait_for("start", "from the far end");
+    fs::remove_file(all[0].at("from-3")).expect("removed");
+    all[4].wait_gone("from-3");
+    agree(&all, "cell", SOON);
+    for n in &all[1..] {
+        assert_same(all[0].dir(), n.dir());
+    }
+}
+
+fn agree_on_files(all: &[&Node], n: usize) -> Duration {
+    let begin = Instant::now();
+    for node in all {
+        for i in 1..=n {
+            let path = format!("from-{i}");
+            wait_until(
+                SOON,
+                || node.at(&path).exists(),
+                || format!("{path} is not on {}", node.name()),
+            );
+        }
+    }
+    agree(all, "cell", SOON);
+    begin.elapsed()
+}
+
+#[test]
+fn a_lost_announcement_is_repaired() {
+    if !namespaces() {
+        return;
+    }
+    let lab = Lab::new();
+    let net = Net::bridge(2);
+    let nodes = cell(&net, &lab);
+    let all: Vec<&Node> = nodes.iter().collect();
+    all[0].write("f", "1");
+    all[1].wait_for("f", "1");
+    // Written and announced while the other hears nothing; nothing is written afterwards.
+    net.only(|_, _| false);
+    all[0].write("f", "2");
+    all[0].settled();
+    std::thread::sleep(Duration::from_millis(500));
+    net.heal();
+    let begin = Instant::now();
+    all[1].wait_for("f", "2");
+    eprintln!("a lost announcement: there after {:.1?}", begin.elapsed());
+}
