@@ -634,9 +634,11 @@ fn push_nothing(r: &Run) {
     r.acked(name);
 }
 
-/// Nothing but the start, a push and an end.
+/// Packs are rolled up.
 fn third(base: &Path) {
     let r = Run::start(base);
+    cellfs::store::repack::repack(r.v.repo().path()).expect("rolled up");
+    r.v.repo().refresh();
     r.put("third", b"third", true);
     r.v.stop().expect("stopped");
 }
