@@ -584,16 +584,12 @@ impl Node {
         self.setup
     }
 
-    /// Waits until the node is gone, however it ends, and leaves its dead mount.
-    pub(crate) fn gone(mut self) -> Setup {
-        self.child.wait().expect("a child");
+    /// Ends the node, which may have died already; whether it ended in order.
+    pub(crate) fn end(mut self) -> bool {
+        send(self.pid, Signal::TERM);
+        let status = self.child.wait().expect("a child");
         self.forget();
-        self.setup
-    }
-
-    /// Whether the process, or what runs it, has ended.
-    pub(crate) fn has_ended(&mut self) -> bool {
-        self.child.try_wait().expect("a child").is_some()
+        status.success()
     }
 
     /// Ends the node in order.

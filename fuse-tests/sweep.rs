@@ -1,11 +1,13 @@
 //! A node is killed at its first fsync, at its second, and so on until it gets through: the same
-//! for renames and for writes. `strace` does it.
+//! for renames and for writes. `strace` does it, and counts for each thread by itself.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use cellfs::control::wire::Status;
 
 use crate::harness::{self, Lab, Node, SOON, Setup, agree, git, rounds};
 
@@ -24,7 +26,6 @@ fn killed_at(setup: Setup, calls: &str, when: usize, out: &Path) -> Setup {
         "strace".into(),
         "-f".into(),
         "-qq".into(),
-        "--seccomp-bpf".into(),
         "-o".into(),
         out.into(),
         "-e".into(),
@@ -33,6 +34,13 @@ fn killed_at(setup: Setup, calls: &str, when: usize, out: &Path) -> Setup {
         format!("inject={calls}:signal=SIGKILL:when={when}").into(),
     ];
     setup.under(words)
+}
+
+/// Whether a node that lives has something that is in no commit.
+fn dirty(node: &Node) -> bool {
+    let out = node.try_ask(&["status", "--json"]);
+    let status = serde_json::from_slice::<Status>(&out.stdout);
+    status.is_ok_and(|s| s.volumes.iter().any(|v| v.dirty > 0))
 }
 
 /// What is done while the node may die at any call. What was acknowledged, in order.
@@ -44,30 +52,31 @@ fn work(node: &Node, k: usize) -> Vec<(String, String)> {
             f.write_all(text.as_bytes())?;
             f.sync_all()
         };
-        for i in 0..3 {
+        for i in 0..6 {
             let (path, text) = (format!("k{k}-{i}"), format!("text {k} {i}"));
             synced(&path, &text)?;
             kept.push((path, text));
-            synced("tmp", &format!("saved {k} {i}"))?;
+            synced("tmp", &format!("saved {k:04} {i}"))?;
             fs::rename(node.at("tmp"), node.at("saved"))?;
             File::open(node.dir())?.sync_all()?;
-            kept.push(("saved".into(), format!("saved {k} {i}")));
-        }
-        let big = "b".repeat(200_000);
-        synced("big", &format!("{k}{big}"))?;
-        kept.push(("big".into(), format!("{k}{big}")));
-        // Time for the committer, whose calls are swept too.
-        let end = std::time::Instant::now() + Duration::from_secs(3);
-        while node.try_ask(&["status"]).status.success() && node.cell().dirty > 0 {
-            if std::time::Instant::now() > end {
-                break;
+            kept.push(("saved".into(), format!("saved {k:04} {i}")));
+            let big = format!("{k:04} {i}").repeat(30_000);
+            synced("big", &big)?;
+            kept.push(("big".into(), big));
+            // Time for the committer, whose calls are swept too.
+            let end = Instant::now() + Duration::from_secs(2);
+            while Instant::now() < end && dirty(node) {
+                std::thread::sleep(Duration::from_millis(5));
             }
-            std::thread::sleep(Duration::from_millis(10));
         }
         Ok(())
     };
-    // The node died, which is what is wanted.
-    let _ = go();
+    if let Err(e) = go() {
+        // The node died, which is what is wanted.
+        let dead = e.raw_os_error() == Some(libc::ENOTCONN)
+            || e.raw_os_error() == Some(libc::ECONNABORTED);
+        assert!(dead, "the node lives and says: {e}");
+    }
     kept
 }
 
@@ -108,15 +117,10 @@ fn sweep(calls: &str, step: usize, most: usize) {
         match starting.try_ready() {
             // It died while it started.
             Err(_) => killed += 1,
-            Ok(mut node) => {
+            Ok(node) => {
                 kept.extend(work(&node, k));
-                clean = !node.has_ended();
-                if clean {
-                    node.stop();
-                } else {
-                    killed += 1;
-                    node.gone();
-                }
+                clean = node.end();
+                killed += usize::from(!clean);
             }
         }
         git::fsck(&plain.state.join("volumes/cell/git"));
@@ -137,28 +141,28 @@ fn sweep(calls: &str, step: usize, most: usize) {
     git::fsck(&node.repo("cell"));
 }
 
-/// In CI only so many points, spread; all of them when the variable says so.
-fn bounds() -> (usize, usize) {
+/// A sample of the points; all of them when the variable says up to where.
+fn bounds(step: usize, most: usize) -> (usize, usize) {
     match rounds("CELLFS_TEST_SWEEP", 0) {
-        0 => (3, 40),
-        most => (1, most),
+        0 => (step, most),
+        all => (1, all),
     }
 }
 
 #[test]
 fn killed_at_each_fsync() {
-    let (step, most) = bounds();
+    let (step, most) = bounds(4, 40);
     sweep("fsync,fdatasync", step, most);
 }
 
 #[test]
 fn killed_at_each_rename() {
-    let (step, most) = bounds();
-    sweep("rename,renameat,renameat2", step.min(2), most);
+    let (step, most) = bounds(3, 24);
+    sweep("rename,renameat,renameat2", step, most);
 }
 
 #[test]
 fn killed_at_each_write() {
-    let (step, most) = bounds();
-    sweep("write,pwrite64,writev", step * 9, most * 20);
+    let (step, most) = bounds(23, 230);
+    sweep("write,pwrite64,writev", step, most);
 }

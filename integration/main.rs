@@ -4,4 +4,5 @@ mod cli;
 mod git_door;
 mod http_door;
 mod packaging;
+mod power;
 mod tidy;

@@ -127,17 +127,32 @@ impl Fs {
         }
         let (id, removed) = (i.id(), i.removed);
         if i.dirty.is_none() && !i.born && !removed {
-            let open = Patch::Open {
+            let mut open = vec![Patch::Open {
                 id,
                 base: i.shown.versions.iter().map(|v| v.content).collect(),
                 kind: i.kind,
                 blob: i.shown.blob,
-            };
-            let mut patches = vec![open];
-            if let Data::Spilled(s) = &i.data {
-                patches.push(Patch::Spill { id, file: s.number });
+            }];
+            match &i.data {
+                Data::Spilled(s) => open.push(Patch::Spill { id, file: s.number }),
+                // The commit that is being written holds these bytes, under an id that nobody
+                // knows yet; recovery will not find them under the blob above.
+                Data::Memory(m) if live.committing.contains(&ino) => open.extend([
+                    Patch::Size {
+                        id,
+                        len: 0,
+                        mtime: i.attr.mtime,
+                    },
+                    Patch::Bytes {
+                        id,
+                        at: 0,
+                        data: m.to_vec(),
+                        mtime: i.attr.mtime,
+                    },
+                ]),
+                Data::Memory(_) | Data::Blob { .. } | Data::None => {}
             }
-            self.volume.log(live, patches)?;
+            self.volume.log(live, open)?;
         }
         let i = live.inode(ino)?;
         let size = i.data.len().max(end);
