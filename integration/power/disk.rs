@@ -289,7 +289,7 @@ impl Disk {
         let path = c.ret_path.clone().or(path)?;
         let has = |f: &str| flags.is_some_and(|a| a.text.split('|').any(|x| x == f));
         assert!(
-            !has("O_TMPFILE") && !(has("O_APPEND") && self.below(&path).is_some()),
+            !(has("O_TMPFILE") || has("O_APPEND") && self.below(&path).is_some()),
             "not modelled: {path:?} {flags:?}"
         );
         if is_dir_flag(flags) || !(has("O_WRONLY") || has("O_RDWR")) {
@@ -401,7 +401,11 @@ impl Disk {
                     Variant::Names | Variant::NamesZeros | Variant::All => d.now.clone(),
                     Variant::Some(_) => {
                         let mut names = d.kept.clone();
-                        for (name, to) in d.waiting.iter().filter(|_| next(seed) % 2 == 0).flatten()
+                        for (name, to) in d
+                            .waiting
+                            .iter()
+                            .filter(|_| next(seed).is_multiple_of(2))
+                            .flatten()
                         {
                             match to {
                                 Some(n) => names.insert(name.clone(), *n),
@@ -431,9 +435,9 @@ impl File {
     fn part(&self, path: &Path, seed: &mut u64) -> Bytes {
         let mut out = self.kept.as_ref().clone();
         let overlay = path.components().any(|c| c.as_os_str() == "overlay");
-        let first = next(seed) as usize % (self.waiting.len() + 1);
+        let first = usize::try_from(next(seed) % (self.waiting.len() as u64 + 1)).unwrap_or(0);
         for (n, op) in self.waiting.iter().enumerate() {
-            if (overlay && n < first) || (!overlay && next(seed) % 2 == 0) {
+            if (overlay && n < first) || (!overlay && next(seed).is_multiple_of(2)) {
                 apply(op, &mut out);
             }
         }

@@ -39,7 +39,12 @@ pub(crate) struct Trace {
 }
 
 fn hex(digits: &[u8]) -> Vec<u8> {
-    let digit = |d: &u8| (*d as char).to_digit(16).expect("a hex digit") as u8;
+    let digit = |d: &u8| {
+        (*d as char)
+            .to_digit(16)
+            .and_then(|n| u8::try_from(n).ok())
+            .expect("a hex digit")
+    };
     let mut out = Vec::with_capacity(digits.len() / 4);
     for part in digits.split(|b| *b == b'\\').skip(1) {
         let [b'x', high, low] = part else {

@@ -223,7 +223,6 @@ impl Run {
     }
 
     fn close(&self, ino: Ino) {
-        self.f.flush(ino).expect("flushed");
         self.f.release(ino, true);
     }
 
@@ -520,7 +519,7 @@ fn peers(r: &Run, base: &Path) {
     r.commit();
     let merged = mine.replace("line 3\n", "LINE 3\n");
     let mut theirs = BTreeMap::from([("theirs".to_owned(), other.now("theirs"))]);
-    theirs.insert("text".to_owned(), merged.clone().into_bytes());
+    theirs.insert("text".to_owned(), merged.into_bytes());
     let theirs = theirs.into_iter().map(|(p, b)| (p, Some(b))).collect();
     r.will_show(&theirs);
     pull(&b, &r.v);
