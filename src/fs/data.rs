@@ -114,7 +114,7 @@ impl Fs {
         }
         self.wrote(&mut live, ino)?;
         drop(live);
-        self.tell_others(vec![Stale::Attr { ino }]);
+        self.tell_others(vec![Stale::Content { ino }]);
         Ok(n)
     }
 
