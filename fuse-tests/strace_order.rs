@@ -5,7 +5,7 @@
 //! announced before an fsync ended, another node, or git, would know of it meanwhile.
 
 // The tests of power loss read traces, too.
-#[allow(dead_code)]
+#[expect(dead_code, reason = "each of the two tests uses a part of it")]
 #[path = "../integration/power/trace.rs"]
 mod trace;
 
