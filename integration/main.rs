@@ -1,5 +1,6 @@
 //! Tests without a kernel mount, and tests of several nodes.
 
+mod bench;
 mod cli;
 mod cluster;
 mod git_door;

@@ -160,11 +160,17 @@ impl Drop for Net {
 
 /// Several nodes of one cell, one in each namespace.
 pub(super) fn cell(net: &Net, lab: &harness::Lab) -> Vec<harness::Node> {
-    let first = net.node(lab, 1).start();
+    cell_with(net, lab, &[])
+}
+
+/// As [`cell`], with more words for each command line.
+pub(super) fn cell_with(net: &Net, lab: &harness::Lab, words: &[&str]) -> Vec<harness::Node> {
+    let first = net.node(lab, 1).words(words.iter().copied()).start();
     let ticket = first.invite(net.count);
     let mut nodes = vec![first];
     let joining: Vec<_> = (2..=net.count)
-        .map(|i| net.node(lab, i).join(&ticket).begin())
+        .map(|i| net.node(lab, i).words(words.iter().copied()))
+        .map(|setup| setup.join(&ticket).begin())
         .collect();
     nodes.extend(joining.into_iter().map(harness::Starting::ready));
     nodes

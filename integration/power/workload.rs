@@ -521,7 +521,7 @@ fn peers(r: &Run, base: &Path) {
     r.commit();
     let merged = mine.replace("line 3\n", "LINE 3\n");
     let mut theirs = BTreeMap::from([("theirs".to_owned(), other.now("theirs"))]);
-    theirs.insert("text".to_owned(), merged.clone().into_bytes());
+    theirs.insert("text".to_owned(), merged.into_bytes());
     let theirs = theirs.into_iter().map(|(p, b)| (p, Some(b))).collect();
     r.will_show(&theirs);
     pull(&b, &r.v);

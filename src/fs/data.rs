@@ -114,7 +114,7 @@ impl Fs {
         }
         self.wrote(&mut live, ino)?;
         drop(live);
-        self.tell_others(vec![Stale::Attr { ino }]);
+        self.tell_others(vec![Stale::Content { ino }]);
         Ok(n)
     }
 
@@ -141,7 +141,7 @@ impl Fs {
                     if i.data.len().max(end) > SMALL_FILE_BYTES_MAX && !moved.is_copy_of(i) =>
                 {
                     let data = i.data.clone();
-                    let precious = !i.removed && !(i.born && i.dirty.is_some_and(|d| !d.synced));
+                    let precious = !(i.removed || i.born && i.dirty.is_some_and(|d| !d.synced));
                     drop(live);
                     let copy = self.volume.spill(&data)?;
                     if precious {

@@ -21,7 +21,7 @@ use crate::control::readiness::Readiness;
 use crate::control::server::Server as ControlServer;
 use crate::doors::git::GitDoor;
 use crate::doors::http::{self, Site};
-use crate::peers::{Cell, Config, NodeKey, Peers, PeersError};
+use crate::peers::{Cell, Config, NodeKey, Peers, PeersError, Ticket};
 
 /// A node that just joined waits this long for what the others have before it is ready.
 const FIRST_SYNC: Duration = Duration::from_secs(20);
@@ -172,7 +172,19 @@ async fn membership(
     readiness: &Readiness,
 ) -> Answer<(Cell, bool)> {
     match Cell::load(&config.key, &config.state_dir) {
-        Ok(cell) => return Ok((cell, false)),
+        Ok(cell) => {
+            let other = |t: Ticket| t.cell != cell.id();
+            if options.join.iter().any(|j| j.parse().is_ok_and(other)) {
+                return Err(Failure::failed(format!(
+                    "the ticket is of another cell than state {}",
+                    options.state.display()
+                ))
+                .hint(
+                    "choose another state for it: --state DIR; or leave this cell: cellfs leave",
+                ));
+            }
+            return Ok((cell, false));
+        }
         Err(PeersError::NoCell) => {}
         Err(e) if options.join.is_empty() => return Err(e.into()),
         Err(e) => tracing::info!(error = %e, "joining anew"),
