@@ -5,7 +5,7 @@
 //! announced before an fsync ended, another node, or git, would know of it meanwhile.
 
 // The tests of power loss read traces, too.
-#[expect(dead_code, reason = "each of the two tests uses a part of it")]
+#[expect(dead_code, reason = "some of it is for the replay")]
 #[path = "../integration/power/trace.rs"]
 mod trace;
 
