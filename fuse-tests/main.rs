@@ -10,5 +10,6 @@ mod held_open;
 mod mounts;
 mod operations;
 mod real_tree;
+mod strace_order;
 mod sweep;
 mod two_nodes;

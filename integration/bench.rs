@@ -346,7 +346,8 @@ impl Drop for Syncthing {
 }
 
 fn syncthing(lab: &Lab, tree: &Path) -> Option<Figures> {
-    let program = std::env::var("CELLFS_BENCH_SYNCTHING").unwrap_or("syncthing".to_owned());
+    let program =
+        std::env::var("CELLFS_BENCH_SYNCTHING").unwrap_or_else(|_| "syncthing".to_owned());
     if !there(&program) || !there("curl") {
         return None;
     }

@@ -212,7 +212,7 @@ impl Fs {
         let stat = self.stat_of(&live, live.inode(ino)?);
         drop(live);
         self.volume.wake();
-        self.tell_others(vec![Stale::Attr { ino }]);
+        self.tell_others(vec![Stale::Content { ino }]);
         Ok(stat)
     }
 

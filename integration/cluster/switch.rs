@@ -136,7 +136,10 @@ fn mac(frame: &[u8], at: usize) -> Option<[u8; 6]> {
 }
 
 /// The end of a TAP device that is `eth0` of a namespace.
-#[allow(unsafe_code)]
+#[expect(
+    unsafe_code,
+    reason = "the ioctl that names a TAP device has no safe wrapper"
+)]
 fn tap(net: &Net, i: usize) -> File {
     const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
     const IFF_TAP: i16 = 0x0002;

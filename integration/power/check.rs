@@ -203,7 +203,7 @@ impl Recoveries {
             let v = workload::open(&at, 1).map_err(|e| format!("it does not open: {e}"))?;
             let shown = workload::shown(&workload::mount(&v))
                 .map_err(|e| format!("it cannot be read: {e}"))?;
-            let refs = refs(&at.join("git"))?;
+            let refs = v.repo().refs().map_err(|e| e.to_string())?;
             v.stop().map_err(|e| format!("it does not stop: {e}"))?;
             drop(v);
             // Once more: a recovery must not leave anything to recover.
@@ -236,7 +236,9 @@ impl Recoveries {
             out.insert(path, b.map_or(State::Dir, &mut keep));
         }
         for (name, id) in refs {
-            out.insert(format!(":{name}"), keep(id.into_bytes()));
+            if let Some(id) = id.filter(|_| name.starts_with("refs/heads/pushed-")) {
+                out.insert(format!(":{name}"), keep(id.to_string().into_bytes()));
+            }
         }
         Ok(out)
     }
@@ -262,17 +264,4 @@ fn git(repo: &Path, args: &[&str]) -> Result<String, String> {
 
 fn fsck(repo: &Path) -> Result<(), String> {
     git(repo, &["fsck", "--strict", "--full", "--no-dangling"]).map(drop)
-}
-
-fn refs(repo: &Path) -> Result<BTreeMap<String, String>, String> {
-    let text = git(
-        repo,
-        &[
-            "for-each-ref",
-            "--format=%(refname) %(objectname)",
-            "refs/heads/pushed-*",
-        ],
-    )?;
-    let pair = |l: &str| l.split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned()));
-    Ok(text.lines().filter_map(pair).collect())
 }

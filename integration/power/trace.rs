@@ -23,6 +23,8 @@ pub(crate) struct Call {
     pub(crate) ret: i64,
     /// The path of the descriptor that it returned.
     pub(crate) ret_path: Option<PathBuf>,
+    /// Seconds since 1970, if the trace has times (`-ttt`): of its end, or of its whole line.
+    pub(crate) time: f64,
 }
 
 /// A call began or ended. Calls that nothing interrupted do both at once.
@@ -36,6 +38,8 @@ pub(crate) enum Step {
 pub(crate) struct Trace {
     pub(crate) calls: Vec<Call>,
     pub(crate) steps: Vec<Step>,
+    /// Calls that a death cut: it is not known how far they came.
+    pub(crate) cut: usize,
 }
 
 fn hex(digits: &[u8]) -> Vec<u8> {
@@ -129,6 +133,7 @@ fn call(text: &[u8]) -> Option<Call> {
         args,
         ret,
         ret_path,
+        time: 0.0,
     })
 }
 
@@ -145,10 +150,17 @@ pub(crate) fn read(file: &Path) -> Trace {
             continue;
         };
         let pid = line[..gap].to_vec();
-        let body = line[gap..].trim_ascii();
+        let mut body = line[gap..].trim_ascii();
+        let mut time = 0.0;
+        if body.first().is_some_and(u8::is_ascii_digit)
+            && let Some(n) = body.iter().position(|b| *b == b' ')
+        {
+            time = String::from_utf8_lossy(&body[..n]).parse().unwrap_or(0.0);
+            body = body[n..].trim_ascii();
+        }
         if body.starts_with(b"---") || body.starts_with(b"+++") {
-            // Who died within a call: it is not known how far it came.
-            open.remove(&pid);
+            let died = body.starts_with(b"+++") && open.remove(&pid).is_some();
+            out.cut += usize::from(died);
             continue;
         }
         if let Some(start) = body.strip_suffix(b"<unfinished ...>") {
@@ -172,7 +184,8 @@ pub(crate) fn read(file: &Path) -> Trace {
             }
             None => (body.to_vec(), None),
         };
-        let Some(c) = call(&whole) else { continue };
+        let Some(mut c) = call(&whole) else { continue };
+        c.time = time;
         let index = out.calls.len();
         out.calls.push(c);
         match n {

@@ -341,13 +341,15 @@ fn first(base: &Path) {
     peers(&r, base);
     push(&r);
     // Left for the next start: nothing of it was synced.
-    r.put("late", b"late", false);
+    let late = r.create("late");
+    r.write("late", late, 0, b"late");
     r.mkdir("late-dir");
     r.rename("late", "late-dir/late");
     let big = r.create("late-big");
     r.write("late-big", big, 0, &bytes(9, 200_000));
     let a = r.open("a", false);
     r.write("a", a, 1, b"LATE");
+    r.settle(3);
 }
 
 fn names_and_small_files(r: &Run) {
@@ -613,6 +615,7 @@ fn second(base: &Path) {
     r.write("small-2", small, 0, b"small");
     r.fsync("small-2", small);
     r.close(small);
+    r.settle(0);
 }
 
 /// A push that moves a ref before anything was committed in this run.
@@ -631,9 +634,11 @@ fn push_nothing(r: &Run) {
     r.acked(name);
 }
 
-/// Nothing but the start, a push and an end.
+/// Packs are rolled up.
 fn third(base: &Path) {
     let r = Run::start(base);
+    cellfs::store::repack::repack(r.v.repo().path()).expect("rolled up");
+    r.v.repo().refresh();
     r.put("third", b"third", true);
     r.v.stop().expect("stopped");
 }

@@ -93,7 +93,7 @@ pub(super) struct Serve {
 
 #[derive(Debug, Group)]
 pub(super) struct Node {
-    /// Join the cell of this ticket or host[:port]; may be repeated
+    /// Join through this ticket, host or host:port; may be repeated
     #[arg(
         long,
         value_name = "TICKET|HOST",

@@ -114,7 +114,7 @@ impl Fs {
         }
         self.wrote(&mut live, ino)?;
         drop(live);
-        self.tell_others(vec![Stale::Attr { ino }]);
+        self.tell_others(vec![Stale::Content { ino }]);
         Ok(n)
     }
 
@@ -189,6 +189,7 @@ impl Fs {
                 && !m.is_empty()
             {
                 let (data, mtime) = (m.as_ref().clone(), i.attr.mtime);
+                patches.push(Patch::Size { id, len: 0, mtime });
                 patches.push(Patch::Bytes {
                     id,
                     at: 0,

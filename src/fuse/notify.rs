@@ -1,38 +1,73 @@
 //! Tells the kernel what it must forget: one thread that holds no lock and serves no request.
+//!
+//! Who hands notices in never waits, since workers of other mounts do: what waits is a set of
+//! names and inodes, so it is bounded by what the kernel can know.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use fuser::{INodeNo, Notifier};
 
 use crate::volume::Invalidate;
 use crate::volume::live::Stale;
 
-/// Lists that may wait; a sender waits for room, since a lost notice would be stale for ever.
-const QUEUE: usize = 1024;
-
-/// Hands notices to the thread.
-#[derive(Debug)]
-pub(super) struct Notices {
-    to: SyncSender<Vec<Stale>>,
+#[derive(Debug, Default)]
+struct Waiting {
+    stale: BTreeSet<Stale>,
+    ended: bool,
 }
 
+#[derive(Debug, Default)]
+struct Shared {
+    waiting: Mutex<Waiting>,
+    more: Condvar,
+}
+
+/// Hands notices to the thread, which ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct Notices(Arc<Shared>);
+
 impl Notices {
-    /// Starts the thread. It ends when this is dropped.
+    /// Starts the thread.
     pub(super) fn start(notifier: Notifier) -> io::Result<Self> {
-        let (to, inbox) = sync_channel::<Vec<Stale>>(QUEUE);
+        let shared = Arc::new(Shared::default());
+        let theirs = Arc::clone(&shared);
         std::thread::Builder::new()
             .name("fuse-notify".to_owned())
             .spawn(move || {
-                while let Ok(list) = inbox.recv() {
-                    for s in list {
+                while let Some(all) = theirs.next() {
+                    for s in all {
                         notify(&notifier, &s);
                     }
                 }
             })?;
-        Ok(Self { to })
+        Ok(Self(shared))
+    }
+}
+
+impl Shared {
+    /// All that waits, once something does; `None` at the end.
+    fn next(&self) -> Option<BTreeSet<Stale>> {
+        let mut w = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        while w.stale.is_empty() && !w.ended {
+            w = self.more.wait(w).unwrap_or_else(PoisonError::into_inner);
+        }
+        (!w.ended).then(|| std::mem::take(&mut w.stale))
+    }
+}
+
+impl Drop for Notices {
+    fn drop(&mut self) {
+        let mut w = self
+            .0
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        w.ended = true;
+        self.0.more.notify_all();
     }
 }
 
@@ -41,9 +76,9 @@ fn notify(n: &Notifier, s: &Stale) {
         Stale::Entry { dir, name } => {
             n.inval_entry(INodeNo(*dir), OsStr::from_bytes(name.as_bytes()))
         }
-        // Of a directory this drops the cached listing, of a file nothing but attributes:
-        // bytes never change under an inode.
-        Stale::Attr { ino } => n.inval_inode(INodeNo(*ino), 0, 0),
+        // A negative offset leaves the cached pages alone.
+        Stale::Attr { ino } => n.inval_inode(INodeNo(*ino), -1, 0),
+        Stale::Content { ino } => n.inval_inode(INodeNo(*ino), 0, 0),
     };
     if let Err(e) = done
         && e.kind() != io::ErrorKind::NotFound
@@ -54,8 +89,12 @@ fn notify(n: &Notifier, s: &Stale) {
 
 impl Invalidate for Notices {
     fn invalidate(&self, stale: &[Stale]) {
-        if self.to.send(stale.to_vec()).is_err() {
-            tracing::debug!("notices after the end of a mount");
-        }
+        let mut w = self
+            .0
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        w.stale.extend(stale.iter().cloned());
+        self.0.more.notify_all();
     }
 }

@@ -44,6 +44,7 @@ pub enum Patch {
         /// Offset in bytes.
         at: u64,
         /// The bytes.
+        #[serde(with = "whole")]
         data: Vec<u8>,
         /// When, nanoseconds since 1970.
         mtime: i64,
@@ -94,4 +95,32 @@ pub struct Committed {
     pub upto: u64,
     /// Files that were still being written.
     pub held: Vec<FileId>,
+}
+
+/// Bytes as one piece; serde would take them one by one. The encoding is the same.
+mod whole {
+    use serde::de::{Deserializer, Error, Visitor};
+    use serde::ser::Serializer;
+
+    pub(super) fn serialize<S: Serializer>(b: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_bytes(b)
+    }
+
+    struct Bytes;
+
+    impl Visitor<'_> for Bytes {
+        type Value = Vec<u8>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("bytes")
+        }
+
+        fn visit_bytes<E: Error>(self, b: &[u8]) -> Result<Vec<u8>, E> {
+            Ok(b.to_vec())
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        from.deserialize_bytes(Bytes)
+    }
 }

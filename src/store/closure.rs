@@ -133,6 +133,29 @@ impl Paint<'_> {
     }
 }
 
+impl Paint<'_> {
+    /// The commits in an order in which each comes after its parents.
+    fn parents_first(&self, commits: &[Oid], ours: &HashSet<Oid>) -> Vec<Oid> {
+        let mut out = Vec::with_capacity(commits.len());
+        let mut met = HashSet::new();
+        // Oldest first, so that the way back to what was met is short.
+        let mut stack: Vec<(Oid, bool)> = commits.iter().map(|c| (*c, false)).collect();
+        while let Some((id, parents_done)) = stack.pop() {
+            if parents_done {
+                out.push(id);
+            } else if met.insert(id) {
+                stack.push((id, true));
+                let parents = self.links.get(&id).map_or(&[][..], |l| &l.parents);
+                let new = parents
+                    .iter()
+                    .filter(|p| ours.contains(*p) && !met.contains(*p));
+                stack.extend(new.map(|p| (*p, false)));
+            }
+        }
+        out
+    }
+}
+
 /// The objects that make the closure of `want` complete where that of `have` is held, commits
 /// first. Entries of `have` that are not here are ignored.
 ///
@@ -172,8 +195,10 @@ pub fn missing(objs: &dyn Objects, want: &[Oid], have: &[Oid]) -> Result<Vec<Oid
         old: HashSet::new(),
     };
     let ours: HashSet<Oid> = commits.iter().copied().collect();
-    for c in commits.iter().rev() {
-        let Some(l) = paint.links.get(c).cloned() else {
+    // A tree is compared once, so what it is compared with must be listed before: by time alone
+    // a child may come first, and two trees would each be taken for what the other leaves out.
+    for c in paint.parents_first(&commits, &ours) {
+        let Some(l) = paint.links.get(&c).cloned() else {
             continue;
         };
         let mut bases = Vec::new();
@@ -413,6 +438,23 @@ mod tests {
             verify(&m, &Memory::default(), &[c2], &fewer),
             Err(ObjectError::Missing(id)) if id == a
         ));
+    }
+
+    #[test]
+    fn a_tree_that_comes_back_is_whole_whatever_the_clocks_say() {
+        let m = Memory::default();
+        let t = |a: &str, b: &str| {
+            let (a, b) = (blob(&m, a), blob(&m, b));
+            tree(&m, &[("100644", "a", a), ("100644", "b", b)])
+        };
+        let c1 = commit(&m, t("old", "1"), &[], 5);
+        let c2 = commit(&m, t("new", "1"), &[c1], 5);
+        // Made by a clock that is behind.
+        let c3 = commit(&m, t("new", "2"), &[c2], 1);
+        let c4 = commit(&m, t("new", "1"), &[c3], 1);
+        let merge = commit(&m, t("new", "3"), &[c4, c2], 9);
+        let all: BTreeSet<Oid> = missing(&m, &[merge], &[]).unwrap().into_iter().collect();
+        verify(&m, &Memory::default(), &[merge], &all).unwrap();
     }
 
     #[test]

@@ -298,7 +298,8 @@ pub fn sweep(incoming: &Path, pack_dir: &Path) -> io::Result<()> {
         let lone = without("pack", "idx") || without("idx", "pack") || without("rev", "pack");
         let temporary = p
             .file_name()
-            .is_some_and(|n| n.to_string_lossy().starts_with("tmp_"));
+            .map(std::ffi::OsStr::to_string_lossy)
+            .is_some_and(|n| n.starts_with("tmp_") || n.starts_with(".tmp-"));
         if lone || temporary {
             fs::remove_file(p)?;
         }

@@ -1,9 +1,12 @@
 //! Keeps the number of packs small: each commit adds one, and every lookup asks them all.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use crate::base::durable;
 
 /// More packs than this are rolled up.
 pub const PACKS_WANTED_MAX: usize = 200;
@@ -13,19 +16,28 @@ pub const PACKS_WANTED_MAX: usize = 200;
 /// # Errors
 /// As the file system.
 pub fn packs(repo: &Path) -> io::Result<usize> {
-    let mut n = 0;
+    Ok(indexes(repo)?.len())
+}
+
+fn indexes(repo: &Path) -> io::Result<BTreeSet<PathBuf>> {
+    let mut out = BTreeSet::new();
     for e in fs::read_dir(repo.join("objects/pack"))? {
-        n += usize::from(e?.path().extension().is_some_and(|x| x == "idx"));
+        let p = e?.path();
+        if p.extension().is_some_and(|x| x == "idx") {
+            out.insert(p);
+        }
     }
-    Ok(n)
+    Ok(out)
 }
 
 /// Rolls small packs up into larger ones, so that few are left and most bytes are not copied.
-/// Objects that nothing names are kept, too. Safe beside readers and writers.
+/// Objects that nothing names are kept, too. Safe beside readers and writers, and at a power
+/// cut: git does not sync the directory, so it is not left to git to remove the small packs.
 ///
 /// # Errors
 /// When git cannot be run, or what it said.
 pub fn repack(repo: &Path) -> io::Result<()> {
+    let before = indexes(repo)?;
     let out = Command::new("git")
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -41,20 +53,42 @@ pub fn repack(repo: &Path) -> io::Result<()> {
             "-c",
             "core.multiPackIndex=false",
         ])
-        .args([
-            "repack",
-            "--geometric=2",
-            "-d",
-            "-q",
-            "--no-write-bitmap-index",
-        ])
+        .args(["repack", "--geometric=2", "-q", "--no-write-bitmap-index"])
         .stdin(Stdio::null())
         .output()?;
-    if out.status.success() {
-        return Ok(());
+    if !out.status.success() {
+        let said = String::from_utf8_lossy(&out.stderr).trim().to_owned();
+        return Err(io::Error::other(format!("git repack: {said}")));
     }
-    let said = String::from_utf8_lossy(&out.stderr).trim().to_owned();
-    Err(io::Error::other(format!("git repack: {said}")))
+    let dir = repo.join("objects/pack");
+    durable::sync_dir(&dir)?;
+    let mut new = Vec::new();
+    for p in indexes(repo)?.difference(&before) {
+        new.push(index(p)?);
+    }
+    for p in before {
+        if !p.with_extension("keep").exists() && is_within(&index(&p)?, &new) {
+            // Without its index nobody looks for the pack.
+            for ext in ["idx", "rev", "pack"] {
+                match fs::remove_file(p.with_extension(ext)) {
+                    Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                    _ => {}
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+type Index = gix_pack::index::File<gix_pack::MMap>;
+
+fn index(path: &Path) -> io::Result<Index> {
+    Index::at(path, gix::hash::Kind::Sha1).map_err(io::Error::other)
+}
+
+fn is_within(old: &Index, new: &[Index]) -> bool {
+    old.iter()
+        .all(|e| new.iter().any(|n| n.lookup(e.oid).is_some()))
 }
 
 #[cfg(test)]

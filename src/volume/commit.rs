@@ -1,6 +1,6 @@
 //! Group commit: what is pending becomes objects in one pack, then a head record.
 //!
-//! Three steps: [`take`] snapshots the table under the lock and costs no I/O; [`write`] makes
+//! Three steps: [`take`] snapshots the table under the lock and costs no I/O; [`write()`] makes
 //! objects, fsyncs one pack and appends the head record; [`settle`] tells the table. A batch
 //! whose write failed is written again later, unchanged, before anything else.
 

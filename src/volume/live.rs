@@ -31,7 +31,7 @@ pub struct Context<'a> {
 }
 
 /// A name that the kernel may hold an outdated idea of.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stale {
     /// The entry of a directory.
     Entry {
@@ -40,8 +40,13 @@ pub enum Stale {
         /// The name in it.
         name: EntryName,
     },
-    /// Times and permissions of an inode; of a directory also its listing.
+    /// Times and permissions of an inode.
     Attr {
+        /// The inode.
+        ino: Ino,
+    },
+    /// Times and permissions, and the bytes of a file or the listing of a directory.
+    Content {
         /// The inode.
         ino: Ino,
     },

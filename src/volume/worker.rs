@@ -257,7 +257,7 @@ impl Worker<'_> {
             } else if let Some((p, n)) = live.inodes.get(&dir).and_then(|i| i.place.clone()) {
                 live.reconcile(cx, p, &n, stale)?;
             }
-            stale.push(Stale::Attr { ino: dir });
+            stale.push(Stale::Content { ino: dir });
         }
         Ok(())
     }

@@ -1,0 +1,160 @@
+//! The order of system calls: nothing is announced, and no push is answered, before what it
+//! names is on disk.
+//!
+//! The node runs under strace, which also makes each of its fsyncs take long: were something
+//! announced before an fsync ended, another node, or git, would know of it meanwhile.
+
+// The tests of power loss read traces, too.
+#[expect(dead_code, reason = "some of it is for the replay")]
+#[path = "../integration/power/trace.rs"]
+mod trace;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use crate::harness::{self, Lab, git};
+use trace::{Call, Trace};
+
+/// How long each fsync takes at least.
+const FSYNC: Duration = Duration::from_millis(150);
+
+fn strace(to: &Path) -> Vec<OsString> {
+    let mut line: Vec<OsString> = vec!["strace".into(), "-f".into(), "-y".into(), "-xx".into()];
+    line.extend(["-ttt", "-s", "16777216", "-e"].map(Into::into));
+    line.push(format!("trace={},sendto,sendmsg", trace::CALLS).into());
+    line.push("-e".into());
+    let us = FSYNC.as_micros();
+    line.push(format!("inject=fsync,fdatasync:delay_enter={us}").into());
+    line.extend(["-o".into(), to.into()]);
+    line
+}
+
+fn now() -> f64 {
+    let t = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    t.expect("after 1970").as_secs_f64()
+}
+
+fn path(c: &Call) -> PathBuf {
+    let a = c.args.first();
+    a.and_then(|a| a.path.clone()).unwrap_or_default()
+}
+
+fn is_sync(c: &Call) -> bool {
+    matches!(c.name.as_str(), "fsync" | "fdatasync") && c.ret == 0
+}
+
+/// Where a call among those from `from` on ended, by its place in the trace.
+fn find(t: &Trace, from: usize, what: &str, is: impl Fn(&Call) -> bool) -> usize {
+    let found = t.calls.iter().skip(from).position(is);
+    from + found.unwrap_or_else(|| panic!("no {what} after call {from} of {}", t.calls.len()))
+}
+
+/// The calls that make a commit durable, in their order, from `from` on; the last one.
+fn commit(t: &Trace, from: usize) -> usize {
+    let ends = |c: &Call, e: &str| path(c).to_string_lossy().ends_with(e);
+    let within = |c: &Call, d: &str| path(c).to_string_lossy().contains(d);
+    let pack = find(t, from, "fsync of a pack", |c| {
+        is_sync(c) && within(c, "/git/incoming/") && ends(c, ".pack")
+    });
+    let index = find(t, pack, "fsync of an index", |c| {
+        is_sync(c) && within(c, "/git/incoming/") && ends(c, ".idx")
+    });
+    let named = find(t, index, "rename of an index", |c| {
+        let to = c.args.last().map(|a| a.bytes.clone()).unwrap_or_default();
+        c.name.starts_with("rename") && String::from_utf8_lossy(&to).ends_with(".idx")
+    });
+    let dir = find(t, named, "fsync of the packs' directory", |c| {
+        is_sync(c) && ends(c, "/git/objects/pack")
+    });
+    let record = find(t, dir, "head record", |c| {
+        c.name == "write" && within(c, "/journal/")
+    });
+    find(t, record, "fsync of the journal", |c| {
+        is_sync(c) && within(c, "/journal/")
+    })
+}
+
+#[test]
+fn no_announcement_before_the_head_record_is_durable() {
+    if !harness::fuse() {
+        return;
+    }
+    let lab = Lab::new();
+    let log = lab.path("trace");
+    let a = lab.node("a").under(strace(&log)).start();
+    let b = lab.node("b").join(&a.invite(1)).start();
+    a.write("first", "first");
+    b.wait_for("first", "first");
+    let began = now();
+    a.write("edit", "the edit that is looked for");
+    // The first that the other node does about it is to make a file for what it fetches.
+    b.wait_for("edit", "the edit that is looked for");
+    let seen = now();
+    let known = || {
+        let heads = b.repo("cell").join("objects/pack");
+        let times = std::fs::read_dir(heads).expect("read").filter_map(|e| {
+            let made = e.ok()?.metadata().ok()?.created().ok()?;
+            let made = made.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+            Some(made.as_secs_f64()).filter(|t| *t >= began)
+        });
+        times.fold(f64::INFINITY, f64::min)
+    };
+    let fetched = known().min(seen);
+    assert!(a.end(), "it ended in order");
+    drop(b);
+    let t = trace::read(&log);
+    let from = find(&t, 0, "call after the edit", |c| c.time >= began);
+    let durable = t.calls[commit(&t, from)].time;
+    assert!(
+        durable <= fetched,
+        "the other node fetched it {} s before it was durable",
+        durable - fetched
+    );
+    assert!(
+        durable - began > FSYNC.as_secs_f64() * 3.0,
+        "fsyncs were not slowed"
+    );
+}
+
+#[test]
+fn no_ok_to_a_push_before_its_objects_are_durable() {
+    if !harness::fuse() {
+        return;
+    }
+    let lab = Lab::new();
+    let log = lab.path("trace");
+    let a = lab.node("a").under(strace(&log)).start();
+    let client = git::init(lab.path("client"));
+    std::fs::write(client.join("pushed"), "pushed\n").expect("written");
+    // One blob, one tree, one commit.
+    git::commit_all(&client, "three objects");
+    let began = now();
+    git::git(&client, &["push", "-q", &a.url("cell"), "main"]);
+    let answered = now();
+    assert_eq!(a.read("pushed"), "pushed\n");
+    assert!(a.end(), "it ended in order");
+    let t = trace::read(&log);
+    let from = find(&t, 0, "call after the push", |c| c.time >= began);
+    let ok = find(&t, from, "ok", |c| {
+        let says = |b: &[u8]| b.windows(10).any(|w| w == b"ok refs/he");
+        matches!(c.name.as_str(), "write" | "writev" | "sendto" | "sendmsg")
+            && c.args.iter().any(|a| says(&a.bytes))
+    });
+    // What git brought, by the last name that it gave in the packs' directory.
+    let is_pack = |c: &Call| {
+        let to = |a: &trace::Arg| {
+            let to = String::from_utf8_lossy(&a.bytes).into_owned();
+            to.contains("objects/pack/pack-") && to.ends_with(".idx")
+        };
+        let made = c.name.starts_with("link") || c.name.starts_with("rename");
+        made && c.ret == 0 && c.args.iter().any(to)
+    };
+    let named = find(&t, from, "pack of the push", is_pack);
+    let dir = find(&t, named, "fsync of the packs' directory", |c| {
+        is_sync(c) && path(c).ends_with("git/objects/pack")
+    });
+    let durable = commit(&t, dir);
+    assert!(durable < ok, "ok was said in call {ok}, before {durable}");
+    assert!(t.calls[durable].time <= answered);
+}
