@@ -162,7 +162,7 @@ fn rsync(lab: &Lab, tree: &Path) -> Option<Figures> {
     let port = free_port();
     let config = lab.path("rsyncd.conf");
     let text = format!(
-        "use chroot = no\nuid = {0}\ngid = {1}\n[b]\npath = {2}\nread only = no\n",
+        "use chroot = no\nmunge symlinks = no\nuid = {0}\ngid = {1}\n[b]\npath = {2}\nread only = no\n",
         rustix::process::getuid().as_raw(),
         rustix::process::getgid().as_raw(),
         b.display()
