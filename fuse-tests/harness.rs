@@ -224,6 +224,9 @@ impl Drop for Lab {
         self.done.store(true, Ordering::Relaxed);
         end_all(&self.running);
         if std::thread::panicking() {
+            if std::env::var_os("CELLFS_TEST_KEEP").is_some_and(|v| v == "1") {
+                self.home.disable_cleanup(true);
+            }
             for log in self.logs.lock().expect("unpoisoned").iter() {
                 let text = std::fs::read(log).unwrap_or_default();
                 let text = String::from_utf8_lossy(&text);
