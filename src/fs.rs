@@ -25,7 +25,7 @@ mod names;
 #[cfg(test)]
 mod tests;
 
-pub use dir::DirEntry;
+pub use dir::{DirEntry, FIRST_COOKIE};
 pub use errno::errno;
 pub use names::RenameMode;
 

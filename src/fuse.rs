@@ -497,20 +497,15 @@ impl Filesystem for Adapter {
             Err(e) => return reply.error(fail("readdir", ino.0, &e)),
         };
         let parent = self.fs.parent(ino.0).unwrap_or(ino.0);
-        let dots = [(ino.0, "."), (parent, "..")];
-        let dots = dots
-            .iter()
-            .map(|(i, n)| (*i, FileType::Directory, OsStr::new(n)));
-        let names = list.iter().map(|e| {
-            (
-                e.ino,
-                file_type(e.kind),
-                OsStr::from_bytes(e.name.as_bytes()),
-            )
-        });
-        let skip = usize::try_from(offset).unwrap_or(usize::MAX);
-        for (n, (i, kind, name)) in dots.chain(names).enumerate().skip(skip) {
-            if reply.add(INodeNo(i), n as u64 + 1, kind, name) {
+        let dots = [(1, ino.0, "."), (2, parent, "..")];
+        for (cookie, i, name) in dots.into_iter().filter(|d| d.0 > offset) {
+            if reply.add(INodeNo(i), cookie, FileType::Directory, name) {
+                return reply.ok();
+            }
+        }
+        for e in list.iter().filter(|e| e.cookie > offset) {
+            let name = OsStr::from_bytes(e.name.as_bytes());
+            if reply.add(INodeNo(e.ino), e.cookie, file_type(e.kind), name) {
                 break;
             }
         }
@@ -534,15 +529,13 @@ impl Filesystem for Adapter {
             Err(e) => return reply.error(fail("readdirplus", ino.0, &e)),
         };
         // Entries with number 0 are listed without a reference.
-        for (n, name) in [".", ".."].into_iter().enumerate() {
-            if n as u64 >= offset
-                && reply.add(INodeNo(0), n as u64 + 1, name, &FOREVER, &here, GENERATION)
-            {
+        for (cookie, name) in [(1, "."), (2, "..")] {
+            if cookie > offset && reply.add(INodeNo(0), cookie, name, &FOREVER, &here, GENERATION) {
                 return reply.ok();
             }
         }
-        let skip = usize::try_from(offset.saturating_sub(2)).unwrap_or(usize::MAX);
-        for (n, e) in list.iter().enumerate().skip(skip) {
+        let rest = list.partition_point(|e| e.cookie <= offset);
+        for e in list.iter().skip(rest) {
             let stat = match self.fs.lookup_entry(ino.0, e) {
                 Ok(Some(s)) => s,
                 Ok(None) => continue,
@@ -550,14 +543,7 @@ impl Filesystem for Adapter {
             };
             let name = OsStr::from_bytes(e.name.as_bytes());
             let a = attr(&stat);
-            if reply.add(
-                INodeNo(stat.ino),
-                n as u64 + 3,
-                name,
-                &FOREVER,
-                &a,
-                GENERATION,
-            ) {
+            if reply.add(INodeNo(stat.ino), e.cookie, name, &FOREVER, &a, GENERATION) {
                 self.fs.forget(stat.ino, 1);
                 break;
             }

@@ -6,9 +6,15 @@ use crate::record::model::Kind;
 use crate::volume::inode::Ino;
 use crate::volume::live::stable_ino;
 
+/// Cookies below this are for `.` and `..`.
+pub const FIRST_COOKIE: u64 = 16;
+
 /// One entry of a listing.
 #[derive(Debug, Clone)]
 pub struct DirEntry {
+    /// Where a reader goes on after this entry. It follows from the name alone, so it means
+    /// the same in a listing that is made later, when other names have come and gone.
+    pub cookie: u64,
     /// The inode's number.
     pub ino: Ino,
     /// The name.
@@ -17,8 +23,18 @@ pub struct DirEntry {
     pub kind: Kind,
 }
 
+fn cookie(name: &EntryName) -> u64 {
+    let hash = blake3::hash(name.as_bytes());
+    let (first, _) = hash
+        .as_bytes()
+        .split_first_chunk()
+        .unwrap_or((&[0; 8], &[]));
+    // Kept positive for those who read it as signed.
+    (u64::from_le_bytes(*first) >> 1).max(FIRST_COOKIE)
+}
+
 impl Fs {
-    /// The names in a directory at this moment, sorted; `.` and `..` are not among them.
+    /// The names in a directory at this moment, by cookie; `.` and `..` are not among them.
     ///
     /// # Errors
     /// `NotDir`, the store's.
@@ -26,9 +42,10 @@ impl Fs {
         let live = self.volume.lock();
         let names = live.list(self.volume.cx(), dir)?;
         drop(live);
-        Ok(names
+        let mut entries: Vec<DirEntry> = names
             .into_iter()
             .map(|l| DirEntry {
+                cookie: cookie(&l.name),
                 ino: l
                     .ino
                     .or_else(|| l.shown.as_ref().map(stable_ino))
@@ -36,7 +53,9 @@ impl Fs {
                 name: l.name,
                 kind: l.kind,
             })
-            .collect())
+            .collect();
+        entries.sort_unstable_by_key(|e| e.cookie);
+        Ok(entries)
     }
 
     /// The directory that a directory is in.
