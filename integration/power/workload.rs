@@ -637,7 +637,7 @@ fn push_nothing(r: &Run) {
 /// Packs are rolled up.
 fn third(base: &Path) {
     let r = Run::start(base);
-    cellfs::store::repack::repack(r.v.repo().path()).expect("rolled up");
+    cellfs::store::repack::repack(r.v.repo()).expect("rolled up");
     r.v.repo().refresh();
     r.put("third", b"third", true);
     r.v.stop().expect("stopped");

@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use super::repo::Repo;
 use crate::base::durable;
 
 /// More packs than this are rolled up.
@@ -36,15 +37,16 @@ fn indexes(repo: &Path) -> io::Result<BTreeSet<PathBuf>> {
 ///
 /// # Errors
 /// When git cannot be run, or what it said.
-pub fn repack(repo: &Path) -> io::Result<()> {
-    let before = indexes(repo)?;
+pub fn repack(repo: &Repo) -> io::Result<()> {
+    let path = repo.path();
+    let before = indexes(path)?;
     let out = Command::new("git")
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .env("GIT_CONFIG_NOSYSTEM", "1")
         .env("GIT_CONFIG_GLOBAL", "/dev/null")
         .arg("--git-dir")
-        .arg(repo)
+        .arg(path)
         .args([
             "-c",
             "core.fsync=all",
@@ -60,21 +62,26 @@ pub fn repack(repo: &Path) -> io::Result<()> {
         let said = String::from_utf8_lossy(&out.stderr).trim().to_owned();
         return Err(io::Error::other(format!("git repack: {said}")));
     }
-    let dir = repo.join("objects/pack");
-    durable::sync_dir(&dir)?;
+    durable::sync_dir(&path.join("objects/pack"))?;
     let mut new = Vec::new();
-    for p in indexes(repo)?.difference(&before) {
+    for p in indexes(path)?.difference(&before) {
         new.push(index(p)?);
     }
+    let mut old = Vec::new();
     for p in before {
         if !p.with_extension("keep").exists() && is_within(&index(&p)?, &new) {
-            // Without its index nobody looks for the pack.
-            for ext in ["idx", "rev", "pack"] {
-                match fs::remove_file(p.with_extension(ext)) {
-                    Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-                    _ => {}
-                }
-            }
+            old.push(p);
+        }
+    }
+    repo.replace_packs(|| old.iter().try_for_each(|p| remove(p)))
+}
+
+/// Without its index nobody looks for the pack, so the index goes first.
+fn remove(index: &Path) -> io::Result<()> {
+    for ext in ["idx", "rev", "pack"] {
+        match fs::remove_file(index.with_extension(ext)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
         }
     }
     Ok(())
@@ -95,7 +102,6 @@ fn is_within(old: &Index, new: &[Index]) -> bool {
 mod tests {
     use super::*;
     use crate::store::objects::{ObjectKind, Objects};
-    use crate::store::repo::Repo;
 
     #[test]
     fn many_packs_become_few_and_readers_do_not_notice() {
@@ -108,8 +114,7 @@ mod tests {
             })
             .collect();
         assert_eq!(packs(repo.path()).unwrap(), 60);
-        repack(repo.path()).unwrap();
-        repo.refresh();
+        repack(&repo).unwrap();
         assert!(packs(repo.path()).unwrap() < 5);
         let fresh = Repo::open(repo.path()).unwrap();
         for (n, id) in (0..60u32).zip(&ids) {
@@ -117,6 +122,41 @@ mod tests {
                 let got = r.get(id, ObjectKind::Blob).unwrap();
                 assert_eq!(got.as_slice(), n.to_le_bytes());
             }
+        }
+    }
+
+    #[test]
+    fn objects_are_never_missing_while_packs_are_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let repo = Repo::create(&dir.path().join("r")).unwrap();
+        // Too large to be kept in memory, so that each read looks in the packs.
+        let bytes = |n: u32| {
+            let mut b = vec![0; 70_000];
+            b[..4].copy_from_slice(&n.to_le_bytes());
+            b
+        };
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let put = |n| repo.put(ObjectKind::Blob, bytes(n)).unwrap();
+        let mut ids: Vec<_> = (0..150).map(put).collect();
+        for round in 0..4 {
+            done.store(false, std::sync::atomic::Ordering::Relaxed);
+            std::thread::scope(|s| {
+                for t in 0..3 {
+                    let (ids, repo, done) = (&ids, &repo, &done);
+                    s.spawn(move || {
+                        while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                            for id in ids.iter().skip(t).step_by(3) {
+                                assert_eq!(repo.size(id).unwrap(), 70_000);
+                                assert!(repo.has(id).unwrap());
+                                repo.get(id, ObjectKind::Blob).unwrap();
+                            }
+                        }
+                    });
+                }
+                repack(&repo).unwrap();
+                done.store(true, std::sync::atomic::Ordering::Relaxed);
+            });
+            ids.extend((0..150).map(|n| put(1000 + round * 1000 + n)));
         }
     }
 }

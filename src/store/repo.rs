@@ -39,6 +39,9 @@ pub struct Repo {
     idle: Mutex<Vec<Handle>>,
     recent: Mutex<LruCache<Oid, Object>>,
     young: RwLock<Young>,
+    /// How often packs were replaced; locked for writing while they are. A miss counts only if
+    /// nothing was replaced meanwhile.
+    replaced: RwLock<u64>,
 }
 
 /// Packs that were installed since gix last looked: it looks at every pack each time, which
@@ -111,6 +114,7 @@ impl Repo {
             idle: Mutex::default(),
             recent: Mutex::new(LruCache::new(recent)),
             young: RwLock::default(),
+            replaced: RwLock::default(),
         })
     }
 
@@ -161,6 +165,48 @@ impl Repo {
         let mut young = self.young.write().unwrap_or_else(PoisonError::into_inner);
         let _known = h.contains(&miss);
         *young = Young::default();
+    }
+
+    /// Removes packs whose objects are in other packs, too: `remove` does it. Readers do not
+    /// notice.
+    ///
+    /// # Errors
+    /// As `remove`.
+    pub fn replace_packs(&self, remove: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        self.refresh();
+        let mut n = self
+            .replaced
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let done = remove();
+        self.refresh();
+        *n += 1;
+        done
+    }
+
+    fn replacements(&self) -> u64 {
+        *self.replaced.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks in the packs, and once more if some were replaced while it looked in vain.
+    fn look<T>(
+        &self,
+        mut inside: impl FnMut(&Handle) -> Result<Option<T>, ObjectError>,
+    ) -> Result<Option<T>, ObjectError> {
+        let mut before = self.replacements();
+        loop {
+            let h = self.handle();
+            let found = inside(&h);
+            self.give_back(h);
+            if matches!(found, Ok(Some(_))) {
+                return found;
+            }
+            let now = self.replacements();
+            if now == before {
+                return found;
+            }
+            before = now;
+        }
     }
 
     /// The pack and offset of an object that was installed lately.
@@ -219,14 +265,11 @@ impl Repo {
                 .map_err(|e| store_error("reading a header")(e.into()))?;
             return Ok(size);
         }
-        let h = self.handle();
-        let found = gix::odb::Header::try_header(&h, id);
-        self.give_back(h);
-        match found {
-            Ok(Some(header)) => Ok(header.size()),
-            Ok(None) => Err(ObjectError::Missing(*id)),
-            Err(e) => Err(store_error("reading a header")(e.to_string().into())),
-        }
+        let found = self.look(|h| {
+            let header = gix::odb::Header::try_header(h, id);
+            header.map_err(|e| store_error("reading a header")(e.to_string().into()))
+        })?;
+        found.map_or(Err(ObjectError::Missing(*id)), |header| Ok(header.size()))
     }
 
     /// Makes objects durable in one pack.
@@ -332,13 +375,14 @@ impl Objects for Repo {
                 read_entry(&file, at).map_err(|e| store_error("reading an object")(e.into()))?;
             return Ok(Some(self.remember(id, kind, data)));
         }
-        let h = self.handle();
         let mut buf = Vec::new();
-        let found = match Find::try_find(&h, id, &mut buf) {
-            Ok(f) => f.map(|(d, _)| d.kind),
-            Err(e) => return Err(store_error("reading an object")(e.to_string().into())),
-        };
-        self.give_back(h);
+        let found = self.look(|h| {
+            buf.clear();
+            match Find::try_find(h, id, &mut buf) {
+                Ok(f) => Ok(f.map(|(d, _)| d.kind)),
+                Err(e) => Err(store_error("reading an object")(e.to_string().into())),
+            }
+        })?;
         let Some(kind) = found else { return Ok(None) };
         Ok(Some(self.remember(id, kind, buf)))
     }
@@ -362,9 +406,7 @@ impl Objects for Repo {
         if self.young(id).is_some() {
             return Ok(true);
         }
-        let h = self.handle();
-        let known = h.contains(id);
-        self.give_back(h);
-        Ok(known)
+        let known = self.look(|h| Ok(h.contains(id).then_some(())))?;
+        Ok(known.is_some())
     }
 }

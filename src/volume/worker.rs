@@ -208,10 +208,9 @@ impl Worker<'_> {
         }
         let repo = self.volume.repo().clone();
         let work = move || {
-            if let Err(e) = repack(repo.path()) {
+            if let Err(e) = repack(&repo) {
                 tracing::warn!(error = %e, "packs were not rolled up");
             }
-            repo.refresh();
         };
         match std::thread::Builder::new()
             .name("repack".to_owned())
