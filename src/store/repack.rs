@@ -38,7 +38,12 @@ fn indexes(repo: &Path) -> io::Result<BTreeSet<PathBuf>> {
 /// # Errors
 /// When git cannot be run, or what it said.
 pub fn repack(repo: &Repo) -> io::Result<()> {
-    let path = repo.path();
+    let old = roll_up(repo.path())?;
+    repo.replace_packs(|| old.iter().try_for_each(|p| remove(p)))
+}
+
+/// Writes the larger packs, durably; the indexes of packs that are in them.
+fn roll_up(path: &Path) -> io::Result<Vec<PathBuf>> {
     let before = indexes(path)?;
     let out = Command::new("git")
         .env_clear()
@@ -73,7 +78,7 @@ pub fn repack(repo: &Repo) -> io::Result<()> {
             old.push(p);
         }
     }
-    repo.replace_packs(|| old.iter().try_for_each(|p| remove(p)))
+    Ok(old)
 }
 
 /// Without its index nobody looks for the pack, so the index goes first.
@@ -130,33 +135,32 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let repo = Repo::create(&dir.path().join("r")).unwrap();
         // Too large to be kept in memory, so that each read looks in the packs.
-        let bytes = |n: u32| {
-            let mut b = vec![0; 70_000];
-            b[..4].copy_from_slice(&n.to_le_bytes());
-            b
-        };
-        let done = std::sync::atomic::AtomicBool::new(false);
+        let bytes = |n: u8| vec![n; 70_000];
         let put = |n| repo.put(ObjectKind::Blob, bytes(n)).unwrap();
-        let mut ids: Vec<_> = (0..150).map(put).collect();
-        for round in 0..4 {
-            done.store(false, std::sync::atomic::Ordering::Relaxed);
-            std::thread::scope(|s| {
-                for t in 0..3 {
-                    let (ids, repo, done) = (&ids, &repo, &done);
-                    s.spawn(move || {
-                        while !done.load(std::sync::atomic::Ordering::Relaxed) {
-                            for id in ids.iter().skip(t).step_by(3) {
-                                assert_eq!(repo.size(id).unwrap(), 70_000);
-                                assert!(repo.has(id).unwrap());
-                                repo.get(id, ObjectKind::Blob).unwrap();
-                            }
-                        }
-                    });
+        let ids: Vec<_> = (0..20).map(put).collect();
+        // From here on no pack is open, and the indexes know only the small ones.
+        repo.refresh();
+        let old = roll_up(repo.path()).unwrap();
+        assert!(old.len() > 10);
+        let (go, gone) = std::sync::mpsc::channel();
+        std::thread::scope(|s| {
+            let (ids, repo) = (&ids, &repo);
+            let reader = s.spawn(move || {
+                gone.recv().unwrap();
+                for (n, id) in (0..20).zip(ids) {
+                    assert_eq!(repo.size(id).unwrap(), 70_000);
+                    assert!(repo.has(id).unwrap());
+                    assert_eq!(*repo.get(id, ObjectKind::Blob).unwrap(), bytes(n));
                 }
-                repack(&repo).unwrap();
-                done.store(true, std::sync::atomic::Ordering::Relaxed);
             });
-            ids.extend((0..150).map(|n| put(1000 + round * 1000 + n)));
-        }
+            repo.replace_packs(|| {
+                old.iter().try_for_each(|p| remove(p))?;
+                go.send(()).unwrap();
+                std::thread::sleep(std::time::Duration::from_millis(100));
+                Ok(())
+            })
+            .unwrap();
+            reader.join().unwrap();
+        });
     }
 }
