@@ -4,6 +4,7 @@
 mod crash;
 mod dead_mount;
 mod demo;
+mod departed;
 mod git;
 mod harness;
 mod held_open;

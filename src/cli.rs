@@ -170,7 +170,7 @@ fn run(args: Args, process: Process<'_>) -> Answer<()> {
             let member = Client::connect(&a.state.dir())?.forget(a.node)?;
             Out::new().line(format_args!("forgot {} ({})", member.node, member.name))
         }
-        Verb::Leave(a) => Client::connect(&a.dir())?.leave(),
+        Verb::Leave(a) => Client::connect(&a.state.dir())?.leave(a.force),
         Verb::Hook(a) => hook::run(&a),
     }
 }

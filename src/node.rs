@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use tokio::sync::mpsc;
@@ -26,6 +26,7 @@ use crate::volume::{Identity, Outlet, Volume};
 mod answers;
 mod git_host;
 mod history;
+mod leave;
 mod mounts;
 mod replicate;
 mod serve;
@@ -51,6 +52,8 @@ pub(crate) struct NodeInner {
     tokens: tokens::Tokens,
     behind: Mutex<BTreeMap<VolumeName, usize>>,
     skews: Mutex<BTreeMap<NodeId, i64>>,
+    /// This node is about to leave the cell: nothing new is taken in.
+    leaving: AtomicBool,
     stop: CancellationToken,
     me: std::sync::Weak<Self>,
 }

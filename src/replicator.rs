@@ -6,6 +6,8 @@
 //! bounded by one head per branch; an unreachable or lying peer delays, but never ends, the
 //! search. Callers bring time as milliseconds of any monotonic clock. One task owns it.
 
+pub mod cover;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
@@ -82,6 +84,9 @@ pub enum Input {
     Up(NodeId),
     /// It is down.
     Down(NodeId),
+    /// A node is no member any more: what it says it wrote is not wanted. What members have of
+    /// it comes under heads of theirs (see [`cover`]).
+    Gone(NodeId),
     /// A fetch ended.
     Fetched {
         /// Which volume.
@@ -163,6 +168,20 @@ impl Replicator {
         self.volumes.get(volume).map_or(0, |v| v.wanted.len())
     }
 
+    /// Who wrote the heads that are wanted.
+    #[must_use]
+    pub fn wanted_authors(&self) -> BTreeSet<NodeId> {
+        let wanted = self.volumes.values().flat_map(|v| v.wanted.values());
+        wanted.map(|w| w.head.node).collect()
+    }
+
+    /// Whether the author's signed notice of a head is here, to be passed on.
+    #[must_use]
+    pub fn is_vouched(&self, volume: &VolumeName, head: &Oid) -> bool {
+        let v = self.volumes.get(volume);
+        v.is_some_and(|v| v.notices.values().any(|n| n.id == *head))
+    }
+
     /// Takes an input at `now` (milliseconds) and returns what is to be done.
     pub fn handle(&mut self, input: Input, now: u64) -> Vec<Output> {
         let mut out = Vec::new();
@@ -182,6 +201,11 @@ impl Replicator {
             }
             Input::Down(peer) => {
                 self.up.remove(&peer);
+            }
+            Input::Gone(node) => {
+                for v in self.volumes.values_mut() {
+                    v.wanted.retain(|_, w| w.head.node != node);
+                }
             }
             Input::Fetched { volume, from, ok } => self.fetched(&volume, from, ok, now),
             Input::Tick => {}
@@ -433,6 +457,24 @@ mod tests {
         assert_eq!(fetches(&r.handle(fail(2), 1)), vec![(node(3), vec![1])]);
         assert!(fetches(&r.handle(fail(3), 2)).is_empty(), "both rest");
         assert!(!fetches(&r.handle(Input::Tick, 60)).is_empty());
+    }
+
+    #[test]
+    fn heads_of_who_is_no_member_any_more_are_not_wanted() {
+        let mut r = Replicator::new(1);
+        let name: VolumeName = "cell".parse().unwrap();
+        for (author, branch) in [(2, 7), (3, 8)] {
+            let head = head(author, branch, 1);
+            let from = node(author);
+            r.handle(Input::Heard { from, head }, 0);
+        }
+        assert_eq!(r.behind(&name), 2);
+        r.handle(Input::Gone(node(3)), 0);
+        assert_eq!(r.wanted_authors(), BTreeSet::from([node(2)]));
+        assert_eq!(
+            fetches(&r.handle(Input::Up(node(4)), 0)),
+            vec![(node(4), vec![1])]
+        );
     }
 
     #[test]

@@ -77,6 +77,7 @@ pub struct Identity {
 enum Work {
     Wake,
     Heads(Vec<Oid>, SyncSender<VolumeResult<()>>),
+    Cover(Vec<Oid>, SyncSender<VolumeResult<()>>),
     HandOut(SyncSender<VolumeResult<Option<Oid>>>),
     Push(
         Vec<RefUpdate>,
@@ -268,6 +269,15 @@ impl Volume {
     /// As the store; nothing is changed then.
     pub fn admit(&self, heads: Vec<Oid>) -> VolumeResult<()> {
         self.ask(|tx| Work::Heads(heads, tx))
+    }
+
+    /// If any of these is a head of the view, makes a commit without changes on top, a head of
+    /// this node's own.
+    ///
+    /// # Errors
+    /// As the store and the journal.
+    pub fn cover(&self, heads: Vec<Oid>) -> VolumeResult<()> {
+        self.ask(|tx| Work::Cover(heads, tx))
     }
 
     /// Fixes the view as a commit for git clients and points `refs/heads/main` at it.

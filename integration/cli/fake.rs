@@ -184,7 +184,7 @@ impl Node for Fake {
         Err(Failure::refused(format!("no node shows {code}")))
     }
 
-    async fn leave(&self) -> Answer<()> {
+    async fn leave(&self, _force: bool) -> Answer<()> {
         Ok(())
     }
 

@@ -48,7 +48,7 @@ pub(super) enum Verb {
     /// Let the node in that shows this code
     Admit(Admit),
     /// Leave the cell
-    Leave(State),
+    Leave(Leave),
     /// Put a node out of the cell
     Forget(Forget),
     /// Print the version of cellfs and of its formats
@@ -335,6 +335,15 @@ impl Url {
 pub(super) struct Admit {
     /// The code, as `cellfs members` shows it
     pub(super) code: String,
+    #[command(flatten)]
+    pub(super) state: State,
+}
+
+#[derive(Debug, Group)]
+pub(super) struct Leave {
+    /// Also when no other member has what was written here
+    #[arg(long)]
+    pub(super) force: bool,
     #[command(flatten)]
     pub(super) state: State,
 }

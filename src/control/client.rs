@@ -187,8 +187,8 @@ impl Client {
     ///
     /// # Errors
     /// As [`Self::ask`].
-    pub fn leave(&mut self) -> Answer<()> {
-        self.ask(Request::Leave)
+    pub fn leave(&mut self, force: bool) -> Answer<()> {
+        self.ask(Request::Leave { force })
     }
 
     /// Puts a node out of the cell.

@@ -26,8 +26,9 @@ pub trait Node: Send + Sync + 'static {
     async fn members(&self) -> Answer<Vec<Member>>;
     /// Lets the pending node in that shows this code, and names it.
     async fn admit(&self, code: String) -> Answer<Member>;
-    /// Leaves the cell: tells the others and ends the membership here.
-    async fn leave(&self) -> Answer<()>;
+    /// Leaves the cell when others have what is here, or by force: tells them and ends the
+    /// membership here.
+    async fn leave(&self, force: bool) -> Answer<()>;
     /// Puts a node out of the cell, and names it.
     async fn forget(&self, node: String) -> Answer<Member>;
     /// Lists commits, newest first.

@@ -160,7 +160,7 @@ async fn dispatch(request: Request, node: &dyn Node) -> Answer<serde_json::Value
         Request::Url(what) => value(node.url(what).await?),
         Request::Members => value(node.members().await?),
         Request::Admit { code } => value(node.admit(code).await?),
-        Request::Leave => value(node.leave().await?),
+        Request::Leave { force } => value(node.leave(force).await?),
         Request::Forget { node: id } => value(node.forget(id).await?),
         Request::Log(what) => value(node.log(what).await?),
         Request::Conflicts { volume } => value(node.conflicts(volume).await?),

@@ -56,7 +56,11 @@ pub enum Request {
         code: String,
     },
     /// Leave the cell.
-    Leave,
+    Leave {
+        /// Also when nobody else has what is here.
+        #[serde(default)]
+        force: bool,
+    },
     /// Put a node out of the cell.
     Forget {
         /// Its id, the start of it, or its name.

@@ -83,7 +83,7 @@ fn peer(m: peers::Member) -> Peer {
 }
 
 impl NodeInner {
-    fn the_peers(&self) -> Answer<&Arc<Peers>> {
+    pub(super) fn the_peers(&self) -> Answer<&Arc<Peers>> {
         self.peers()
             .ok_or_else(|| Failure::failed("the node is still starting"))
     }
@@ -275,10 +275,8 @@ impl Node for Answers {
         Ok(found.map(member).unwrap_or_default())
     }
 
-    async fn leave(&self) -> Answer<()> {
-        self.0.the_peers()?.leave().await?;
-        self.0.stop.cancel();
-        Ok(())
+    async fn leave(&self, force: bool) -> Answer<()> {
+        super::leave::leave(&self.0, force).await
     }
 
     async fn forget(&self, node: String) -> Answer<Member> {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 
@@ -60,6 +61,9 @@ impl GitHost for Host {
     ) -> Vec<Result<(), String>> {
         let count = updates.len();
         let all = |why: String| vec![Err(why); count];
+        if self.0.leaving.load(Ordering::SeqCst) {
+            return all("this node is leaving the cell".to_owned());
+        }
         let Some(v) = self.0.volume(name) else {
             return all(format!("there is no volume {name}"));
         };

@@ -1,6 +1,7 @@
 //! Folders of this node.
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use super::NodeInner;
@@ -25,6 +26,9 @@ impl NodeInner {
     /// Mounts a volume on a folder and returns when it answers. Blocking.
     pub(super) fn mount(&self, dir: &Path, name: &VolumeName, read_only: bool) -> Answer<()> {
         self.forget_ended();
+        if self.leaving.load(Ordering::SeqCst) {
+            return Err(Failure::failed("this node is leaving the cell"));
+        }
         {
             let mounts = self.mounts.lock().unwrap_or_else(PoisonError::into_inner);
             if mounts.iter().any(|m| m.dir() == dir) {

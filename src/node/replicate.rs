@@ -8,15 +8,20 @@ use tokio::sync::mpsc;
 use super::NodeInner;
 use crate::base::id::{BranchId, NodeId, Oid, VolumeName};
 use crate::peers::{Event, STATE_VALUE_BYTES_MAX, verify};
+use crate::replicator::cover::{Orphans, Turns};
 use crate::replicator::{HeadNotice, Input, Output, Replicator};
 use crate::volume::view::{HeadInfo, View};
 
 /// Messages that wait for the replicator; senders wait for room.
 pub(super) const MESSAGES: usize = 1024;
+/// Keys of the gossiped state under which the heads of volumes are.
+pub(super) const GOSSIP_KEY: &str = "h/";
 /// How often pauses between tries are looked at.
 const TICK: Duration = Duration::from_millis(50);
 /// How often gossiped states are read as a whole, for what an event may have missed.
 const SWEEP: Duration = Duration::from_secs(2);
+/// How often heads that nobody vouches for are looked for.
+const COVER: Duration = Duration::from_millis(500);
 /// Version of the notices in announcements and gossip.
 const VERSION: u8 = 1;
 
@@ -64,8 +69,10 @@ pub(super) async fn run(
     let mut r = Runner {
         node: &node,
         core: Replicator::new(u64::from_le_bytes(seed)),
+        turns: Turns::default(),
         began: Instant::now(),
     };
+    let mut cover = tokio::time::interval(COVER);
     let mut tick = tokio::time::interval(TICK);
     let mut sweep = tokio::time::interval(SWEEP);
     loop {
@@ -81,6 +88,7 @@ pub(super) async fn run(
             },
             _ = tick.tick() => r.give(Input::Tick),
             _ = sweep.tick() => r.sweep(),
+            _ = cover.tick() => r.cover(),
         }
     }
 }
@@ -88,12 +96,17 @@ pub(super) async fn run(
 struct Runner<'a> {
     node: &'a Arc<NodeInner>,
     core: Replicator,
+    turns: Turns,
     began: Instant,
 }
 
 impl Runner<'_> {
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
     fn give(&mut self, input: Input) {
-        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let now = self.now();
         let out = self.core.handle(input, now);
         for o in out {
             self.carry_out(o);
@@ -197,14 +210,49 @@ impl Runner<'_> {
     }
 
     fn state(&mut self, node: NodeId, key: &str, value: &str) {
-        if !key.starts_with("h/") || node == self.node.id() {
+        if !key.starts_with(GOSSIP_KEY) || node == self.node.id() {
             return;
         }
-        let Ok(bytes) = data_encoding::BASE64.decode(value.as_bytes()) else {
-            return;
-        };
-        for head in decode::<Vec<HeadNotice>>(&bytes).unwrap_or_default() {
+        for head in gossiped(value) {
             self.hear(node, head);
+        }
+    }
+
+    /// Has heads covered for which nobody can vouch any more, when it is our turn.
+    fn cover(&mut self) {
+        let Some(p) = self.node.peers() else { return };
+        for author in self.core.wanted_authors() {
+            if !p.is_member(author) {
+                self.give(Input::Gone(author));
+            }
+        }
+        let me = self.node.id();
+        if !p.is_member(me) {
+            return;
+        }
+        let place = p.connected().iter().filter(|(n, _)| *n < me).count();
+        for v in self.node.all_volumes() {
+            let view = v.view();
+            let others = || view.heads.iter().filter(|h| h.node != me);
+            let stranger = |h: &&HeadInfo| !p.is_member(h.node);
+            let lost = |h: &&HeadInfo| !self.core.is_vouched(v.name(), &h.id);
+            let (orphans, heads): (_, Vec<Oid>) = if others().any(|h| stranger(&h)) {
+                let heads = others().filter(stranger).map(|h| h.id);
+                (Orphans::OfStrangers, heads.collect())
+            } else if others().any(|h| lost(&h)) {
+                let heads = others().filter(lost).map(|h| h.id);
+                (Orphans::OfMembers, heads.collect())
+            } else {
+                (Orphans::None, Vec::new())
+            };
+            if self.turns.due(v.name(), orphans, place, self.now()) {
+                tokio::task::spawn_blocking(move || match v.cover(heads) {
+                    Ok(()) => tracing::info!(volume = %v.name(), ?orphans, "covered heads"),
+                    Err(e) => {
+                        tracing::warn!(volume = %v.name(), error = %e, "heads were not covered");
+                    }
+                });
+            }
         }
     }
 
@@ -237,7 +285,7 @@ impl Runner<'_> {
                 while let Some(b) = encode(&heads) {
                     let text = data_encoding::BASE64.encode(&b);
                     if text.len() <= STATE_VALUE_BYTES_MAX {
-                        if let Err(e) = p.set_state(&format!("h/{volume}"), &text) {
+                        if let Err(e) = p.set_state(&format!("{GOSSIP_KEY}{volume}"), &text) {
                             tracing::warn!(error = %e, "heads were not gossiped");
                         }
                         break;
@@ -263,6 +311,13 @@ impl Runner<'_> {
             }
         }
     }
+}
+
+/// The heads in a gossiped value.
+pub(super) fn gossiped(value: &str) -> Vec<HeadNotice> {
+    let bytes = data_encoding::BASE64.decode(value.as_bytes());
+    let heads = bytes.ok().and_then(|b| decode::<Vec<HeadNotice>>(&b));
+    heads.unwrap_or_default()
 }
 
 fn encode<T: serde::Serialize>(value: &T) -> Option<Vec<u8>> {

@@ -1,6 +1,7 @@
 //! From options to a running node, and to its end.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -93,6 +94,7 @@ async fn serve(options: Options, readiness: &Readiness, lock: &StateLock) -> Ans
         tokens,
         behind: Mutex::default(),
         skews: Mutex::new(BTreeMap::new()),
+        leaving: AtomicBool::new(false),
         stop: stop.clone(),
         me: me.clone(),
     });

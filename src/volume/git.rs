@@ -104,7 +104,7 @@ impl Worker<'_> {
 
     /// A record commit without operations whose content is the view itself: the same bytes on
     /// every node, so that a later view descends from what a client was given.
-    fn seal(&mut self, view: &View) -> VolumeResult<()> {
+    pub(super) fn seal(&mut self, view: &View) -> VolumeResult<()> {
         let (stamp, births) = self.next_stamp();
         let stage = Memory::over(view.stage.clone());
         let s = Sealed {

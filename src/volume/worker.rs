@@ -88,6 +88,7 @@ pub(super) fn run(volume: &Arc<Volume>, inbox: &Receiver<Work>) {
                     reply_to(&r, answer);
                 }
             }
+            Ok(Work::Cover(heads, reply)) => reply_to(&reply, w.cover(&heads)),
             Ok(Work::HandOut(reply)) => reply_to(&reply, w.hand_out()),
             Ok(Work::Push(updates, atomic, reply)) => {
                 reply_to(&reply, w.push(&updates, atomic));
@@ -191,6 +192,16 @@ impl Worker<'_> {
             self.volume.tell(None, stale);
         }
         self.keep_packs_few();
+        Ok(())
+    }
+
+    /// See [`Volume::cover`].
+    fn cover(&mut self, heads: &[Oid]) -> VolumeResult<()> {
+        self.commit(false)?;
+        let view = self.volume.view();
+        if view.heads.iter().any(|h| heads.contains(&h.id)) {
+            self.seal(&view)?;
+        }
         Ok(())
     }
 
