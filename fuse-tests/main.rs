@@ -5,6 +5,7 @@ mod crash;
 mod dead_mount;
 mod demo;
 mod departed;
+mod fetches;
 mod git;
 mod harness;
 mod held_open;

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +24,7 @@ use crate::volume::view::HeadInfo;
 use crate::volume::{Identity, Outlet, Volume};
 
 mod answers;
+mod fetching;
 mod git_host;
 mod history;
 mod leave;
@@ -51,6 +52,8 @@ pub(crate) struct NodeInner {
     core: mpsc::Sender<replicate::Message>,
     tokens: tokens::Tokens,
     behind: Mutex<BTreeMap<VolumeName, usize>>,
+    /// What is being fetched.
+    fetches: Mutex<BTreeMap<VolumeName, Arc<fetching::Fetching>>>,
     skews: Mutex<BTreeMap<NodeId, i64>>,
     /// This node is about to leave the cell: nothing new is taken in.
     leaving: AtomicBool,
@@ -104,6 +107,11 @@ impl NodeInner {
     fn all_volumes(&self) -> Vec<Arc<Volume>> {
         let v = self.volumes.read().unwrap_or_else(PoisonError::into_inner);
         v.values().cloned().collect()
+    }
+
+    /// What is being fetched, by volume.
+    fn fetches(&self) -> MutexGuard<'_, BTreeMap<VolumeName, Arc<fetching::Fetching>>> {
+        self.fetches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens a volume, made if need be. Blocking.

@@ -54,8 +54,11 @@ pub const GOSSIPED_HEADS_MAX: usize = 12;
 const RETRY_MS: u64 = 50;
 /// Longest pause between tries.
 const RETRY_MS_MAX: u64 = 5_000;
-/// A fetch that does not end in this time is given up.
-const FETCH_MS_MAX: u64 = 120_000;
+/// A fetch without a sign of life for this long is given up, however long it has been alive.
+const SILENT_MS_MAX: u64 = 20_000;
+/// A peer that was silent for so long is left alone for this long: to find it silent again
+/// would hold up the volume.
+const SILENT_PAUSE_MS: u64 = 60_000;
 /// Branches of one volume that may be wanted at once.
 const WANTED_MAX: usize = 4096;
 
@@ -87,6 +90,8 @@ pub enum Input {
     /// A node is no member any more: what it says it wrote is not wanted. What members have of
     /// it comes under heads of theirs (see [`cover`]).
     Gone(NodeId),
+    /// The fetch of this volume is getting on.
+    Alive(VolumeName),
     /// A fetch ended.
     Fetched {
         /// Which volume.
@@ -112,6 +117,8 @@ pub enum Output {
         /// Its heads.
         heads: Vec<HeadNotice>,
     },
+    /// Stop the volume's fetch; nobody waits for its end.
+    GiveUp(VolumeName),
     /// Ask a peer for the closure of these heads, then admit them.
     Fetch {
         /// Which volume.
@@ -136,11 +143,20 @@ struct Volume {
     seen: BTreeMap<BranchId, u64>,
     heads: BTreeSet<Oid>,
     wanted: BTreeMap<BranchId, Wanted>,
-    /// The fetch under way: from whom, what, since when.
+    /// The fetch under way: from whom, and when it was last alive.
     fetch: Option<(NodeId, u64)>,
     /// Peers that failed lately, with the number of failures in a row and when to try again.
     failed: BTreeMap<NodeId, (u32, u64)>,
     gossiped: Vec<HeadNotice>,
+}
+
+impl Volume {
+    /// A peer did not give what was asked for; it rests for at least so long.
+    fn fail(&mut self, peer: NodeId, now: u64, at_least: u64) {
+        let (n, _) = self.failed.get(&peer).copied().unwrap_or_default();
+        let pause = (RETRY_MS << n.min(10)).min(RETRY_MS_MAX).max(at_least);
+        self.failed.insert(peer, (n + 1, now + pause));
+    }
 }
 
 /// See the module.
@@ -201,6 +217,12 @@ impl Replicator {
             }
             Input::Down(peer) => {
                 self.up.remove(&peer);
+            }
+            Input::Alive(volume) => {
+                let v = self.volumes.get_mut(&volume);
+                if let Some((_, alive)) = v.and_then(|v| v.fetch.as_mut()) {
+                    *alive = now;
+                }
             }
             Input::Gone(node) => {
                 for v in self.volumes.values_mut() {
@@ -304,9 +326,7 @@ impl Replicator {
         if ok {
             v.failed.remove(&from);
         } else {
-            let (n, _) = v.failed.get(&from).copied().unwrap_or_default();
-            let pause = (RETRY_MS << n.min(10)).min(RETRY_MS_MAX);
-            v.failed.insert(from, (n + 1, now + pause));
+            v.fail(from, now, 0);
         }
     }
 
@@ -327,12 +347,16 @@ impl Replicator {
             let Some(v) = self.volumes.get_mut(&name) else {
                 continue;
             };
-            if let Some((peer, since)) = v.fetch {
-                let lost = !self.up.contains(&peer) || now.saturating_sub(since) > FETCH_MS_MAX;
-                if !lost {
+            if let Some((peer, alive)) = v.fetch {
+                let silent = now.saturating_sub(alive) > SILENT_MS_MAX;
+                if self.up.contains(&peer) && !silent {
                     continue;
                 }
+                if silent {
+                    v.fail(peer, now, SILENT_PAUSE_MS);
+                }
                 v.fetch = None;
+                out.push(Output::GiveUp(name.clone()));
             }
             let Some(peer) = choose(v, &self.up, now, roll) else {
                 continue;
@@ -457,6 +481,45 @@ mod tests {
         assert_eq!(fetches(&r.handle(fail(2), 1)), vec![(node(3), vec![1])]);
         assert!(fetches(&r.handle(fail(3), 2)).is_empty(), "both rest");
         assert!(!fetches(&r.handle(Input::Tick, 60)).is_empty());
+    }
+
+    #[test]
+    fn a_silent_fetch_is_given_up_and_a_slow_one_is_not() {
+        let mut r = Replicator::new(1);
+        let name: VolumeName = "cell".parse().unwrap();
+        r.handle(Input::Up(node(2)), 0);
+        r.handle(Input::Up(node(3)), 0);
+        let (from, first) = (node(2), head(2, 7, 1));
+        let head = |seq| head(2, 7, seq);
+        r.handle(Input::Heard { from, head: first }, 0);
+        // Alive for an hour.
+        for now in (10_000..3_600_000).step_by(10_000) {
+            r.handle(Input::Alive(name.clone()), now);
+            assert_eq!(r.handle(Input::Tick, now + 9_000), vec![]);
+        }
+        let last = 3_590_000;
+        assert_eq!(r.handle(Input::Tick, last + SILENT_MS_MAX), vec![]);
+        let now = last + SILENT_MS_MAX + 1;
+        let out = r.handle(Input::Tick, now);
+        assert_eq!(out.first(), Some(&Output::GiveUp(name.clone())));
+        assert_eq!(fetches(&out), vec![(node(3), vec![1])]);
+        // The other one has it not; the silent one rests all the same.
+        let failed = |n| Input::Fetched {
+            volume: name.clone(),
+            from: node(n),
+            ok: false,
+        };
+        let out = r.handle(failed(3), now);
+        assert!(fetches(&out).is_empty());
+        assert_eq!(fetches(&r.handle(Input::Tick, now + 60)).len(), 1);
+        r.handle(failed(3), now + 60);
+        // What comes from elsewhere meanwhile is fetched from there.
+        let (from, head) = (node(3), head(2));
+        let out = r.handle(Input::Heard { from, head }, now + 200);
+        assert_eq!(fetches(&out), vec![(node(3), vec![2])]);
+        // Who is gone is not waited for.
+        let out = r.handle(Input::Down(node(3)), now + 300);
+        assert_eq!(out, vec![Output::GiveUp(name)]);
     }
 
     #[test]

@@ -130,6 +130,7 @@ mod tests {
             objects_done: 50,
             objects_total: 200,
             bytes_done: 12_345_678,
+            from: String::new(),
         };
         assert_eq!(progress_line(&p), "syncing: 25% (50 of 200 objects, 12 MB)");
         p.objects_total = 0;

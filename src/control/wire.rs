@@ -214,7 +214,7 @@ pub struct Volume {
     /// Files in the view, when known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<u64>,
-    /// What is being fetched.
+    /// What is being fetched; absent when nothing is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sync: Option<SyncProgress>,
 }
@@ -235,7 +235,7 @@ pub struct Head {
 }
 
 /// How far a fetch is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SyncProgress {
     /// Objects here.
     pub objects_done: u64,
@@ -243,6 +243,9 @@ pub struct SyncProgress {
     pub objects_total: u64,
     /// Bytes received.
     pub bytes_done: u64,
+    /// Id of the node they come from.
+    #[serde(default)]
+    pub from: String,
 }
 
 /// A node that is in the cell, was, or wants in.

@@ -113,7 +113,7 @@ impl NodeInner {
                 Some(why) => format!("poisoned: {why}"),
             },
             files: None,
-            sync: None,
+            sync: self.fetches().get(v.name()).map(|f| f.progress()),
         }
     }
 

@@ -1,11 +1,13 @@
 //! Runs the replicator: gives it what happens, does what it decides.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
 use super::NodeInner;
+use super::fetching::Fetching;
 use crate::base::id::{BranchId, NodeId, Oid, VolumeName};
 use crate::peers::{Event, STATE_VALUE_BYTES_MAX, verify};
 use crate::replicator::cover::{Orphans, Turns};
@@ -20,6 +22,8 @@ pub(super) const GOSSIP_KEY: &str = "h/";
 const TICK: Duration = Duration::from_millis(50);
 /// How often gossiped states are read as a whole, for what an event may have missed.
 const SWEEP: Duration = Duration::from_secs(2);
+/// How often fetches are looked at for signs of life.
+const ALIVE: Duration = Duration::from_secs(1);
 /// How often heads that nobody vouches for are looked for.
 const COVER: Duration = Duration::from_millis(500);
 /// Version of the notices in announcements and gossip.
@@ -35,13 +39,13 @@ pub(super) enum Message {
     /// A fetch ended.
     Fetched {
         volume: VolumeName,
-        from: NodeId,
+        fetch: Arc<Fetching>,
         ok: bool,
     },
 }
 
 fn shown(volume: VolumeName, view: &View) -> Input {
-    let mut seen: std::collections::BTreeMap<BranchId, u64> = std::collections::BTreeMap::new();
+    let mut seen: BTreeMap<BranchId, u64> = BTreeMap::new();
     for h in view.heads.iter() {
         for (b, n) in h.seen.iter() {
             let at = seen.entry(*b).or_default();
@@ -70,8 +74,10 @@ pub(super) async fn run(
         node: &node,
         core: Replicator::new(u64::from_le_bytes(seed)),
         turns: Turns::default(),
+        seen_alive: BTreeMap::new(),
         began: Instant::now(),
     };
+    let mut alive = tokio::time::interval(ALIVE);
     let mut cover = tokio::time::interval(COVER);
     let mut tick = tokio::time::interval(TICK);
     let mut sweep = tokio::time::interval(SWEEP);
@@ -89,6 +95,7 @@ pub(super) async fn run(
             _ = tick.tick() => r.give(Input::Tick),
             _ = sweep.tick() => r.sweep(),
             _ = cover.tick() => r.cover(),
+            _ = alive.tick() => r.look_at_fetches(),
         }
     }
 }
@@ -97,6 +104,8 @@ struct Runner<'a> {
     node: &'a Arc<NodeInner>,
     core: Replicator,
     turns: Turns,
+    /// Bytes that had come of each fetch when it was looked at.
+    seen_alive: BTreeMap<VolumeName, u64>,
     began: Instant,
 }
 
@@ -141,12 +150,32 @@ impl Runner<'_> {
                 }
                 self.give(shown(name, &view));
             }
-            Message::Fetched { volume, from, ok } => {
+            Message::Fetched { volume, fetch, ok } => {
                 if let Some(v) = self.node.volume(&volume) {
                     let input = shown(volume.clone(), &v.view());
                     self.give(input);
                 }
-                self.give(Input::Fetched { volume, from, ok });
+                // One that was given up is over already.
+                let mut fetches = self.node.fetches();
+                let current = fetches.get(&volume);
+                if current.is_some_and(|f| Arc::ptr_eq(f, &fetch)) {
+                    fetches.remove(&volume);
+                    drop(fetches);
+                    let from = fetch.from;
+                    self.give(Input::Fetched { volume, from, ok });
+                }
+            }
+        }
+    }
+
+    /// Tells the core which fetches are alive.
+    fn look_at_fetches(&mut self) {
+        let fetches = self.node.fetches().clone();
+        self.seen_alive.retain(|v, _| fetches.contains_key(v));
+        for (volume, fetch) in fetches {
+            let seen = self.seen_alive.entry(volume.clone()).or_default();
+            if fetch.is_alive_since(seen) {
+                self.give(Input::Alive(volume));
             }
         }
     }
@@ -293,17 +322,25 @@ impl Runner<'_> {
                     heads.pop();
                 }
             }
+            Output::GiveUp(volume) => {
+                if let Some(fetch) = self.node.fetches().remove(&volume) {
+                    tracing::info!(%volume, from = %fetch.from.short(), "a fetch was given up");
+                    fetch.give_up();
+                }
+            }
             Output::Fetch { volume, from, want } => {
                 let node = Arc::clone(self.node);
+                let fetch = Arc::new(Fetching::new(from));
+                self.node.fetches().insert(volume.clone(), fetch.clone());
                 tokio::spawn(async move {
-                    let ok = match super::serve::fetch(&node, &volume, from, want).await {
+                    let ok = match super::serve::fetch(&node, &volume, want, &fetch).await {
                         Ok(()) => true,
                         Err(e) => {
                             tracing::debug!(%volume, from = %from.short(), error = %e, "fetch failed");
                             false
                         }
                     };
-                    let m = Message::Fetched { volume, from, ok };
+                    let m = Message::Fetched { volume, fetch, ok };
                     if node.core.send(m).await.is_err() {
                         tracing::debug!("a fetch after the end");
                     }

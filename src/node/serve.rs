@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 use tokio_util::io::SyncIoBridge;
 
 use super::NodeInner;
+use super::fetching::{Answer, Fetching};
 use crate::base::id::{NodeId, Oid, VolumeName};
 use crate::peers::{Handler, RecvStream, SendStream};
 use crate::record::commit;
@@ -49,6 +50,8 @@ pub(super) enum FetchError {
     Io(#[from] io::Error),
     #[error("peer: {0}")]
     Peer(#[from] crate::peers::PeersError),
+    #[error("it was given up")]
+    GivenUp,
     #[error("the peer has not got it")]
     NotHere,
     #[error("{0}")]
@@ -65,8 +68,8 @@ pub(super) enum FetchError {
 pub(super) async fn fetch(
     node: &Arc<NodeInner>,
     name: &VolumeName,
-    from: NodeId,
     want: Vec<HeadNotice>,
+    under_way: &Arc<Fetching>,
 ) -> Result<(), FetchError> {
     let peers = node
         .peers()
@@ -76,7 +79,12 @@ pub(super) async fn fetch(
         .blocking(move |n| n.open_volume(&name2))
         .await
         .map_err(|f| FetchError::Node(f.to_string()))?;
-    let (to, answer) = peers.request(from).await?;
+    let (to, answer) = tokio::select! {
+        opened = peers.request(under_way.from) => opened?,
+        () = under_way.given_up() => return Err(FetchError::GivenUp),
+    };
+    let answer = Answer::new(answer, under_way.clone());
+    let under_way = under_way.clone();
     let view = volume.view();
     let request = Want {
         volume: name.clone(),
@@ -102,7 +110,9 @@ pub(super) async fn fetch(
             .filter(|i| !repo.has(i).unwrap_or(false))
             .collect();
         if !missing.is_empty() {
-            let came = incoming::receive(repo, answer)?;
+            under_way.promised();
+            let came = incoming::receive_watched(repo, answer, &under_way.pack)?;
+            under_way.is_here();
             let mut roots = missing.clone();
             for w in want.iter().filter(|w| missing.contains(&w.id)) {
                 let with = came.with(repo);
@@ -111,6 +121,7 @@ pub(super) async fn fetch(
             }
             came.admit(repo, &roots)?;
         }
+        under_way.is_here();
         volume.admit(ids)?;
         Ok(())
     });
@@ -211,6 +222,8 @@ fn answer(node: &NodeInner, request: RecvStream, reply: SendStream) -> io::Resul
     for id in &want {
         to.write_all(id.as_slice())?;
     }
+    // A sign of life: to count what is missing may take long.
+    to.flush()?;
     let sent = match volume {
         Some(v) if !want.is_empty() => {
             let values = |ids: &[Oid]| -> Vec<Oid> {

@@ -93,6 +93,7 @@ async fn serve(options: Options, readiness: &Readiness, lock: &StateLock) -> Ans
         core,
         tokens,
         behind: Mutex::default(),
+        fetches: Mutex::default(),
         skews: Mutex::new(BTreeMap::new()),
         leaving: AtomicBool::new(false),
         stop: stop.clone(),

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, BufRead, BufReader, Read};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use flate2::{Decompress, FlushDecompress, Status};
 
@@ -52,11 +53,47 @@ fn format(why: impl Into<String>) -> IncomingError {
     IncomingError::Format(why.into())
 }
 
+/// How many objects of a pack have come, for whoever watches.
+#[derive(Debug, Default)]
+pub struct Progress {
+    done: AtomicU64,
+    total: AtomicU64,
+}
+
+impl Progress {
+    /// Objects that have come, and all that will; 0 while that is unknown.
+    #[must_use]
+    pub fn objects(&self) -> (u64, u64) {
+        let done = self.done.load(Ordering::Relaxed);
+        (done, self.total.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn expect(&self, total: u32) {
+        self.total.store(total.into(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn came(&self) {
+        self.done.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 /// Receives a pack stream.
 ///
 /// # Errors
 /// See [`IncomingError`]; nothing is left behind then but a file that the next start sweeps.
 pub fn receive(repo: &Repo, from: impl Read) -> Result<Incoming, IncomingError> {
+    receive_watched(repo, from, &Progress::default())
+}
+
+/// As [`receive`], counting what came.
+///
+/// # Errors
+/// As [`receive`].
+pub fn receive_watched(
+    repo: &Repo,
+    from: impl Read,
+    progress: &Progress,
+) -> Result<Incoming, IncomingError> {
     let mut r = Stream {
         inner: BufReader::with_capacity(64 << 10, from),
         hash: gix::hash::hasher(gix::hash::Kind::Sha1),
@@ -70,6 +107,7 @@ pub fn receive(repo: &Repo, from: impl Read) -> Result<Incoming, IncomingError> 
     if count == 0 || count > OBJECTS_MAX {
         return Err(format(format!("{count} objects")));
     }
+    progress.expect(count);
     let mut w = PackWriter::create(&repo.incoming_dir(), count)?;
     let mut ids = BTreeSet::new();
     let structure = Memory::default();
@@ -85,6 +123,7 @@ pub fn receive(repo: &Repo, from: impl Read) -> Result<Incoming, IncomingError> 
         if !ids.insert(id) {
             return Err(format("an object is in it twice"));
         }
+        progress.came();
     }
     let ours = r
         .hash
@@ -360,7 +399,9 @@ mod tests {
         let c = commit(&a, &big);
         let mut stream = Vec::new();
         assert_eq!(send(&a, &[c], &[], &mut stream).unwrap(), 3);
-        let i = receive(&b, stream.as_slice()).unwrap();
+        let progress = Progress::default();
+        let i = receive_watched(&b, stream.as_slice(), &progress).unwrap();
+        assert_eq!(progress.objects(), (3, 3));
         assert!(
             !b.has(&c).unwrap(),
             "nothing is visible before it is admitted"
