@@ -1,10 +1,12 @@
 //! Fetches that do not go well, and how far one is.
 
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use cellfs::base::id::{BranchId, NodeId, Oid};
+use cellfs::control::readiness::{Event, Watch};
 use cellfs::peers::{Cell, Config, Handler, NodeKey, Peers, RecvStream, SendStream};
 use cellfs::replicator::HeadNotice;
 use tokio::io::AsyncReadExt;
@@ -91,6 +93,53 @@ fn a_silent_member_holds_nobody_up_for_long() {
     a.ask(&["forget", &id]);
     agree(&[a, b], "cell", SOON);
     runtime.block_on(peers.shutdown());
+}
+
+#[test]
+fn who_joins_is_told_how_far_the_first_sync_is() {
+    if !harness::fuse() {
+        return;
+    }
+    let lab = Lab::new();
+    let a = lab.first("n1");
+    let files = 2_000;
+    for i in 0..files {
+        a.write(&format!("f{i}"), format!("{i} ").repeat(2_000));
+    }
+    a.settled();
+    // As `cellfs mount` starts its node in the background.
+    let (mut line, stdin) = Watch::pair().expect("a line");
+    let state = lab.path("late.state");
+    let log = std::fs::File::create(lab.path("late.log")).expect("a log");
+    let mut child = Command::new(harness::program())
+        .args(["serve", "--detached", "--name", "late", "--state"])
+        .arg(&state)
+        .args(["--listen", "127.0.0.1:0", "--join", &a.invite(1)])
+        .stdin(Stdio::from(stdin))
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .expect("it starts");
+    let mut said = Vec::new();
+    while let Some(event) = line.next_event().expect("a line") {
+        match event {
+            Event::Sync(p) if p.objects_total > 0 => said.push(p),
+            Event::Ready(_) => break,
+            Event::Failed(f) => panic!("{f:?}"),
+            _ => {}
+        }
+    }
+    let ended = harness::cellfs(&state, &["umount", "--all"]).status;
+    child.wait().expect("a child");
+    assert!(ended.success());
+    let last = said.last().expect("no word about the sync");
+    eprintln!("{} lines, the last: {last:?}", said.len());
+    assert!(
+        said.iter()
+            .all(|p| p.objects_done <= p.objects_total && p.from == a.id)
+    );
+    assert!(said.iter().any(|p| p.objects_done < p.objects_total));
+    assert!(said.iter().any(|p| p.objects_total > files));
 }
 
 fn connected(n: &harness::Node, id: &str) -> bool {

@@ -1,5 +1,6 @@
 //! What a person sees while a node starts, and how the person is asked.
 
+use std::collections::VecDeque;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -12,6 +13,8 @@ use crate::control::wire::SyncProgress;
 
 /// A wait shorter than this shows no progress.
 const QUIET: Duration = Duration::from_millis(250);
+/// The rate is taken over about this time.
+const PACE: Duration = Duration::from_secs(4);
 /// Time between two drawings.
 const FRAME: Duration = Duration::from_millis(34);
 
@@ -20,6 +23,31 @@ const FRAME: Duration = Duration::from_millis(34);
 pub(super) struct Screen {
     begin: Instant,
     drawn: Mutex<Option<Instant>>,
+    pace: Mutex<Pace>,
+}
+
+/// Bytes per second over the last while.
+#[derive(Debug, Default)]
+struct Pace(VecDeque<(Instant, u64)>);
+
+impl Pace {
+    /// So many bytes are here; the rate, once there is something to tell.
+    fn at(&mut self, now: Instant, bytes: u64) -> Option<u64> {
+        if self.0.back().is_some_and(|(_, b)| *b > bytes) {
+            // Another fetch.
+            self.0.clear();
+        }
+        while self.0.len() > 1 && self.0.front().is_some_and(|(t, _)| now - *t > PACE) {
+            self.0.pop_front();
+        }
+        let due = self.0.back().is_none_or(|(t, _)| now - *t >= PACE / 16);
+        if due {
+            self.0.push_back((now, bytes));
+        }
+        let (first, before) = *self.0.front()?;
+        let ms = u64::try_from((now - first).as_millis()).ok()?;
+        (bytes - before).saturating_mul(1000).checked_div(ms)
+    }
 }
 
 impl Screen {
@@ -27,19 +55,21 @@ impl Screen {
         Self {
             begin: Instant::now(),
             drawn: Mutex::new(None),
+            pace: Mutex::default(),
         }
     }
 
     fn draw(&self, p: &SyncProgress) {
-        let Ok(mut drawn) = self.drawn.lock() else {
+        let (Ok(mut drawn), Ok(mut pace)) = (self.drawn.lock(), self.pace.lock()) else {
             return;
         };
+        let rate = pace.at(Instant::now(), p.bytes_done);
         let due = drawn.map_or(self.begin + QUIET, |d| d + FRAME);
         if Instant::now() < due || !io::stderr().is_terminal() {
             return;
         }
         *drawn = Some(Instant::now());
-        let _ = write!(io::stderr(), "\r\x1b[2K{}", progress_line(p));
+        let _ = write!(io::stderr(), "\r\x1b[2Ksyncing: {}", progress(p, rate));
     }
 
     /// Takes the progress line away before anything else is written.
@@ -52,16 +82,27 @@ impl Screen {
     }
 }
 
-fn progress_line(p: &SyncProgress) -> String {
-    let mb = p.bytes_done / 1_000_000;
+/// How far a fetch is, in words; `rate` in bytes per second.
+pub(super) fn progress(p: &SyncProgress, rate: Option<u64>) -> String {
     let done = p.objects_done.min(p.objects_total);
-    match (done * 100).checked_div(p.objects_total) {
-        None if p.objects_done == 0 => "syncing".to_owned(),
-        None => format!("syncing: {} objects, {mb} MB", p.objects_done),
-        Some(percent) => format!(
-            "syncing: {percent}% ({done} of {} objects, {mb} MB)",
-            p.objects_total
-        ),
+    let Some(percent) = (done * 100).checked_div(p.objects_total) else {
+        return "waiting for what is missing".to_owned();
+    };
+    let rate = rate.map_or_else(String::new, |r| format!(", {}/s", size(r)));
+    format!(
+        "{percent}%, {done} of {} objects, {}{rate}",
+        p.objects_total,
+        size(p.bytes_done)
+    )
+}
+
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..1_000_000 => format!("{} kB", bytes / 1_000),
+        1_000_000..100_000_000 => {
+            format!("{}.{} MB", bytes / 1_000_000, bytes / 100_000 % 10)
+        }
+        _ => format!("{} MB", bytes / 1_000_000),
     }
 }
 
@@ -132,8 +173,27 @@ mod tests {
             bytes_done: 12_345_678,
             from: String::new(),
         };
-        assert_eq!(progress_line(&p), "syncing: 25% (50 of 200 objects, 12 MB)");
+        assert_eq!(
+            progress(&p, Some(345_000)),
+            "25%, 50 of 200 objects, 12.3 MB, 345 kB/s"
+        );
         p.objects_total = 0;
-        assert_eq!(progress_line(&p), "syncing: 50 objects, 12 MB");
+        assert_eq!(progress(&p, None), "waiting for what is missing");
+    }
+
+    #[test]
+    fn the_rate_is_that_of_the_last_while() {
+        let mut pace = Pace::default();
+        let begin = Instant::now();
+        let at = |ms| begin + Duration::from_millis(ms);
+        assert_eq!(pace.at(at(0), 0), None);
+        assert_eq!(pace.at(at(1_000), 1_000_000), Some(1_000_000));
+        for s in 2..=60 {
+            pace.at(at(s * 1_000), 1_000_000 + (s - 1) * 5_000);
+        }
+        let rate = pace.at(at(61_000), 1_300_000).expect("a rate");
+        assert!((4_900..5_100).contains(&rate), "{rate}");
+        assert!(pace.0.len() < 40);
+        assert_eq!(pace.at(at(62_000), 10), None, "another fetch");
     }
 }

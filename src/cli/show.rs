@@ -5,6 +5,7 @@ use std::path::Path;
 use super::args::{Conflicts, Log};
 use super::output::{Out, time, visible};
 use super::paths::lexical;
+use super::screen::progress;
 use crate::base::id::VolumeName;
 use crate::control::PROTOCOL_VERSION;
 use crate::control::client::Client;
@@ -77,14 +78,17 @@ fn volumes(out: &mut Out, status: &Status) -> Answer<()> {
                 v.heads.len().to_string(),
                 v.dirty.to_string(),
                 v.behind.to_string(),
-                v.files.map_or_else(|| "-".to_owned(), |f| f.to_string()),
                 v.journal.clone(),
             ]
         })
         .collect();
-    let headings = [
-        "VOLUME", "VIEW", "HEADS", "DIRTY", "BEHIND", "FILES", "JOURNAL",
-    ];
+    for v in &status.volumes {
+        if let Some(p) = &v.sync {
+            let (what, from) = (progress(p, None), short(&p.from));
+            out.line(format_args!("syncing  {}: {what} from {from}", v.name))?;
+        }
+    }
+    let headings = ["VOLUME", "VIEW", "HEADS", "DIRTY", "BEHIND", "JOURNAL"];
     section(out, &headings, &rows)
 }
 

@@ -211,9 +211,6 @@ pub struct Volume {
     pub behind: u64,
     /// `ok`, or `poisoned: ` and why.
     pub journal: String,
-    /// Files in the view, when known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub files: Option<u64>,
     /// What is being fetched; absent when nothing is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sync: Option<SyncProgress>,

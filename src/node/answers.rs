@@ -112,7 +112,6 @@ impl NodeInner {
                 None => "ok".to_owned(),
                 Some(why) => format!("poisoned: {why}"),
             },
-            files: None,
             sync: self.fetches().get(v.name()).map(|f| f.progress()),
         }
     }

@@ -306,8 +306,15 @@ async fn first_sync(node: &Arc<NodeInner>, volume: &VolumeName, readiness: &Read
         if behind == 0 && (shown || began.elapsed() > FIRST_WORD) {
             return;
         }
-        readiness.sync(crate::control::wire::SyncProgress::default());
+        let fetch = node.fetches().get(volume).cloned();
+        readiness.sync(fetch.map(|f| f.progress()).unwrap_or_default());
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    if !node.stop.is_cancelled() {
+        readiness.note(format!(
+            "not all is here after {} s; the rest comes while the node runs: cellfs status",
+            FIRST_SYNC.as_secs()
+        ));
     }
 }
 
