@@ -160,6 +160,7 @@ impl NodeInner {
         postcard::from_bytes(&bytes).unwrap_or_default()
     }
 
+    /// Not synced: a lost notice is heard again, or its head covered (`replicator::cover`).
     fn save_notices(&self, name: &VolumeName, heads: &Vec<HeadNotice>) {
         let saved = postcard::to_stdvec(heads)
             .map_err(std::io::Error::other)

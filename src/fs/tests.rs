@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use super::{Caller, Fs, RenameMode, SetAttr};
 use crate::base::id::{NodeId, Oid, VolumeName};
@@ -109,6 +110,24 @@ fn pull(from: &Volume, to: &Volume) {
         came.admit(to.repo(), &want).unwrap();
     }
     to.admit(want).unwrap();
+}
+
+#[test]
+fn heads_taken_in_become_durable_without_a_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (
+        volume(&dir.path().join("a"), 1),
+        volume(&dir.path().join("b"), 2),
+    );
+    put(&fs(&a), "x", "one");
+    a.flush_all().unwrap();
+    pull(&a, &b);
+    let last = b.journal().last();
+    let began = Instant::now();
+    while !b.journal().is_durable(last) {
+        assert!(began.elapsed() < Duration::from_secs(30));
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 fn sync(a: &Volume, b: &Volume) {

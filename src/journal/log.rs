@@ -298,6 +298,13 @@ impl Journal {
         }
     }
 
+    /// Whether an entry is on disk for good.
+    #[must_use]
+    pub fn is_durable(&self, number: u64) -> bool {
+        let d = self.durable.lock();
+        d.unwrap_or_else(std::sync::PoisonError::into_inner).upto > number
+    }
+
     /// Stops all further appends.
     pub fn poison(&self, why: &str) {
         tracing::error!(why, "journal poisoned");

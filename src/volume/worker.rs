@@ -18,6 +18,8 @@ use crate::store::repack::{PACKS_WANTED_MAX, packs, repack};
 
 /// How often files that stay open are looked at.
 const OPEN_FILES_EVERY: Duration = Duration::from_millis(250);
+/// Heads that were taken in are durable at the latest after this long and the work at hand.
+const DURABLE_AFTER: Duration = Duration::from_millis(250);
 /// Packs are counted after this many commits and merges.
 const COUNT_PACKS_EVERY: u32 = 64;
 /// Pause after a failed commit.
@@ -30,6 +32,8 @@ pub(super) struct Worker<'a> {
     pub(super) volume: &'a Arc<Volume>,
     /// A batch whose write failed.
     failed: Option<Batch>,
+    /// Since when heads that were taken in are not synced.
+    admitted: Option<Instant>,
     /// Packs are being rolled up.
     repacking: Option<std::thread::JoinHandle<()>>,
     /// Commits and merges since packs were counted.
@@ -41,6 +45,7 @@ pub(super) fn run(volume: &Arc<Volume>, inbox: &Receiver<Work>) {
     let mut w = Worker {
         volume,
         failed: None,
+        admitted: None,
         repacking: None,
         uncounted: 0,
     };
@@ -51,6 +56,7 @@ pub(super) fn run(volume: &Arc<Volume>, inbox: &Receiver<Work>) {
             None => inbox.recv_timeout(OPEN_FILES_EVERY),
         };
         let began = Instant::now();
+        w.sync_admitted(DURABLE_AFTER);
         match work {
             Ok(Work::Wake) | Err(RecvTimeoutError::Timeout) => {
                 if let Err(e) = w.commit(false) {
@@ -95,6 +101,7 @@ pub(super) fn run(volume: &Arc<Volume>, inbox: &Receiver<Work>) {
             }
             Ok(Work::Flush(reply)) => reply_to(&reply, w.commit(true)),
             Ok(Work::Stop(reply)) => {
+                w.sync_admitted(Duration::ZERO);
                 reply_to(&reply, w.commit(true));
                 return;
             }
@@ -180,6 +187,7 @@ impl Worker<'_> {
         for id in ids {
             self.volume.journal().append(&Entry::Admitted(*id))?;
         }
+        self.admitted.get_or_insert_with(Instant::now);
         let mut stale = Vec::new();
         {
             let mut live = self.volume.lock();
@@ -193,6 +201,22 @@ impl Worker<'_> {
         }
         self.keep_packs_few();
         Ok(())
+    }
+
+    /// Syncs the journal for heads that were taken in, off the way from a write there to a read
+    /// here. A commit of ours needs no such care: it is in the journal after the heads that it
+    /// names, and is synced with them. Nor does the view: whoever lacks a head after a loss of
+    /// power hears of it again, as long as somebody has it. This is for when nobody does, and
+    /// the head's objects, which are durable, would lie here unknown.
+    fn sync_admitted(&mut self, after: Duration) {
+        if self.admitted.is_none_or(|t| t.elapsed() < after) {
+            return;
+        }
+        self.admitted = None;
+        let journal = self.volume.journal();
+        if let Err(e) = journal.sync(journal.last()) {
+            tracing::warn!(volume = %self.volume.name(), error = %e, "heads taken in may be forgotten");
+        }
     }
 
     /// See [`Volume::cover`].
