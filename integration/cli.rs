@@ -388,7 +388,13 @@ fn help_version_and_readers_who_go() {
         "{help}"
     );
     assert!(home.ok(&["version"]).starts_with("cellfs 0."));
-    assert_eq!(home.json(&["version", "--json"])["v"], 1);
+    for what in ["control protocol ", "peer protocol ", "disk formats: "] {
+        assert!(home.ok(&["version"]).contains(what), "{what}");
+    }
+    let version = home.json(&["version", "--json"]);
+    assert_eq!(version["v"], 1);
+    assert_eq!(version["peer"], cellfs::peers::PROTOCOL_VERSION);
+    assert_eq!(version["disk"]["journal"], 1);
     // `sh` closes standard output's reader before anything is written.
     let program = env!("CARGO_BIN_EXE_cellfs");
     let script = format!("{{ sleep 0.2; {program} version; echo $? >&2; }} | true; sleep 0.5");

@@ -6,6 +6,7 @@
 
 pub mod clock;
 pub mod durable;
+pub mod format;
 pub mod id;
 pub mod limit;
 pub mod name;

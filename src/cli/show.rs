@@ -6,6 +6,7 @@ use super::args::{Conflicts, Log};
 use super::output::{Out, time, visible};
 use super::paths::lexical;
 use super::screen::progress;
+use crate::base::format;
 use crate::base::id::VolumeName;
 use crate::control::PROTOCOL_VERSION;
 use crate::control::client::Client;
@@ -225,11 +226,26 @@ pub(super) fn version(json: bool) -> Answer<()> {
     let version = env!("CARGO_PKG_VERSION");
     let mut out = Out::new();
     if json {
-        let facts = serde_json::json!({ "version": version, "control": PROTOCOL_VERSION });
+        let disk: serde_json::Map<_, _> = format::DISK
+            .iter()
+            .map(|(name, n)| ((*name).to_owned(), (*n).into()))
+            .collect();
+        let facts = serde_json::json!({
+            "version": version,
+            "control": PROTOCOL_VERSION,
+            "peer": format::PEER_PROTOCOL,
+            "disk": disk,
+        });
         return out.json(None, &facts);
     }
     out.line(format_args!("cellfs {version}"))?;
-    out.line(format_args!("control protocol {PROTOCOL_VERSION}"))
+    out.line(format_args!("control protocol {PROTOCOL_VERSION}"))?;
+    out.line(format_args!("peer protocol {}", format::PEER_PROTOCOL))?;
+    let disk: Vec<_> = format::DISK
+        .iter()
+        .map(|(name, n)| format!("{name} {n}"))
+        .collect();
+    out.line(format_args!("disk formats: {}", disk.join(", ")))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use super::entry::Entry;
 use crate::base::durable;
 
 const MAGIC: &[u8; 8] = b"cellfsJ1";
+const _: () = assert!(MAGIC[7] == b'0' + crate::base::format::JOURNAL);
 /// A segment is closed and a new one begun above this size.
 const SEGMENT_BYTES: u64 = 64 << 20;
 /// Longest frame that recovery believes.

@@ -15,6 +15,7 @@ use crate::store::objects::Objects;
 pub const MERGE_HEADER: &str = "cellfs-merge";
 /// Version of the rules. A change of any result needs another one.
 pub const MERGE_VERSION: &str = "1";
+const _: () = assert!(MERGE_VERSION.as_bytes()[0] == b'0' + crate::base::format::MERGE);
 /// Name of the header that ties a content commit to its record.
 pub const DOT_HEADER: &str = "cellfs-dot";
 

@@ -20,7 +20,7 @@ use crate::base::clock;
 use crate::base::id::NodeId;
 
 /// Version of everything that peers say to each other. Different versions do not talk.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = crate::base::format::PEER_PROTOCOL;
 /// A stranger has this long to become a member or go.
 pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest greeting: a chain of certificates and a few addresses.

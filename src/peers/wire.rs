@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// Version of the frame format and of all bodies in it.
-pub(crate) const FRAME_VERSION: u8 = 1;
+pub(crate) const FRAME_VERSION: u8 = crate::base::format::CELL;
 /// Bytes are read in steps of this size, so that a lying length reserves nothing.
 const READ_STEP_BYTES: usize = 64 << 10;
 

@@ -17,7 +17,7 @@ use crate::record::state::State;
 use crate::record::{RecordError, Result, trie};
 use crate::store::objects::{ObjectKind, Objects};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = crate::base::format::RECORDS;
 const MESSAGE: &[u8] = b"record\n";
 const KEEP_MESSAGE: &[u8] = b"keep\n";
 

@@ -13,7 +13,7 @@ use crate::record::model::oid_bytes;
 use crate::record::{RecordError, Result};
 use crate::store::objects::{ObjectKind, Objects};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = crate::base::format::REFS;
 
 /// One surviving value of a ref.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Debug)]

@@ -30,7 +30,7 @@ use crate::store::objects::ObjectKind;
 use key::{DIGITS, Key};
 
 /// First byte of a leaf.
-const LEAF_VERSION: u8 = 1;
+const LEAF_VERSION: u8 = crate::base::format::TRIES;
 
 /// What a trie holds.
 pub trait Entry: Clone + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static {

@@ -1,0 +1,27 @@
+//! Versions of what nodes say to each other and of what they keep: one list for all rooms, so
+//! that `cellfs version` can name them. Whoever changes a format changes its number here.
+
+/// What nodes speak among each other; named in the first frame of a connection.
+pub const PEER_PROTOCOL: u16 = 1;
+/// The journal; in its magic.
+pub const JOURNAL: u8 = 1;
+/// Record commits; the first byte of their heads.
+pub const RECORDS: u8 = 1;
+/// Leaves of the tries of records and names; their first byte.
+pub const TRIES: u8 = 1;
+/// Branches and tags of a volume; the first byte of their blob.
+pub const REFS: u8 = 1;
+/// How views are derived; in a header of derived commits.
+pub const MERGE: u8 = 1;
+/// Frames between nodes, and the membership's files; their first byte.
+pub const CELL: u8 = 1;
+
+/// What is on disk, by name.
+pub const DISK: [(&str, u8); 6] = [
+    ("cell", CELL),
+    ("journal", JOURNAL),
+    ("merge", MERGE),
+    ("records", RECORDS),
+    ("refs", REFS),
+    ("tries", TRIES),
+];
