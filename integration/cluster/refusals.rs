@@ -73,6 +73,42 @@ fn tickets_and_tokens() {
 }
 
 #[test]
+fn a_code_is_shown_once_and_lets_in_who_is_admitted() {
+    if !harness::fuse() {
+        return;
+    }
+    let lab = Lab::new();
+    let a = lab.first("n1");
+    a.write("f", "1");
+    let setup = lab.node("n2").join(&a.status().listen);
+    // Without a terminal the first try tells the code.
+    let said = refused(setup.clone());
+    let shown = |said: &str| {
+        // Lines for people; in front, the log is among them.
+        let lines = said.lines().filter(|l| !l.contains("cellfs::"));
+        lines.filter(|l| l.contains("pairing code")).count()
+    };
+    assert_eq!(shown(&said), 1, "{said}");
+    let code = said
+        .split_whitespace()
+        .skip_while(|w| *w != "code")
+        .nth(1)
+        .expect("a code")
+        .to_owned();
+    let starting = setup.words(["--yes", &code]).begin();
+    let log = starting.log_path();
+    wait_until(
+        SOON,
+        || a.ask(&["members"]).contains(&code),
+        || a.ask(&["members"]),
+    );
+    a.ask(&["admit", &code]);
+    starting.ready().wait_for("f", "1");
+    let said = std::fs::read_to_string(log).expect("a log");
+    assert_eq!(shown(&said), 2, "once more: {said}");
+}
+
+#[test]
 fn a_forgotten_node_gets_nothing() {
     if !harness::fuse() {
         return;

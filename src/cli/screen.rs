@@ -126,6 +126,10 @@ impl Starter for Screen {
 
     fn ask(&self, code: &str) -> Option<bool> {
         self.clear();
+        if !io::stdin().is_terminal() {
+            // The refusal that follows shows the code.
+            return None;
+        }
         let mut err = io::stderr();
         let _ = writeln!(
             err,
@@ -133,9 +137,6 @@ impl Starter for Screen {
              let this node in there with: cellfs admit CODE",
             visible(code)
         );
-        if !io::stdin().is_terminal() {
-            return None;
-        }
         let _ = write!(err, "The same code there? [y/N] ");
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer).ok()?;

@@ -147,7 +147,10 @@ impl Readiness {
     pub fn confirm(&self, code: &str) -> Answer<()> {
         if let Some(yes) = &self.yes {
             if bare(yes) == bare(code) {
-                self.note(format!("pairing code {code}, as given by --yes"));
+                self.note(format!(
+                    "pairing code {code}, as given by --yes: let this node in with \
+                     `cellfs admit {code}` on a node of the cell"
+                ));
                 return Ok(());
             }
             return Err(Failure::refused(format!(

@@ -226,9 +226,6 @@ async fn join(
     let why = refused.clone();
     let confirm: crate::peers::Confirm = Box::new(move |code| {
         Box::pin(async move {
-            r.note(format!(
-                "pairing code {code}: let this node in with `cellfs admit {code}` on a member"
-            ));
             let asked = tokio::task::spawn_blocking(move || r.confirm(&code)).await;
             match asked {
                 Ok(Ok(())) => true,
