@@ -46,6 +46,42 @@ fn mount_returns_when_the_folder_answers() {
 }
 
 #[test]
+fn the_join_line_stays_the_same_until_it_is_used() {
+    if !harness::fuse() {
+        return;
+    }
+    let lab = Lab::new();
+    let ticket = |said: &str| {
+        let line = said.lines().find(|l| l.starts_with("join "));
+        let last = line.and_then(|l| l.split(' ').next_back());
+        last.expect("a ticket").to_owned()
+    };
+    let node = lab.first("n1");
+    let first = ticket(&node.said.join("\n"));
+    let mounted_again = |node: &harness::Node, name: &str| {
+        let dir = lab.mount_point(name).display().to_string();
+        ticket(&node.ask(&["mount", &dir]))
+    };
+    assert_eq!(mounted_again(&node, "second"), first);
+    let node = node.stop().start();
+    assert_eq!(ticket(&node.said.join("\n")), first);
+    assert_ne!(node.invite(1), first, "who asks for a ticket gets his own");
+    let other = lab.node("n2").join(&first).start();
+    let next = mounted_again(&node, "third");
+    assert_ne!(next, first);
+    assert!(
+        lab.node("n3")
+            .join(&first)
+            .serve()
+            .begin()
+            .try_ready()
+            .is_err()
+    );
+    lab.node("n3").join(&next).start();
+    drop(other);
+}
+
+#[test]
 fn two_folders_of_one_node_show_the_same() {
     if !harness::fuse() {
         return;

@@ -293,16 +293,53 @@ impl Peers {
         expires: Duration,
         addrs: &[SocketAddr],
     ) -> Result<Ticket, PeersError> {
+        self.may_invite()?;
+        let token = Token::draw(self.core.me)?;
+        let now_s = clock::now_ms() / 1000;
+        let expires_s = now_s.saturating_add(expires.as_secs());
+        let mut invites = self.core.invites.lock().await;
+        invites.issue(token, uses, expires_s, now_s).await?;
+        drop(invites);
+        Ok(self.ticket(token, expires_s, addrs))
+    }
+
+    /// A ticket for one node, to be shown to whoever has not asked for one: the last such
+    /// ticket, while nobody has used it and it is good for `at_least`, or a new one.
+    ///
+    /// # Errors
+    /// The ledger cannot be written.
+    pub async fn shown_invite(
+        &self,
+        expires: Duration,
+        at_least: Duration,
+    ) -> Result<Ticket, PeersError> {
+        self.may_invite()?;
+        let now_s = clock::now_ms() / 1000;
+        let mut invites = self.core.invites.lock().await;
+        let (token, expires_s) = match invites.shown(now_s.saturating_add(at_least.as_secs())) {
+            Some(shown) => shown,
+            None => {
+                let token = Token::draw(self.core.me)?;
+                let expires_s = now_s.saturating_add(expires.as_secs());
+                invites.issue(token, 1, expires_s, now_s).await?;
+                invites.show(token).await?;
+                (token, expires_s)
+            }
+        };
+        drop(invites);
+        Ok(self.ticket(token, expires_s, &[]))
+    }
+
+    fn may_invite(&self) -> Result<(), PeersError> {
         let core = &self.core;
         if core.with_roll(|r| r.depth(core.me).is_none_or(|d| d >= CHAIN_MAX)) {
             return Err(Refusal::ChainTooLong.into());
         }
-        let token = Token::draw(core.me)?;
-        let now_s = clock::now_ms() / 1000;
-        let expires_s = now_s.saturating_add(expires.as_secs());
-        let mut invites = core.invites.lock().await;
-        invites.issue(token, uses, expires_s, now_s).await?;
-        drop(invites);
+        Ok(())
+    }
+
+    fn ticket(&self, token: Token, expires_s: u64, addrs: &[SocketAddr]) -> Ticket {
+        let core = &self.core;
         let own = if addrs.is_empty() {
             core.own_addrs()
         } else {
@@ -321,13 +358,13 @@ impl Peers {
                 nodes.push(NodeAddr { node, addrs });
             }
         }
-        Ok(Ticket {
+        Ticket {
             cell: core.cell,
             issuer: core.me,
             nodes,
             token,
             expires_s,
-        })
+        }
     }
 
     /// Admits the node that shows this code, wherever in the cell it waits.

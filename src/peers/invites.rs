@@ -34,6 +34,9 @@ struct Invite {
 #[derive(Debug)]
 pub(crate) struct Invites {
     path: PathBuf,
+    /// Where the name of the ticket is kept that is shown to whoever asks for none.
+    shown_path: PathBuf,
+    shown: Option<TokenName>,
     by_name: BTreeMap<TokenName, Invite>,
 }
 
@@ -42,7 +45,30 @@ impl Invites {
     pub(crate) fn load(path: PathBuf) -> Result<Self, PeersError> {
         let list: Vec<Invite> = read_checked(&path)?.unwrap_or_default();
         let by_name = list.into_iter().map(|i| (i.token.public(), i)).collect();
-        Ok(Self { path, by_name })
+        let shown_path = path.with_file_name("shown");
+        // Nothing hangs on it but a ticket less.
+        let shown = read_checked(&shown_path).unwrap_or_default();
+        Ok(Self {
+            path,
+            shown_path,
+            shown,
+            by_name,
+        })
+    }
+
+    /// The ticket last shown, and when it expires: if nobody has used it, and not before
+    /// `until_s`.
+    pub(crate) fn shown(&self, until_s: u64) -> Option<(Token, u64)> {
+        let invite = self.by_name.get(&self.shown?)?;
+        let good = invite.redeemed_by.is_empty() && invite.expires_s >= until_s;
+        good.then_some((invite.token, invite.expires_s))
+    }
+
+    /// Makes a ticket the one that is shown. Those shown before stay good.
+    pub(crate) async fn show(&mut self, token: Token) -> Result<(), PeersError> {
+        let name = token.public();
+        self.shown = Some(name);
+        files::replace_soon(self.shown_path.clone(), checked_bytes(&name)).await
     }
 
     /// Writes a new ticket into the ledger.
@@ -140,5 +166,23 @@ mod tests {
         assert_eq!(ledger.token(&name), Some(token));
         let other = Token::draw(NodeId([1; 32])).unwrap().public();
         assert_eq!(ledger.spend(&other, c, 1).await, Err(Refusal::TokenWrong));
+    }
+
+    #[tokio::test]
+    async fn a_ticket_is_shown_again_until_it_is_used_or_old() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("invites");
+        let token = Token::draw(NodeId([1; 32])).unwrap();
+        let mut ledger = Invites::load(path.clone()).unwrap();
+        assert_eq!(ledger.shown(0), None);
+        ledger.issue(token, 1, 100, 10).await.unwrap();
+        assert_eq!(ledger.shown(0), None, "one that somebody asked for is his");
+        ledger.show(token).await.unwrap();
+        let mut ledger = Invites::load(path).unwrap();
+        assert_eq!(ledger.shown(100), Some((token, 100)));
+        assert_eq!(ledger.shown(101), None);
+        let (name, by) = (token.public(), NodeId([2; 32]));
+        ledger.spend(&name, by, 20).await.unwrap();
+        assert_eq!(ledger.shown(0), None);
     }
 }
