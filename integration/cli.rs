@@ -172,6 +172,8 @@ fn invite_and_url_print_one_thing_only() {
     assert_eq!(home.ok(&["url"]), "http://cell:read@127.0.0.1:9/cell.git\n");
     let url = home.ok(&["url", "--write", "--volume", "v"]);
     assert_eq!(url, "http://cell:write@127.0.0.1:9/v.git\n");
+    let url = home.ok(&["url", "--host", "files.example.org"]);
+    assert_eq!(url, "http://cell:read@files.example.org/cell.git\n");
     let wrong = home.run(&["invite", "--expires", "soon"]);
     assert_eq!(wrong.code, 2);
     assert!(wrong.err.contains("--expires 24h"), "{}", wrong.err);

@@ -23,6 +23,7 @@ use crate::replicator::HeadNotice;
 use crate::volume::view::HeadInfo;
 use crate::volume::{Identity, Outlet, Volume};
 
+mod address;
 mod answers;
 mod fetching;
 mod git_host;

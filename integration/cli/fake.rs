@@ -170,7 +170,11 @@ impl Node for Fake {
 
     async fn url(&self, what: UrlOf) -> Answer<String> {
         let volume = what.volume.map_or_else(|| "cell".to_owned(), String::from);
-        Ok(self.git(if what.write { "write" } else { "read" }, &volume))
+        let url = self.git(if what.write { "write" } else { "read" }, &volume);
+        Ok(match what.host {
+            Some(host) => url.replace(&self.options.listen.to_string(), &host),
+            None => url,
+        })
     }
 
     async fn members(&self) -> Answer<Vec<Member>> {

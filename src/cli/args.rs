@@ -316,6 +316,11 @@ pub(super) struct Url {
     /// With a token that may push
     #[arg(long)]
     write: bool,
+    /// Host to put into it, with another port if there is one [default: the address of
+    /// --listen; if that is all of them, 127.0.0.1 while only this machine may use the port, and
+    /// with TLS or --plain-http this machine's first address for other nodes]
+    #[arg(long, value_name = "HOST[:PORT]")]
+    host: Option<String>,
     #[command(flatten)]
     volume: Volume,
     #[command(flatten)]
@@ -327,6 +332,7 @@ impl Url {
         Ok(UrlOf {
             volume: self.volume.name()?,
             write: self.write,
+            host: self.host.clone(),
         })
     }
 }

@@ -112,6 +112,9 @@ pub struct UrlOf {
     /// Whether its token may push.
     #[serde(default)]
     pub write: bool,
+    /// Host in it, perhaps with a port; the node's choice when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
 }
 
 /// A history to show.

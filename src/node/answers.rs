@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::NodeInner;
+use super::{NodeInner, address};
 use crate::base::id::{NodeId, VolumeName};
 use crate::control::failure::{Answer, Failure};
 use crate::control::node::Node;
@@ -184,12 +184,12 @@ impl NodeInner {
         Ready {
             node: self.id().to_string(),
             join: ticket.map(|t| t.to_string()),
-            url: Some(self.url(volume, false)),
+            url: self.url(volume, false, None).ok(),
             dir,
         }
     }
 
-    fn url(&self, volume: &VolumeName, write: bool) -> String {
+    fn url(&self, volume: &VolumeName, write: bool, host: Option<&str>) -> Answer<String> {
         let token = if write {
             &self.tokens.write
         } else {
@@ -201,20 +201,15 @@ impl NodeInner {
             "http"
         };
         let listen = self.options.listen;
-        let host = if listen.ip().is_unspecified() {
-            match listen {
-                std::net::SocketAddr::V4(_) => "127.0.0.1".to_owned(),
-                std::net::SocketAddr::V6(_) => "[::1]".to_owned(),
+        let at = match host {
+            Some(host) => address::given(host, listen.port())?,
+            None => {
+                let open = self.options.tls.is_some() || self.options.plain_http;
+                let own = self.peers().map(|p| p.node_info().addresses);
+                address::authority(listen, open, &own.unwrap_or_default())
             }
-        } else if listen.is_ipv6() {
-            format!("[{}]", listen.ip())
-        } else {
-            listen.ip().to_string()
         };
-        format!(
-            "{scheme}://cell:{token}@{host}:{}/{volume}.git",
-            listen.port()
-        )
+        Ok(format!("{scheme}://cell:{token}@{at}/{volume}.git"))
     }
 
     fn known(&self, name: Option<VolumeName>) -> Answer<Arc<Volume>> {
@@ -256,7 +251,7 @@ impl Node for Answers {
 
     async fn url(&self, what: UrlOf) -> Answer<String> {
         let name = what.volume.unwrap_or_else(|| self.0.options.volume.clone());
-        Ok(self.0.url(&name, what.write))
+        self.0.url(&name, what.write, what.host.as_deref())
     }
 
     async fn members(&self) -> Answer<Vec<Member>> {
