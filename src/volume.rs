@@ -15,6 +15,7 @@ use std::thread::JoinHandle;
 
 use crate::base::durable;
 use crate::base::id::{BranchId, NodeId, Oid, VolumeName};
+use crate::base::limit::CARRIED_PACK_BYTES_MAX;
 use crate::base::name::EntryName;
 use crate::journal::{Entry, Journal, Patch};
 use crate::record::Source;
@@ -61,8 +62,9 @@ pub trait Invalidate: Send + Sync {
 
 /// What a volume tells the node that carries it.
 pub trait Outlet: Send + Sync {
-    /// A commit of ours is durable: announce it.
-    fn committed(&self, volume: &VolumeName, head: &HeadInfo);
+    /// A commit of ours is durable: announce it. `pack` holds what it adds to its parents, if
+    /// that is little.
+    fn committed(&self, volume: &VolumeName, head: &HeadInfo, pack: Option<Vec<u8>>);
 }
 
 /// Who we are, for a volume.
@@ -253,9 +255,6 @@ impl Volume {
         }
     }
 
-    /// Something will wait for a commit once it is closed or old; the worker looks by itself.
-    pub(crate) fn wake_later(&self) {}
-
     fn ask<T>(&self, make: impl FnOnce(SyncSender<VolumeResult<T>>) -> Work) -> VolumeResult<T> {
         let (tx, rx) = sync_channel(1);
         self.work.send(make(tx)).map_err(|_| VolumeError::Stopped)?;
@@ -373,14 +372,18 @@ impl Volume {
         }
     }
 
-    /// Makes staged objects durable.
-    fn flush(&self, stage: &Memory, below: &Memory, ids: &[Oid]) -> VolumeResult<()> {
+    /// Makes staged objects durable. Returns their pack if it may go with an announcement.
+    fn flush(
+        &self,
+        stage: &Memory,
+        below: &Memory,
+        ids: &[Oid],
+    ) -> VolumeResult<Option<Vec<u8>>> {
         let objects: Vec<(Oid, Object)> = ids
             .iter()
             .filter_map(|id| Some((*id, stage.staged(id).or_else(|| below.staged(id))?)))
             .collect();
-        self.repo.flush(objects)?;
-        Ok(())
+        Ok(self.repo.flush(objects, CARRIED_PACK_BYTES_MAX)?)
     }
 
     fn overlay_dir(&self) -> PathBuf {

@@ -12,7 +12,7 @@ use flate2::{Decompress, FlushDecompress, Status};
 use super::check;
 use super::closure::{self, verify};
 use super::objects::{Memory, Object, ObjectError, ObjectKind, Objects};
-use super::pack::{PackWriter, SealedPack, write_entry_header};
+use super::pack::{PackWriter, WrittenPack, write_entry_header};
 use super::repo::Repo;
 use crate::base::id::Oid;
 use crate::base::limit::OBJECT_BYTES_MAX;
@@ -39,10 +39,10 @@ pub enum IncomingError {
     Objects(#[from] ObjectError),
 }
 
-/// A received pack, durable, checked for form, not yet visible.
+/// A received pack, checked for form, neither durable nor visible.
 #[derive(Debug)]
 pub struct Incoming {
-    sealed: SealedPack,
+    pack: WrittenPack,
     /// What is in it.
     pub ids: BTreeSet<Oid>,
     structure: Memory,
@@ -55,7 +55,7 @@ fn format(why: impl Into<String>) -> IncomingError {
 /// Receives a pack stream.
 ///
 /// # Errors
-/// See [`IncomingError`]; nothing is left behind then but a file that the next start sweeps.
+/// See [`IncomingError`]; nothing is left behind then.
 pub fn receive(repo: &Repo, from: impl Read) -> Result<Incoming, IncomingError> {
     let mut r = Stream {
         inner: BufReader::with_capacity(64 << 10, from),
@@ -97,7 +97,7 @@ pub fn receive(repo: &Repo, from: impl Read) -> Result<Incoming, IncomingError> 
         return Err(format("its checksum is wrong"));
     }
     Ok(Incoming {
-        sealed: w.finish()?,
+        pack: w.close()?,
         ids,
         structure,
     })
@@ -228,7 +228,7 @@ impl Objects for With<'_> {
         }
         let read = self
             .incoming
-            .sealed
+            .pack
             .read(id)
             .map_err(|e| ObjectError::Store {
                 at: "reading what a peer sent",
@@ -253,17 +253,15 @@ impl Objects for With<'_> {
 }
 
 impl Incoming {
-    /// Checks that with what is held the closure of `want` is complete, then makes it visible.
+    /// Checks that with what is held the closure of `want` is complete, then makes it durable
+    /// and visible.
     ///
     /// # Errors
     /// Names what is missing or wrong; nothing is visible then.
     pub fn admit(self, repo: &Repo, want: &[Oid]) -> Result<(), IncomingError> {
         let with = self.with(repo);
-        if let Err(e) = verify(&with, repo, want, &self.ids) {
-            self.sealed.discard();
-            return Err(e.into());
-        }
-        repo.install(self.sealed)?;
+        verify(&with, repo, want, &self.ids)?;
+        repo.install(self.pack.seal()?)?;
         Ok(())
     }
 

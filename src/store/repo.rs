@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -216,12 +217,13 @@ impl Repo {
         Some((y.packs.get(*pack)?.clone(), *offset))
     }
 
-    /// Makes a sealed pack visible, durably.
+    /// Makes a sealed pack visible, durably. Returns it, open.
     ///
     /// # Errors
     /// As the file system.
-    pub fn install(&self, pack: SealedPack) -> io::Result<()> {
+    pub fn install(&self, pack: SealedPack) -> io::Result<Arc<File>> {
         let file = Arc::new(File::open(pack.path())?);
+        let open = Arc::clone(&file);
         let offsets: Vec<(Oid, u64)> = pack.offsets().collect();
         pack.install(&self.pack_dir())?;
         let many = {
@@ -234,7 +236,7 @@ impl Repo {
         if many {
             self.refresh();
         }
-        Ok(())
+        Ok(open)
     }
 
     fn remember(&self, id: &Oid, kind: ObjectKind, data: Vec<u8>) -> Object {
@@ -272,13 +274,13 @@ impl Repo {
         found.map_or(Err(ObjectError::Missing(*id)), |header| Ok(header.size()))
     }
 
-    /// Makes objects durable in one pack.
+    /// Makes objects durable in one pack. Returns its bytes if they are at most `small`.
     ///
     /// # Errors
     /// As the file system; nothing is visible then.
-    pub fn flush(&self, objects: Vec<(Oid, Object)>) -> io::Result<u64> {
+    pub fn flush(&self, objects: Vec<(Oid, Object)>, small: usize) -> io::Result<Option<Vec<u8>>> {
         if objects.is_empty() {
-            return Ok(0);
+            return Ok(None);
         }
         let count = u32::try_from(objects.len()).map_err(io::Error::other)?;
         let mut w = PackWriter::create(&self.incoming_dir(), count)?;
@@ -286,8 +288,12 @@ impl Repo {
             w.add_known(*id, o.kind, &o.data)?;
         }
         let sealed = w.finish()?;
-        let bytes = sealed.bytes;
-        self.install(sealed)?;
+        let bytes = usize::try_from(sealed.bytes).map_err(io::Error::other)?;
+        let file = self.install(sealed)?;
+        let small = (bytes <= small).then(|| {
+            let mut b = vec![0; bytes];
+            file.read_exact_at(&mut b, 0).map(|()| b)
+        });
         if let Ok(mut recent) = self.recent.lock() {
             for (id, o) in objects {
                 if o.data.len() <= CACHED_OBJECT_BYTES_MAX {
@@ -295,7 +301,7 @@ impl Repo {
                 }
             }
         }
-        Ok(bytes)
+        small.transpose()
     }
 
     /// Sets or removes a ref file. Refs are a projection of the head records, so they are

@@ -114,8 +114,8 @@ impl Worker<'_> {
             state: view.state,
             tree: view.tree,
         };
-        let (sealed, head) = commit::seal_in(self.volume, view, &stage, s)?;
-        self.publish(view, sealed, &head)
+        let fixed = commit::seal_in(self.volume, view, &stage, s)?;
+        self.publish(view, fixed)
     }
 
     fn next_stamp(&self) -> (Stamp, u64) {
@@ -131,7 +131,8 @@ impl Worker<'_> {
     }
 
     /// Makes a commit that holds nothing of the journal the head, and tells the node.
-    fn publish(&mut self, before: &View, view: View, head: &HeadInfo) -> VolumeResult<()> {
+    fn publish(&mut self, before: &View, fixed: commit::Fixed) -> VolumeResult<()> {
+        let commit::Fixed { view, head, pack } = fixed;
         let last = self.volume.lock().last_committed.clone();
         let c = Committed {
             stamp: head.stamp,
@@ -151,11 +152,13 @@ impl Worker<'_> {
                 self.reconcile_all(&mut live, before, &view, &mut stale)?;
             }
         }
-        self.volume.project(&view, before);
-        self.volume.outlet.committed(self.volume.name(), head);
+        self.volume
+            .outlet
+            .committed(self.volume.name(), &head, pack);
         if !stale.is_empty() {
             self.volume.tell(None, stale);
         }
+        self.volume.project(&view, before);
         Ok(())
     }
 
@@ -175,7 +178,7 @@ impl Worker<'_> {
         let mut changes = Vec::new();
         let mut main = None;
         for u in updates {
-            let verdict = self.judge(&base, u);
+            let verdict = self.judge(u);
             if verdict.is_ok() {
                 if u.name == MAIN {
                     main = u.new;
@@ -232,8 +235,8 @@ impl Worker<'_> {
             state,
             tree,
         };
-        let (view, head) = commit::seal_in(v, &base, &stage, s)?;
-        self.publish(&base, view, &head)?;
+        let fixed = commit::seal_in(v, &base, &stage, s)?;
+        self.publish(&base, fixed)?;
         if let Some(q) = pushed {
             let follows = match v.repo().get_ref(MAIN) {
                 Some(old) => is_ancestor(&**v.repo(), old, q)?,
@@ -246,7 +249,7 @@ impl Worker<'_> {
     }
 
     /// Whether an update may be: refusals are texts for the client.
-    fn judge(&self, base: &View, u: &RefUpdate) -> RefVerdict {
+    fn judge(&self, u: &RefUpdate) -> RefVerdict {
         let repo = self.volume.repo();
         let known = u.name.starts_with("refs/heads/") || u.name.starts_with("refs/tags/");
         if !known || u.name.contains("..") || u.name.ends_with(".lock") || u.name.ends_with('/') {
@@ -260,7 +263,6 @@ impl Worker<'_> {
             if is_commit != Some(ObjectKind::Commit) {
                 return Err("main must be a commit".to_owned());
             }
-            let _ = base;
             return Ok(());
         }
         let now = repo.get_ref(&u.name);

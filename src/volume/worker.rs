@@ -126,7 +126,7 @@ impl Worker<'_> {
 
     fn finish(&mut self, batch: Batch) -> VolumeResult<()> {
         let base = self.volume.view();
-        let done = match commit::write(self.volume, &base, &batch) {
+        let mut done = match commit::write(self.volume, &base, &batch) {
             Ok(done) => done,
             Err(e) => {
                 self.failed = Some(batch);
@@ -144,11 +144,14 @@ impl Worker<'_> {
                 self.reconcile_all(&mut live, &base, &done.view, &mut stale)?;
             }
         }
-        self.volume.project(&done.view, &base);
-        self.volume.outlet.committed(self.volume.name(), &done.head);
+        let pack = done.pack.take();
+        self.volume
+            .outlet
+            .committed(self.volume.name(), &done.head, pack);
         if !stale.is_empty() {
             self.volume.tell(None, stale);
         }
+        self.volume.project(&done.view, &base);
         self.volume.trim_journal(&done.view);
         self.keep_packs_few();
         Ok(())
@@ -186,10 +189,10 @@ impl Worker<'_> {
             live.view = view.clone();
             self.reconcile_all(&mut live, &base, &view, &mut stale)?;
         }
-        self.volume.project(&view, &base);
         if !stale.is_empty() {
             self.volume.tell(None, stale);
         }
+        self.volume.project(&view, &base);
         self.keep_packs_few();
         Ok(())
     }
