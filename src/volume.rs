@@ -15,13 +15,14 @@ use std::thread::JoinHandle;
 
 use crate::base::durable;
 use crate::base::id::{BranchId, NodeId, Oid, VolumeName};
-use crate::base::limit::CARRIED_PACK_BYTES_MAX;
+use crate::base::limit::{CARRIED_PACK_BYTES_MAX, LOGGED_COMMIT_BYTES_MAX};
 use crate::base::name::EntryName;
 use crate::journal::{Entry, Journal, Patch};
 use crate::record::Source;
 use crate::record::cache::Cache;
 use crate::record::state::State;
 use crate::store::objects::{Memory, Object, Objects};
+use crate::store::pack;
 use crate::store::repo::Repo;
 
 pub mod blobs;
@@ -372,18 +373,33 @@ impl Volume {
         }
     }
 
-    /// Makes staged objects durable. Returns their pack if it may go with an announcement.
-    fn flush(
-        &self,
-        stage: &Memory,
-        below: &Memory,
-        ids: &[Oid],
-    ) -> VolumeResult<Option<Vec<u8>>> {
+    /// Makes staged objects durable, or as durable as the journal: those of a large commit as a
+    /// pack of the store, those of a small one as an entry of the journal, which must be synced
+    /// before they are named. Returns the pack if it may go with an announcement.
+    fn flush(&self, stage: &Memory, below: &Memory, ids: &[Oid]) -> VolumeResult<Option<Vec<u8>>> {
         let objects: Vec<(Oid, Object)> = ids
             .iter()
             .filter_map(|id| Some((*id, stage.staged(id).or_else(|| below.staged(id))?)))
             .collect();
-        Ok(self.repo.flush(objects, CARRIED_PACK_BYTES_MAX)?)
+        let bytes: usize = objects.iter().map(|(_, o)| o.data.len()).sum();
+        if bytes > LOGGED_COMMIT_BYTES_MAX {
+            self.repo.flush(objects)?;
+            return Ok(None);
+        }
+        let pack = pack::encode(&objects)?;
+        let small = (pack.len() <= CARRIED_PACK_BYTES_MAX).then(|| pack.clone());
+        self.hold(pack, objects)?;
+        Ok(small)
+    }
+
+    /// Takes objects in by way of the journal. What names them must stand behind them there.
+    ///
+    /// # Errors
+    /// As the journal.
+    pub fn hold(&self, pack: Vec<u8>, objects: Vec<(Oid, Object)>) -> VolumeResult<()> {
+        let log = || self.journal.append(&Entry::Objects(pack));
+        self.repo.hold(objects, log)?;
+        Ok(())
     }
 
     fn overlay_dir(&self) -> PathBuf {

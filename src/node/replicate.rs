@@ -25,7 +25,7 @@ const SWEEP: Duration = Duration::from_secs(2);
 /// Version of announcements and of notices in gossip.
 const VERSION: u8 = 1;
 /// Packs of announcements that are kept until it is decided what to fetch.
-const CARRIED_MAX: NonZeroUsize = NonZeroUsize::new(64).unwrap();
+const CARRIED_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("64");
 
 /// What is flooded when a commit is durable.
 #[derive(Serialize, Deserialize)]

@@ -104,7 +104,7 @@ fn unpack(volume: &Volume, want: Vec<Wanted>) -> Result<Vec<HeadNotice>, FetchEr
             rest.push(head);
             continue;
         };
-        match receive(volume, pack.as_slice(), &[&head]) {
+        match take(volume, pack, &head) {
             Ok(()) => here.push(head.id),
             Err(e) => {
                 // Most often its parents are not here yet.
@@ -117,6 +117,22 @@ fn unpack(volume: &Volume, want: Vec<Wanted>) -> Result<Vec<HeadNotice>, FetchEr
         volume.admit(here)?;
     }
     Ok(rest)
+}
+
+/// Takes in a small pack that makes the closure of this head complete.
+fn take(volume: &Volume, pack: Vec<u8>, head: &HeadNotice) -> Result<(), FetchError> {
+    let repo = volume.repo();
+    if repo.has(&head.id).unwrap_or(false) {
+        return Ok(());
+    }
+    let came = incoming::parse(&pack)?;
+    let with = came.with(repo);
+    check_head(&with, head)?;
+    let mut roots = ref_values(volume, &with, &head.id)?;
+    roots.push(head.id);
+    let objects = came.verified(repo, &roots)?;
+    volume.hold(pack, objects)?;
+    Ok(())
 }
 
 /// Takes in a pack that makes the closure of these heads complete.

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use flate2::{Compress, Compression, FlushCompress, Status};
 use tempfile::TempPath;
 
-use super::objects::{ObjectKind, id_of};
+use super::objects::{Object, ObjectKind, id_of};
 use crate::base::id::Oid;
 
 /// Numbers the files that are being written, so that two writers never share one.
@@ -80,7 +80,11 @@ impl PackWriter {
         let n = SERIAL.fetch_add(1, Ordering::Relaxed);
         let path = incoming.join(format!("{}-{n}.pack", std::process::id()));
         let mut options = File::options();
-        let file = options.read(true).write(true).create_new(true).open(&path)?;
+        let file = options
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)?;
         let path = TempPath::try_from_path(path)?;
         let mut w = Self {
             out: BufWriter::with_capacity(256 << 10, file),
@@ -231,7 +235,6 @@ impl WrittenPack {
 }
 
 impl SealedPack {
-
     /// Ids and offsets of what is in it, sorted by id.
     pub(super) fn offsets(&self) -> impl Iterator<Item = (Oid, u64)> + '_ {
         self.entries.iter().map(|e| (e.id, e.offset))
@@ -346,6 +349,27 @@ pub fn sweep(incoming: &Path, pack_dir: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// A pack of these objects, in memory.
+///
+/// # Errors
+/// More objects than a pack can hold.
+pub fn encode(objects: &[(Oid, Object)]) -> io::Result<Vec<u8>> {
+    let count = u32::try_from(objects.len()).map_err(io::Error::other)?;
+    let mut out = b"PACK\0\0\0\x02".to_vec();
+    out.extend_from_slice(&count.to_be_bytes());
+    let mut z = Compress::new(Compression::new(1), true);
+    for (_, o) in objects {
+        write_entry_header(o.kind, o.data.len() as u64, &mut out);
+        z.reset();
+        deflate(&mut z, &o.data, &mut out)?;
+    }
+    let mut hash = gix::hash::hasher(gix::hash::Kind::Sha1);
+    hash.update(&out);
+    let sum = hash.try_finalize().map_err(io::Error::other)?;
+    out.extend_from_slice(sum.as_slice());
+    Ok(out)
 }
 
 /// The type and size that open a pack entry.

@@ -98,6 +98,7 @@ impl Worker<'_> {
             let mut s = v.git.sealed.lock().unwrap_or_else(PoisonError::into_inner);
             *s = Some(Instant::now());
         }
+        self.settle()?;
         v.repo().set_ref(MAIN, Some(&commit))?;
         Ok(Some(commit))
     }
@@ -158,7 +159,6 @@ impl Worker<'_> {
         if !stale.is_empty() {
             self.volume.tell(None, stale);
         }
-        self.volume.project(&view, before);
         Ok(())
     }
 
@@ -237,7 +237,10 @@ impl Worker<'_> {
         };
         let fixed = commit::seal_in(v, &base, &stage, s)?;
         self.publish(&base, fixed)?;
-        if let Some(q) = pushed {
+        // The push is durable in any case: a git client sees it a little later then.
+        if self.settle_or_warn()
+            && let Some(q) = pushed
+        {
             let follows = match v.repo().get_ref(MAIN) {
                 Some(old) => is_ancestor(&**v.repo(), old, q)?,
                 None => true,
