@@ -37,7 +37,8 @@ fn announced(key: &NodeKey, cell: NodeId) -> Vec<u8> {
         signature: Vec::new(),
     };
     head.signature = key.sign(&head.signed_bytes(&cell)).to_vec();
-    postcard::to_extend(&head, vec![1]).expect("encoded")
+    // No pack comes with it.
+    postcard::to_extend(&(head, None::<Vec<u8>>), vec![1]).expect("encoded")
 }
 
 #[test]

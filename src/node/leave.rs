@@ -18,7 +18,7 @@ const ALONE: Duration = Duration::from_secs(5);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(50);
 /// What a member took in is on its disk after this time at the latest.
-const DURABLE: Duration = Duration::from_millis(600);
+const DURABLE: Duration = Duration::from_millis(1200);
 
 /// Leaves the cell when other members have all that is here; by force, also when they have not.
 ///

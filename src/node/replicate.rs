@@ -1,14 +1,19 @@
 //! Runs the replicator: gives it what happens, does what it decides.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use lru::LruCache;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::NodeInner;
 use super::fetching::Fetching;
+use super::serve::Wanted;
 use crate::base::id::{BranchId, NodeId, Oid, VolumeName};
+use crate::base::limit::CARRIED_PACK_BYTES_MAX;
 use crate::peers::{Event, STATE_VALUE_BYTES_MAX, verify};
 use crate::replicator::cover::{Orphans, Turns};
 use crate::replicator::{HeadNotice, Input, Output, Replicator};
@@ -26,14 +31,25 @@ const SWEEP: Duration = Duration::from_secs(2);
 const ALIVE: Duration = Duration::from_secs(1);
 /// How often heads that nobody vouches for are looked for.
 const COVER: Duration = Duration::from_millis(500);
-/// Version of the notices in announcements and gossip.
+/// Version of announcements and of notices in gossip.
 const VERSION: u8 = 1;
+/// Packs of announcements that are kept until it is decided what to fetch.
+const CARRIED_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("64");
+
+/// What is flooded when a commit is durable.
+#[derive(Serialize, Deserialize)]
+struct Announcement {
+    head: HeadNotice,
+    /// What the commit adds to its parents, as a pack, if it is little: saves a peer that has
+    /// the parents from asking for it. It is checked like a pack that was asked for.
+    pack: Option<Vec<u8>>,
+}
 
 /// What the replicator is told by the node.
 #[derive(Debug)]
 pub(super) enum Message {
-    /// A commit of ours is durable.
-    Committed(VolumeName, HeadInfo),
+    /// A commit of ours is durable; its pack, if it is small.
+    Committed(VolumeName, HeadInfo, Option<Vec<u8>>),
     /// A volume was opened; heads known from the last run.
     Opened(VolumeName, Vec<HeadNotice>),
     /// A fetch ended.
@@ -75,6 +91,7 @@ pub(super) async fn run(
         core: Replicator::new(u64::from_le_bytes(seed)),
         turns: Turns::default(),
         seen_alive: BTreeMap::new(),
+        carried: LruCache::new(CARRIED_MAX),
         began: Instant::now(),
     };
     let mut alive = tokio::time::interval(ALIVE);
@@ -106,6 +123,8 @@ struct Runner<'a> {
     turns: Turns,
     /// Bytes that had come of each fetch when it was looked at.
     seen_alive: BTreeMap<VolumeName, u64>,
+    /// Small packs by head: of ours until it is announced, of others until it is fetched.
+    carried: LruCache<Oid, Vec<u8>>,
     began: Instant,
 }
 
@@ -132,8 +151,11 @@ impl Runner<'_> {
 
     fn message(&mut self, m: Message) {
         match m {
-            Message::Committed(volume, head) => {
+            Message::Committed(volume, head, pack) => {
                 let notice = self.notice(volume, &head);
+                if let Some(pack) = pack {
+                    self.carried.put(notice.id, pack);
+                }
                 self.give(Input::Local(notice));
             }
             Message::Opened(name, notices) => {
@@ -203,7 +225,10 @@ impl Runner<'_> {
             }
             Event::Down { node } => self.give(Input::Down(node)),
             Event::Announce { author, payload } => {
-                if let Some(head) = decode::<HeadNotice>(&payload) {
+                if let Some(Announcement { head, pack }) = decode(&payload) {
+                    if let Some(pack) = pack.filter(|p| p.len() <= CARRIED_PACK_BYTES_MAX) {
+                        self.carried.put(head.id, pack);
+                    }
                     self.hear(author, head);
                 }
             }
@@ -298,11 +323,12 @@ impl Runner<'_> {
         self.give(Input::Heard { from, head });
     }
 
-    fn carry_out(&self, o: Output) {
+    fn carry_out(&mut self, o: Output) {
         let Some(p) = self.node.peers() else { return };
         match o {
             Output::Announce(head) => {
-                if let Some(b) = encode(&head)
+                let pack = self.carried.pop(&head.id);
+                if let Some(b) = encode(&Announcement { head, pack })
                     && let Err(e) = p.announce(b)
                 {
                     tracing::warn!(error = %e, "an announcement was not made");
@@ -332,6 +358,11 @@ impl Runner<'_> {
                 let node = Arc::clone(self.node);
                 let fetch = Arc::new(Fetching::new(from));
                 self.node.fetches().insert(volume.clone(), fetch.clone());
+                let mut carried = |head: HeadNotice| {
+                    let pack = self.carried.pop(&head.id);
+                    Wanted { head, pack }
+                };
+                let want = want.into_iter().map(&mut carried).collect();
                 tokio::spawn(async move {
                     let ok = match super::serve::fetch(&node, &volume, want, &fetch).await {
                         Ok(()) => true,
@@ -357,7 +388,7 @@ pub(super) fn gossiped(value: &str) -> Vec<HeadNotice> {
     heads.unwrap_or_default()
 }
 
-fn encode<T: serde::Serialize>(value: &T) -> Option<Vec<u8>> {
+fn encode<T: Serialize>(value: &T) -> Option<Vec<u8>> {
     postcard::to_extend(value, vec![VERSION]).ok()
 }
 

@@ -18,8 +18,12 @@ use crate::store::repack::{PACKS_WANTED_MAX, packs, repack};
 
 /// How often files that stay open are looked at.
 const OPEN_FILES_EVERY: Duration = Duration::from_millis(250);
-/// Heads that were taken in are durable at the latest after this long and the work at hand.
-const DURABLE_AFTER: Duration = Duration::from_millis(250);
+/// When nothing happened for this long, what the journal alone holds goes into a pack, heads
+/// that were taken in become durable, and git is shown the heads.
+const SETTLE_WHEN_QUIET: Duration = Duration::from_millis(50);
+/// The same under load: after this long, or when this much waits.
+const SETTLE_AFTER: Duration = Duration::from_secs(1);
+const SETTLE_BYTES: usize = 4 << 20;
 /// Packs are counted after this many commits and merges.
 const COUNT_PACKS_EVERY: u32 = 64;
 /// Pause after a failed commit.
@@ -34,6 +38,10 @@ pub(super) struct Worker<'a> {
     failed: Option<Batch>,
     /// Since when heads that were taken in are not synced.
     admitted: Option<Instant>,
+    /// When the journal's objects last could not be written as a pack.
+    unsettled: Option<Instant>,
+    /// What git is shown.
+    projected: View,
     /// Packs are being rolled up.
     repacking: Option<std::thread::JoinHandle<()>>,
     /// Commits and merges since packs were counted.
@@ -46,6 +54,8 @@ pub(super) fn run(volume: &Arc<Volume>, inbox: &Receiver<Work>) {
         volume,
         failed: None,
         admitted: None,
+        unsettled: None,
+        projected: volume.view(),
         repacking: None,
         uncounted: 0,
     };
@@ -53,10 +63,12 @@ pub(super) fn run(volume: &Arc<Volume>, inbox: &Receiver<Work>) {
     loop {
         let work = match next.take() {
             Some(work) => Ok(work),
-            None => inbox.recv_timeout(OPEN_FILES_EVERY),
+            None => inbox.recv_timeout(w.patience()),
         };
         let began = Instant::now();
-        w.sync_admitted(DURABLE_AFTER);
+        if matches!(work, Err(RecvTimeoutError::Timeout)) || w.must_settle() {
+            w.settle_or_warn();
+        }
         match work {
             Ok(Work::Wake) | Err(RecvTimeoutError::Timeout) => {
                 if let Err(e) = w.commit(false) {
@@ -99,10 +111,13 @@ pub(super) fn run(volume: &Arc<Volume>, inbox: &Receiver<Work>) {
             Ok(Work::Push(updates, atomic, reply)) => {
                 reply_to(&reply, w.push(&updates, atomic));
             }
-            Ok(Work::Flush(reply)) => reply_to(&reply, w.commit(true)),
+            Ok(Work::Flush(reply)) => {
+                let done = w.commit(true).and_then(|()| w.settle());
+                reply_to(&reply, done);
+            }
             Ok(Work::Stop(reply)) => {
-                w.sync_admitted(Duration::ZERO);
-                reply_to(&reply, w.commit(true));
+                let done = w.commit(true).and_then(|()| w.settle());
+                reply_to(&reply, done);
                 return;
             }
             Err(RecvTimeoutError::Disconnected) => return,
@@ -134,7 +149,7 @@ impl Worker<'_> {
 
     fn finish(&mut self, batch: Batch) -> VolumeResult<()> {
         let base = self.volume.view();
-        let done = match commit::write(self.volume, &base, &batch) {
+        let mut done = match commit::write(self.volume, &base, &batch) {
             Ok(done) => done,
             Err(e) => {
                 self.failed = Some(batch);
@@ -152,8 +167,10 @@ impl Worker<'_> {
                 self.reconcile_all(&mut live, &base, &done.view, &mut stale)?;
             }
         }
-        self.volume.project(&done.view, &base);
-        self.volume.outlet.committed(self.volume.name(), &done.head);
+        let pack = done.pack.take();
+        self.volume
+            .outlet
+            .committed(self.volume.name(), &done.head, pack);
         if !stale.is_empty() {
             self.volume.tell(None, stale);
         }
@@ -195,7 +212,6 @@ impl Worker<'_> {
             live.view = view.clone();
             self.reconcile_all(&mut live, &base, &view, &mut stale)?;
         }
-        self.volume.project(&view, &base);
         if !stale.is_empty() {
             self.volume.tell(None, stale);
         }
@@ -206,17 +222,63 @@ impl Worker<'_> {
     /// Syncs the journal for heads that were taken in, off the way from a write there to a read
     /// here. A commit of ours needs no such care: it is in the journal after the heads that it
     /// names, and is synced with them. Nor does the view: whoever lacks a head after a loss of
-    /// power hears of it again, as long as somebody has it. This is for when nobody does, and
-    /// the head's objects, which are durable, would lie here unknown.
-    fn sync_admitted(&mut self, after: Duration) {
-        if self.admitted.is_none_or(|t| t.elapsed() < after) {
+    /// power hears of it again, as long as somebody has it. This is for when nobody does, so
+    /// that what was shown here for a while is not lost with its author.
+    fn sync_admitted(&mut self) {
+        if self.admitted.take().is_none() {
             return;
         }
-        self.admitted = None;
         let journal = self.volume.journal();
         if let Err(e) = journal.sync(journal.last()) {
             tracing::warn!(volume = %self.volume.name(), error = %e, "heads taken in may be forgotten");
         }
+    }
+
+    /// How long to wait for work.
+    fn patience(&self) -> Duration {
+        let shown = self.projected.heads == self.volume.lock().view.heads;
+        if self.unsettled.is_some() {
+            return RETRY_AFTER;
+        }
+        if shown && self.volume.repo().waiting().is_none() {
+            return OPEN_FILES_EVERY;
+        }
+        SETTLE_WHEN_QUIET
+    }
+
+    fn must_settle(&self) -> bool {
+        let waiting = self.volume.repo().waiting();
+        waiting.is_some_and(|w| w.since.elapsed() > SETTLE_AFTER || w.bytes > SETTLE_BYTES)
+            || self.admitted.is_some_and(|t| t.elapsed() > SETTLE_AFTER)
+    }
+
+    /// Whether [`Self::settle`] did; it is tried again later if not.
+    pub(super) fn settle_or_warn(&mut self) -> bool {
+        if self.unsettled.is_some_and(|t| t.elapsed() < RETRY_AFTER) {
+            return false;
+        }
+        let done = self.settle();
+        if let Err(e) = &done {
+            tracing::warn!(volume = %self.volume.name(), error = %e, "the journal's objects are in no pack yet");
+            self.volume.set_trouble(Some(e.to_string()));
+        } else if self.unsettled.is_some() {
+            self.volume.set_trouble(None);
+        }
+        self.unsettled = done.is_err().then(Instant::now);
+        done.is_ok()
+    }
+
+    /// Writes a pack of what the journal alone holds, makes heads that were taken in durable, and
+    /// shows git the view.
+    pub(super) fn settle(&mut self) -> VolumeResult<()> {
+        self.sync_admitted();
+        self.volume.repo().settle()?;
+        let view = self.volume.view();
+        if view.heads != self.projected.heads {
+            self.volume.project(&view, &self.projected);
+            self.projected = view;
+        }
+        Ok(())
     }
 
     /// See [`Volume::cover`].
@@ -324,6 +386,9 @@ impl Volume {
     }
 
     pub(super) fn trim_journal(&self, view: &View) {
+        // In this order: what comes in between has a larger number.
+        let last = self.journal.last();
+        let waiting = self.repo.waiting().map_or(u64::MAX, |w| w.entry);
         let (needed, opening) = {
             let live = self.lock();
             // While something waits, its entries are needed; and what comes from now on may
@@ -331,7 +396,8 @@ impl Volume {
             let held = live.pending.iter().map(|p| p.entry).min();
             let waits = !live.dirty.is_empty() || !live.committing.is_empty();
             let held = if waits { 0 } else { held.unwrap_or(u64::MAX) };
-            (held.min(self.journal.last() + 1), self.opening(view, &live))
+            let needed = held.min(waiting).min(last + 1);
+            (needed, self.opening(view, &live))
         };
         if let Err(e) = self.journal.trim(needed, || opening) {
             tracing::warn!(error = %e, "the journal was not trimmed");
