@@ -12,4 +12,5 @@ mod operations;
 mod real_tree;
 mod strace_order;
 mod sweep;
+mod trouble;
 mod two_nodes;
