@@ -14,4 +14,5 @@ mod operations;
 mod real_tree;
 mod strace_order;
 mod sweep;
+mod trouble;
 mod two_nodes;
