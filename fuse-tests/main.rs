@@ -33,4 +33,5 @@ mod real_tree;
 mod scale;
 mod strace_order;
 mod sweep;
+mod trouble;
 mod two_nodes;

@@ -32,6 +32,12 @@ fn mount_returns_when_the_folder_answers() {
     assert_eq!(words, ["node", "join", "git"], "{said}");
     let again = cellfs(&state, &["mount", &folder]);
     assert_eq!(again.status.code(), Some(1), "{again:?}");
+    // Nor may another node put its folder on top.
+    let other = lab.path("other.state");
+    let on_top = cellfs(&other, &["mount", &folder, "--listen", "127.0.0.1:0"]);
+    assert_eq!(on_top.status.code(), Some(1), "{on_top:?}");
+    let said = String::from_utf8_lossy(&on_top.stderr);
+    assert!(said.contains("is mounted already"), "{said}");
     let out = cellfs(&state, &["umount", "--all"]);
     assert!(out.status.success(), "{out:?}");
     assert!(!mounted(&dir));

@@ -50,17 +50,17 @@ fn find(t: &Trace, from: usize, what: &str, is: impl Fn(&Call) -> bool) -> usize
     from + found.unwrap_or_else(|| panic!("no {what} after call {from} of {}", t.calls.len()))
 }
 
-/// The calls that make a commit durable, in their order, from `from` on; the last one.
-fn commit(t: &Trace, from: usize) -> usize {
+/// The calls that make a large commit durable, in their order, from `from` on; the last one.
+fn large_commit(t: &Trace, from: usize) -> usize {
     let ends = |c: &Call, e: &str| path(c).to_string_lossy().ends_with(e);
     let within = |c: &Call, d: &str| path(c).to_string_lossy().contains(d);
-    let pack = find(t, from, "fsync of a pack", |c| {
-        is_sync(c) && within(c, "/git/incoming/") && ends(c, ".pack")
-    });
-    let index = find(t, pack, "fsync of an index", |c| {
-        is_sync(c) && within(c, "/git/incoming/") && ends(c, ".idx")
-    });
-    let named = find(t, index, "rename of an index", |c| {
+    let synced = |ext: &str| {
+        find(t, from, ext, |c| {
+            is_sync(c) && within(c, "/git/incoming/") && ends(c, ext)
+        })
+    };
+    let both = synced(".pack").max(synced(".idx"));
+    let named = find(t, both, "rename of an index", |c| {
         let to = c.args.last().map(|a| a.bytes.clone()).unwrap_or_default();
         c.name.starts_with("rename") && String::from_utf8_lossy(&to).ends_with(".idx")
     });
@@ -75,8 +75,24 @@ fn commit(t: &Trace, from: usize) -> usize {
     })
 }
 
-#[test]
-fn no_announcement_before_the_head_record_is_durable() {
+/// The same of a small commit, whose objects go to the journal.
+fn small_commit(t: &Trace, from: usize) -> usize {
+    let journal = |c: &Call| path(c).to_string_lossy().contains("/journal/");
+    let objects = find(t, from, "entry with objects", |c| {
+        let holds = |b: &[u8]| b.windows(8).any(|w| w == b"PACK\0\0\0\x02");
+        c.name == "write" && journal(c) && c.args.iter().any(|a| holds(&a.bytes))
+    });
+    let record = find(t, objects + 1, "head record", |c| {
+        c.name == "write" && journal(c)
+    });
+    find(t, record, "fsync of the journal", |c| {
+        is_sync(c) && journal(c)
+    })
+}
+
+/// A node under strace writes an edit; another must not know of it before the call that
+/// `durable` finds ended. `fsyncs` of them come one after the other.
+fn order_of_an_edit(edit: &str, fsyncs: f64, durable: fn(&Trace, usize) -> usize) {
     if !harness::fuse() {
         return;
     }
@@ -87,34 +103,34 @@ fn no_announcement_before_the_head_record_is_durable() {
     a.write("first", "first");
     b.wait_for("first", "first");
     let began = now();
-    a.write("edit", "the edit that is looked for");
-    // The first that the other node does about it is to make a file for what it fetches.
-    b.wait_for("edit", "the edit that is looked for");
+    a.write("edit", edit);
+    b.wait_for("edit", edit);
     let seen = now();
-    let known = || {
-        let heads = b.repo("cell").join("objects/pack");
-        let times = std::fs::read_dir(heads).expect("read").filter_map(|e| {
-            let made = e.ok()?.metadata().ok()?.created().ok()?;
-            let made = made.duration_since(SystemTime::UNIX_EPOCH).ok()?;
-            Some(made.as_secs_f64()).filter(|t| *t >= began)
-        });
-        times.fold(f64::INFINITY, f64::min)
-    };
-    let fetched = known().min(seen);
     assert!(a.end(), "it ended in order");
     drop(b);
     let t = trace::read(&log);
     let from = find(&t, 0, "call after the edit", |c| c.time >= began);
-    let durable = t.calls[commit(&t, from)].time;
+    let durable = t.calls[durable(&t, from)].time;
     assert!(
-        durable <= fetched,
-        "the other node fetched it {} s before it was durable",
-        durable - fetched
+        durable <= seen,
+        "the other node showed it {} s before it was durable",
+        durable - seen
     );
     assert!(
-        durable - began > FSYNC.as_secs_f64() * 3.0,
+        durable - began > FSYNC.as_secs_f64() * fsyncs,
         "fsyncs were not slowed"
     );
+}
+
+#[test]
+fn no_announcement_before_a_small_commit_is_durable() {
+    order_of_an_edit("the edit that is looked for", 1.0, small_commit);
+}
+
+#[test]
+fn no_announcement_before_a_large_commit_is_durable() {
+    let line = "an edit that is too large for the journal\n";
+    order_of_an_edit(&line.repeat((70 << 10) / line.len() + 1), 3.0, large_commit);
 }
 
 #[test]
@@ -154,7 +170,7 @@ fn no_ok_to_a_push_before_its_objects_are_durable() {
     let dir = find(&t, named, "fsync of the packs' directory", |c| {
         is_sync(c) && path(c).ends_with("git/objects/pack")
     });
-    let durable = commit(&t, dir);
+    let durable = small_commit(&t, dir);
     assert!(durable < ok, "ok was said in call {ok}, before {durable}");
     assert!(t.calls[durable].time <= answered);
 }

@@ -316,14 +316,18 @@ impl Syncthing {
     /// With the process that it forks.
     fn pids(&self) -> Vec<u32> {
         let id = self.child.0.id();
-        let path = format!("/proc/{id}/task/{id}/children");
-        let children = std::fs::read_to_string(path).unwrap_or_default();
         let mut all = vec![id];
-        all.extend(
-            children
-                .split_whitespace()
-                .filter_map(|p| p.parse::<u32>().ok()),
-        );
+        // Any of its threads may have forked.
+        let threads = std::fs::read_dir(format!("/proc/{id}/task"));
+        for t in threads.into_iter().flatten().filter_map(Result::ok) {
+            let children = std::fs::read_to_string(t.path().join("children"));
+            let children = children.unwrap_or_default();
+            all.extend(
+                children
+                    .split_whitespace()
+                    .filter_map(|p| p.parse::<u32>().ok()),
+            );
+        }
         all
     }
 

@@ -7,10 +7,10 @@
 # CELLFS_BENCH_SYNCTHING=PROGRAM takes that Syncthing. A rival that is not there is left out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-target=${CARGO_TARGET_DIR:-target}
+# Wherever settings put it.
+target=$(cargo metadata --locked --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
 
 cargo build --release --locked --quiet
-case "$target" in /*) ;; *) target=$PWD/$target ;; esac
 
 # Debian's package, unpacked beside and not installed: it starts no service.
 if [ -z "${CELLFS_BENCH_SYNCTHING-}" ] && ! command -v syncthing >/dev/null; then

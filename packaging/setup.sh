@@ -14,7 +14,7 @@ as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 
 to_run=(git fuse3)
 to_build=(ca-certificates curl gcc libc6-dev)
-to_test=(openssl python3 diffutils rsync strace iproute2 nftables systemd procps)
+to_test=(faketime openssl python3 diffutils rsync strace iproute2 nftables systemd procps)
 
 packages() {
     local missing=() name
@@ -54,6 +54,8 @@ rust
 say "building cellfs"
 cargo build --release --locked
 if [ "$(id -u)" = 0 ]; then to=${PREFIX:-/usr/local}/bin; else to=${PREFIX:-$HOME/.local}/bin; fi
-install -D -m 755 "${CARGO_TARGET_DIR:-target}/release/cellfs" "$to/cellfs"
+# Wherever settings put it.
+target=$(cargo metadata --locked --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
+install -D -m 755 "$target/release/cellfs" "$to/cellfs"
 say "installed $to/cellfs: $("$to/cellfs" version | head -n 1)"
 case ":$PATH:" in *":$to:"*) ;; *) echo "add $to to PATH" ;; esac

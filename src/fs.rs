@@ -111,13 +111,12 @@ impl Fs {
         Ok(())
     }
 
-    fn stat_of(&self, live: &Live, i: &Inode) -> Stat {
+    fn stat_of(&self, i: &Inode) -> Stat {
         let nlink = match (i.removed, i.kind) {
             (true, _) => 0,
             (false, Kind::Dir) => 2,
             (false, _) => 1,
         };
-        let _ = live;
         Stat {
             ino: i.ino,
             kind: i.kind,
@@ -136,7 +135,7 @@ impl Fs {
     pub fn getattr(&self, ino: Ino) -> Result<Stat> {
         let mut live = self.volume.lock();
         self.refresh_root(&mut live, ino)?;
-        Ok(self.stat_of(&live, live.inode(ino)?))
+        Ok(self.stat_of(live.inode(ino)?))
     }
 
     /// The root's attributes live in a record of its own.
@@ -159,7 +158,7 @@ impl Fs {
         };
         let i = live.inode_mut(ino)?;
         i.lookups += 1;
-        Ok(Some(self.stat_of(&live, live.inode(ino)?)))
+        Ok(Some(self.stat_of(live.inode(ino)?)))
     }
 
     /// The kernel gives up references.
@@ -209,7 +208,7 @@ impl Fs {
         a.mtime = set.mtime.unwrap_or(a.mtime);
         a.atime = set.atime.unwrap_or(a.atime);
         a.ctime = now;
-        let stat = self.stat_of(&live, live.inode(ino)?);
+        let stat = self.stat_of(live.inode(ino)?);
         drop(live);
         self.volume.wake();
         self.tell_others(vec![Stale::Content { ino }]);

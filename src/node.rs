@@ -67,8 +67,8 @@ struct ToCore {
 }
 
 impl Outlet for ToCore {
-    fn committed(&self, volume: &VolumeName, head: &HeadInfo) {
-        let m = replicate::Message::Committed(volume.clone(), head.clone());
+    fn committed(&self, volume: &VolumeName, head: &HeadInfo, pack: Option<Vec<u8>>) {
+        let m = replicate::Message::Committed(volume.clone(), head.clone(), pack);
         if self.core.blocking_send(m).is_err() {
             tracing::debug!("a commit after the end of the replicator");
         }

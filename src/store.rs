@@ -1,7 +1,7 @@
 //! Objects on disk: one bare git repository per volume.
 //!
 //! Invariant: whatever is left on disk passes `git fsck --strict`; an object is durable before
-//! anything that names it is. Everything here is synchronous; callers bring the threads.
+//! anything that names it is, in a pack or in the log of the caller ([`tail`]). Everything here is synchronous; callers bring the threads.
 
 pub mod check;
 pub mod closure;
@@ -10,3 +10,4 @@ pub mod objects;
 pub mod pack;
 pub mod repack;
 pub mod repo;
+pub mod tail;

@@ -15,12 +15,14 @@ use std::thread::JoinHandle;
 
 use crate::base::durable;
 use crate::base::id::{BranchId, NodeId, Oid, VolumeName};
+use crate::base::limit::{CARRIED_PACK_BYTES_MAX, LOGGED_COMMIT_BYTES_MAX};
 use crate::base::name::EntryName;
 use crate::journal::{Entry, Journal, Patch};
 use crate::record::Source;
 use crate::record::cache::Cache;
 use crate::record::state::State;
 use crate::store::objects::{Memory, Object, Objects};
+use crate::store::pack;
 use crate::store::repo::Repo;
 
 pub mod blobs;
@@ -61,8 +63,9 @@ pub trait Invalidate: Send + Sync {
 
 /// What a volume tells the node that carries it.
 pub trait Outlet: Send + Sync {
-    /// A commit of ours is durable: announce it.
-    fn committed(&self, volume: &VolumeName, head: &HeadInfo);
+    /// A commit of ours is durable: announce it. `pack` holds what it adds to its parents, if
+    /// that is little.
+    fn committed(&self, volume: &VolumeName, head: &HeadInfo, pack: Option<Vec<u8>>);
 }
 
 /// Who we are, for a volume.
@@ -253,9 +256,6 @@ impl Volume {
         }
     }
 
-    /// Something will wait for a commit once it is closed or old; the worker looks by itself.
-    pub(crate) fn wake_later(&self) {}
-
     fn ask<T>(&self, make: impl FnOnce(SyncSender<VolumeResult<T>>) -> Work) -> VolumeResult<T> {
         let (tx, rx) = sync_channel(1);
         self.work.send(make(tx)).map_err(|_| VolumeError::Stopped)?;
@@ -373,13 +373,32 @@ impl Volume {
         }
     }
 
-    /// Makes staged objects durable.
-    fn flush(&self, stage: &Memory, below: &Memory, ids: &[Oid]) -> VolumeResult<()> {
+    /// Makes staged objects durable, or as durable as the journal: those of a large commit as a
+    /// pack of the store, those of a small one as an entry of the journal, which must be synced
+    /// before they are named. Returns the pack if it may go with an announcement.
+    fn flush(&self, stage: &Memory, below: &Memory, ids: &[Oid]) -> VolumeResult<Option<Vec<u8>>> {
         let objects: Vec<(Oid, Object)> = ids
             .iter()
             .filter_map(|id| Some((*id, stage.staged(id).or_else(|| below.staged(id))?)))
             .collect();
-        self.repo.flush(objects)?;
+        let bytes: usize = objects.iter().map(|(_, o)| o.data.len()).sum();
+        if bytes > LOGGED_COMMIT_BYTES_MAX {
+            self.repo.flush(objects)?;
+            return Ok(None);
+        }
+        let pack = pack::encode(&objects)?;
+        let small = (pack.len() <= CARRIED_PACK_BYTES_MAX).then(|| pack.clone());
+        self.hold(pack, objects)?;
+        Ok(small)
+    }
+
+    /// Takes objects in by way of the journal. What names them must stand behind them there.
+    ///
+    /// # Errors
+    /// As the journal.
+    pub fn hold(&self, pack: Vec<u8>, objects: Vec<(Oid, Object)>) -> VolumeResult<()> {
+        let log = || self.journal.append(&Entry::Objects(pack));
+        self.repo.hold(objects, log)?;
         Ok(())
     }
 

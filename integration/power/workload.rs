@@ -26,7 +26,7 @@ const ME: Caller = Caller { uid: 0, gid: 0 };
 struct Quiet;
 
 impl Outlet for Quiet {
-    fn committed(&self, _: &VolumeName, _: &HeadInfo) {}
+    fn committed(&self, _: &VolumeName, _: &HeadInfo, _: Option<Vec<u8>>) {}
 }
 
 pub(crate) fn open(dir: &Path, node: u8) -> Result<Arc<Volume>, String> {

@@ -14,5 +14,9 @@ pub const OBJECT_BYTES_MAX: u64 = 4 << 30;
 pub const FILE_BYTES_MAX: u64 = 2 << 30;
 /// Files up to this size live in memory and in the journal while they are dirty.
 pub const SMALL_FILE_BYTES_MAX: u64 = 128 << 10;
+/// Commits whose objects are at most this large, not compressed, go to the journal first.
+pub const LOGGED_COMMIT_BYTES_MAX: usize = 64 << 10;
+/// Packs up to this size travel with the announcement of their commit.
+pub const CARRIED_PACK_BYTES_MAX: usize = 16 << 10;
 /// Parents of one commit that we mint.
 pub const PARENTS_MAX: usize = 64;

@@ -26,6 +26,13 @@ pub(super) fn prepare(dir: &Path) -> Answer<PathBuf> {
     while is_dead(&dir) {
         detach(&dir)?;
     }
+    if is_ours(&dir) {
+        // Another on top of it would hide it, and whoever unmounts first would hit the wrong one.
+        return Err(
+            Failure::failed(format!("{} is mounted already", dir.display()))
+                .hint(format!("cellfs umount {}", quoted(&dir))),
+        );
+    }
     match std::fs::metadata(&dir) {
         Ok(m) if m.is_dir() => Ok(dir),
         Ok(_) => Err(

@@ -221,7 +221,6 @@ impl Fs {
         if i.removed {
             return Ok(());
         }
-        let fresh = i.dirty.is_none();
         let before = i.dirty.unwrap_or_else(|| Dirty {
             since_ms: clock::now_ms(),
             settled: false,
@@ -234,9 +233,6 @@ impl Fs {
             ..before
         });
         live.dirty.insert(ino);
-        if fresh {
-            self.volume.wake_later();
-        }
         Ok(())
     }
 

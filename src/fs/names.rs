@@ -141,7 +141,7 @@ impl Fs {
         i.lookups = 1;
         live.set_child(dir, name.clone(), Child::Bound { ino, since: entry });
         live.touch_dir(dir, now);
-        let stat = self.stat_of(&live, live.inode(ino)?);
+        let stat = self.stat_of(live.inode(ino)?);
         drop(live);
         self.volume.wake();
         self.tell_others(vec![Stale::Entry { dir, name }]);

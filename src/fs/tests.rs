@@ -17,7 +17,7 @@ use crate::volume::{Identity, Outlet, Volume};
 struct Heads(Mutex<Vec<Oid>>);
 
 impl Outlet for Heads {
-    fn committed(&self, _: &VolumeName, head: &HeadInfo) {
+    fn committed(&self, _: &VolumeName, head: &HeadInfo, _: Option<Vec<u8>>) {
         self.0.lock().unwrap().push(head.id);
     }
 }

@@ -18,6 +18,8 @@ pub enum Entry {
     Committed(Committed),
     /// A head of another node was admitted; its closure is durable.
     Admitted(#[serde(with = "oid_bytes")] Oid),
+    /// Objects that are in no pack of the store yet, as a pack stream.
+    Objects(#[serde(with = "whole")] Vec<u8>),
 }
 
 /// A change to one file, as it came through the mount.

@@ -1,12 +1,17 @@
 //! Runs the replicator: gives it what happens, does what it decides.
 
+use std::num::NonZeroUsize;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use lru::LruCache;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::NodeInner;
+use super::serve::Wanted;
 use crate::base::id::{BranchId, NodeId, Oid, VolumeName};
+use crate::base::limit::CARRIED_PACK_BYTES_MAX;
 use crate::peers::{Event, STATE_VALUE_BYTES_MAX, verify};
 use crate::replicator::{HeadNotice, Input, Output, Replicator};
 use crate::volume::view::{HeadInfo, View};
@@ -17,14 +22,25 @@ pub(super) const MESSAGES: usize = 1024;
 const TICK: Duration = Duration::from_millis(50);
 /// How often gossiped states are read as a whole, for what an event may have missed.
 const SWEEP: Duration = Duration::from_secs(2);
-/// Version of the notices in announcements and gossip.
+/// Version of announcements and of notices in gossip.
 const VERSION: u8 = 1;
+/// Packs of announcements that are kept until it is decided what to fetch.
+const CARRIED_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("64");
+
+/// What is flooded when a commit is durable.
+#[derive(Serialize, Deserialize)]
+struct Announcement {
+    head: HeadNotice,
+    /// What the commit adds to its parents, as a pack, if it is little: saves a peer that has
+    /// the parents from asking for it. It is checked like a pack that was asked for.
+    pack: Option<Vec<u8>>,
+}
 
 /// What the replicator is told by the node.
 #[derive(Debug)]
 pub(super) enum Message {
-    /// A commit of ours is durable.
-    Committed(VolumeName, HeadInfo),
+    /// A commit of ours is durable; its pack, if it is small.
+    Committed(VolumeName, HeadInfo, Option<Vec<u8>>),
     /// A volume was opened; heads known from the last run.
     Opened(VolumeName, Vec<HeadNotice>),
     /// A fetch ended.
@@ -64,6 +80,7 @@ pub(super) async fn run(
     let mut r = Runner {
         node: &node,
         core: Replicator::new(u64::from_le_bytes(seed)),
+        carried: LruCache::new(CARRIED_MAX),
         began: Instant::now(),
     };
     let mut tick = tokio::time::interval(TICK);
@@ -88,6 +105,8 @@ pub(super) async fn run(
 struct Runner<'a> {
     node: &'a Arc<NodeInner>,
     core: Replicator,
+    /// Small packs by head: of ours until it is announced, of others until it is fetched.
+    carried: LruCache<Oid, Vec<u8>>,
     began: Instant,
 }
 
@@ -110,8 +129,11 @@ impl Runner<'_> {
 
     fn message(&mut self, m: Message) {
         match m {
-            Message::Committed(volume, head) => {
+            Message::Committed(volume, head, pack) => {
                 let notice = self.notice(volume, &head);
+                if let Some(pack) = pack {
+                    self.carried.put(notice.id, pack);
+                }
                 self.give(Input::Local(notice));
             }
             Message::Opened(name, notices) => {
@@ -161,7 +183,10 @@ impl Runner<'_> {
             }
             Event::Down { node } => self.give(Input::Down(node)),
             Event::Announce { author, payload } => {
-                if let Some(head) = decode::<HeadNotice>(&payload) {
+                if let Some(Announcement { head, pack }) = decode(&payload) {
+                    if let Some(pack) = pack.filter(|p| p.len() <= CARRIED_PACK_BYTES_MAX) {
+                        self.carried.put(head.id, pack);
+                    }
                     self.hear(author, head);
                 }
             }
@@ -221,11 +246,12 @@ impl Runner<'_> {
         self.give(Input::Heard { from, head });
     }
 
-    fn carry_out(&self, o: Output) {
+    fn carry_out(&mut self, o: Output) {
         let Some(p) = self.node.peers() else { return };
         match o {
             Output::Announce(head) => {
-                if let Some(b) = encode(&head)
+                let pack = self.carried.pop(&head.id);
+                if let Some(b) = encode(&Announcement { head, pack })
                     && let Err(e) = p.announce(b)
                 {
                     tracing::warn!(error = %e, "an announcement was not made");
@@ -247,6 +273,11 @@ impl Runner<'_> {
             }
             Output::Fetch { volume, from, want } => {
                 let node = Arc::clone(self.node);
+                let mut carried = |head: HeadNotice| {
+                    let pack = self.carried.pop(&head.id);
+                    Wanted { head, pack }
+                };
+                let want = want.into_iter().map(&mut carried).collect();
                 tokio::spawn(async move {
                     let ok = match super::serve::fetch(&node, &volume, from, want).await {
                         Ok(()) => true,
@@ -265,7 +296,7 @@ impl Runner<'_> {
     }
 }
 
-fn encode<T: serde::Serialize>(value: &T) -> Option<Vec<u8>> {
+fn encode<T: Serialize>(value: &T) -> Option<Vec<u8>> {
     postcard::to_extend(value, vec![VERSION]).ok()
 }
 

@@ -61,25 +61,108 @@ pub(super) enum FetchError {
     Node(String),
 }
 
-/// Fetches the closure of these heads from a peer and shows them.
+/// A head whose closure is wanted.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) head: HeadNotice,
+    /// The pack that came with its announcement.
+    pub(super) pack: Option<Vec<u8>>,
+}
+
+/// Shows these heads: out of what came with their announcements, if that is enough, else by
+/// fetching their closure from a peer.
 pub(super) async fn fetch(
     node: &Arc<NodeInner>,
     name: &VolumeName,
+    from: NodeId,
+    want: Vec<Wanted>,
+) -> Result<(), FetchError> {
+    let opened = match node.volume(name) {
+        Some(v) => Ok(v),
+        None => {
+            let name = name.clone();
+            node.blocking(move |n| n.open_volume(&name)).await
+        }
+    };
+    let volume = opened.map_err(|f| FetchError::Node(f.to_string()))?;
+    let v = Arc::clone(&volume);
+    let rest = tokio::task::spawn_blocking(move || unpack(&v, want))
+        .await
+        .map_err(|e| FetchError::Node(e.to_string()))??;
+    if rest.is_empty() {
+        return Ok(());
+    }
+    ask(node, volume, from, rest).await
+}
+
+/// Shows the heads whose packs came with them, and returns the others.
+fn unpack(volume: &Volume, want: Vec<Wanted>) -> Result<Vec<HeadNotice>, FetchError> {
+    let mut here = Vec::new();
+    let mut rest = Vec::new();
+    for Wanted { head, pack } in want {
+        let Some(pack) = pack else {
+            rest.push(head);
+            continue;
+        };
+        match take(volume, pack, &head) {
+            Ok(()) => here.push(head.id),
+            Err(e) => {
+                // Most often its parents are not here yet.
+                tracing::debug!(head = %head.id, error = %e, "an announcement's pack is of no use");
+                rest.push(head);
+            }
+        }
+    }
+    if !here.is_empty() {
+        volume.admit(here)?;
+    }
+    Ok(rest)
+}
+
+/// Takes in a small pack that makes the closure of this head complete.
+fn take(volume: &Volume, pack: Vec<u8>, head: &HeadNotice) -> Result<(), FetchError> {
+    let repo = volume.repo();
+    if repo.has(&head.id).unwrap_or(false) {
+        return Ok(());
+    }
+    let came = incoming::parse(&pack)?;
+    let with = came.with(repo);
+    check_head(&with, head)?;
+    let mut roots = ref_values(volume, &with, &head.id)?;
+    roots.push(head.id);
+    let objects = came.verified(repo, &roots)?;
+    volume.hold(pack, objects)?;
+    Ok(())
+}
+
+/// Takes in a pack that makes the closure of these heads complete.
+fn receive(volume: &Volume, from: impl Read, heads: &[&HeadNotice]) -> Result<(), FetchError> {
+    let repo = volume.repo();
+    let came = incoming::receive(repo, from)?;
+    let mut roots: Vec<Oid> = heads.iter().map(|w| w.id).collect();
+    let with = came.with(repo);
+    for w in heads {
+        check_head(&with, w)?;
+        roots.extend(ref_values(volume, &with, &w.id)?);
+    }
+    came.admit(repo, &roots)?;
+    Ok(())
+}
+
+/// Fetches the closure of these heads from a peer and shows them.
+async fn ask(
+    node: &NodeInner,
+    volume: Arc<Volume>,
     from: NodeId,
     want: Vec<HeadNotice>,
 ) -> Result<(), FetchError> {
     let peers = node
         .peers()
         .ok_or_else(|| FetchError::Node("no peers yet".to_owned()))?;
-    let name2 = name.clone();
-    let volume = node
-        .blocking(move |n| n.open_volume(&name2))
-        .await
-        .map_err(|f| FetchError::Node(f.to_string()))?;
     let (to, answer) = peers.request(from).await?;
     let view = volume.view();
     let request = Want {
-        volume: name.clone(),
+        volume: volume.name().clone(),
         want: want.iter().map(|w| raw(&w.id)).collect(),
         have: view.heads.iter().map(|h| raw(&h.id)).collect(),
     };
@@ -96,20 +179,10 @@ pub(super) async fn fetch(
             return Err(FetchError::Lie("it sends what nobody asked for".to_owned()));
         }
         let repo = volume.repo();
-        let missing: Vec<Oid> = ids
-            .iter()
-            .copied()
-            .filter(|i| !repo.has(i).unwrap_or(false))
-            .collect();
+        let missing = |w: &&HeadNotice| ids.contains(&w.id) && !repo.has(&w.id).unwrap_or(false);
+        let missing: Vec<&HeadNotice> = want.iter().filter(missing).collect();
         if !missing.is_empty() {
-            let came = incoming::receive(repo, answer)?;
-            let mut roots = missing.clone();
-            for w in want.iter().filter(|w| missing.contains(&w.id)) {
-                let with = came.with(repo);
-                check_head(&with, w)?;
-                roots.extend(ref_values(&volume, &with, &w.id)?);
-            }
-            came.admit(repo, &roots)?;
+            receive(&volume, answer, &missing)?;
         }
         volume.admit(ids)?;
         Ok(())

@@ -12,7 +12,7 @@ use flate2::{Decompress, FlushDecompress, Status};
 use super::check;
 use super::closure::{self, verify};
 use super::objects::{Memory, Object, ObjectError, ObjectKind, Objects};
-use super::pack::{PackWriter, SealedPack, write_entry_header};
+use super::pack::{PackWriter, WrittenPack, write_entry_header};
 use super::repo::Repo;
 use crate::base::id::Oid;
 use crate::base::limit::OBJECT_BYTES_MAX;
@@ -39,10 +39,17 @@ pub enum IncomingError {
     Objects(#[from] ObjectError),
 }
 
-/// A received pack, durable, checked for form, not yet visible.
+/// A small pack in memory, checked for form.
+#[derive(Debug)]
+pub struct Small {
+    ids: BTreeSet<Oid>,
+    objects: Memory,
+}
+
+/// A received pack, checked for form, neither durable nor visible.
 #[derive(Debug)]
 pub struct Incoming {
-    sealed: SealedPack,
+    pack: WrittenPack,
     /// What is in it.
     pub ids: BTreeSet<Oid>,
     structure: Memory,
@@ -55,8 +62,59 @@ fn format(why: impl Into<String>) -> IncomingError {
 /// Receives a pack stream.
 ///
 /// # Errors
-/// See [`IncomingError`]; nothing is left behind then but a file that the next start sweeps.
+/// See [`IncomingError`]; nothing is left behind then.
 pub fn receive(repo: &Repo, from: impl Read) -> Result<Incoming, IncomingError> {
+    let mut w = None;
+    let (ids, structure) = read(from, |count| {
+        Ok(w.insert(PackWriter::create(&repo.incoming_dir(), count)?))
+    })?;
+    let pack = w.ok_or_else(|| format("nothing came"))?.close()?;
+    Ok(Incoming {
+        pack,
+        ids,
+        structure,
+    })
+}
+
+/// Reads a small pack into memory.
+///
+/// # Errors
+/// See [`IncomingError`].
+pub fn parse(bytes: &[u8]) -> Result<Small, IncomingError> {
+    let mut kept = Kept;
+    let (ids, objects) = read(bytes, |_| Ok(&mut kept))?;
+    Ok(Small { ids, objects })
+}
+
+/// Where the entries of a stream go.
+trait Sink {
+    /// Whether blobs need not be kept in memory.
+    const HOLDS_BLOBS: bool;
+    fn entry(&mut self, id: Oid, entry: &[u8]) -> io::Result<()>;
+}
+
+impl Sink for PackWriter {
+    const HOLDS_BLOBS: bool = true;
+    fn entry(&mut self, id: Oid, entry: &[u8]) -> io::Result<()> {
+        self.add_compressed(id, entry)
+    }
+}
+
+/// All is kept in memory.
+struct Kept;
+
+impl Sink for Kept {
+    const HOLDS_BLOBS: bool = false;
+    fn entry(&mut self, _: Oid, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Reads a pack stream: the ids in it, and all objects that the sink does not hold.
+fn read<'a, S: Sink + 'a>(
+    from: impl Read,
+    sink: impl FnOnce(u32) -> Result<&'a mut S, IncomingError>,
+) -> Result<(BTreeSet<Oid>, Memory), IncomingError> {
     let mut r = Stream {
         inner: BufReader::with_capacity(64 << 10, from),
         hash: gix::hash::hasher(gix::hash::Kind::Sha1),
@@ -70,16 +128,16 @@ pub fn receive(repo: &Repo, from: impl Read) -> Result<Incoming, IncomingError> 
     if count == 0 || count > OBJECTS_MAX {
         return Err(format(format!("{count} objects")));
     }
-    let mut w = PackWriter::create(&repo.incoming_dir(), count)?;
+    let w = sink(count)?;
     let mut ids = BTreeSet::new();
-    let structure = Memory::default();
+    let objects = Memory::default();
     let mut entry = Vec::new();
     for _ in 0..count {
-        let (id, kept) = r.object(&mut w, &mut entry)?;
+        let (id, kept) = r.object(w, &mut entry)?;
         if let Some(o) = kept {
             check::object(&id, o.kind, &o.data)?;
-            if o.kind != ObjectKind::Blob {
-                structure.keep(id, o);
+            if o.kind != ObjectKind::Blob || !S::HOLDS_BLOBS {
+                objects.keep(id, o);
             }
         }
         if !ids.insert(id) {
@@ -96,11 +154,7 @@ pub fn receive(repo: &Repo, from: impl Read) -> Result<Incoming, IncomingError> 
     if ours != Oid::from(theirs) {
         return Err(format("its checksum is wrong"));
     }
-    Ok(Incoming {
-        sealed: w.finish()?,
-        ids,
-        structure,
-    })
+    Ok((ids, objects))
 }
 
 struct Stream<R> {
@@ -153,9 +207,9 @@ impl<R: Read> Stream<R> {
     }
 
     /// Copies one object into the pack; returns it too when it is small or structure.
-    fn object(
+    fn object<S: Sink>(
         &mut self,
-        w: &mut PackWriter,
+        w: &mut S,
         entry: &mut Vec<u8>,
     ) -> Result<(Oid, Option<Object>), IncomingError> {
         let (kind, size) = self.header()?;
@@ -163,7 +217,7 @@ impl<R: Read> Stream<R> {
         write_entry_header(kind, size, entry);
         let mut hash = gix::hash::hasher(gix::hash::Kind::Sha1);
         hash.update(format!("{kind} {size}\0").as_bytes());
-        let keep = kind != ObjectKind::Blob || size <= KEPT_BLOB_BYTES_MAX;
+        let keep = kind != ObjectKind::Blob || size <= KEPT_BLOB_BYTES_MAX || !S::HOLDS_BLOBS;
         let mut kept = Vec::new();
         let mut z = Decompress::new(true);
         let mut out = vec![0; 64 << 10];
@@ -202,7 +256,7 @@ impl<R: Read> Stream<R> {
             return Err(format("an object shorter than it says"));
         }
         let id = hash.try_finalize().map_err(|e| format(e.to_string()))?;
-        w.add_compressed(id, entry)?;
+        w.entry(id, entry)?;
         let object = keep.then(|| Object {
             kind,
             data: std::sync::Arc::new(kept),
@@ -214,26 +268,24 @@ impl<R: Read> Stream<R> {
 /// Reads what came, then what is held.
 #[derive(Debug)]
 pub struct With<'a> {
-    incoming: &'a Incoming,
+    ids: &'a BTreeSet<Oid>,
+    objects: &'a Memory,
+    pack: Option<&'a WrittenPack>,
     repo: &'a Repo,
 }
 
 impl Objects for With<'_> {
     fn find(&self, id: &Oid) -> Result<Option<Object>, ObjectError> {
-        if let Some(o) = self.incoming.structure.staged(id) {
+        if let Some(o) = self.objects.staged(id) {
             return Ok(Some(o));
         }
-        if !self.incoming.ids.contains(id) {
+        let Some(pack) = self.pack.filter(|_| self.ids.contains(id)) else {
             return self.repo.find(id);
-        }
-        let read = self
-            .incoming
-            .sealed
-            .read(id)
-            .map_err(|e| ObjectError::Store {
-                at: "reading what a peer sent",
-                why: e.to_string(),
-            })?;
+        };
+        let read = pack.read(id).map_err(|e| ObjectError::Store {
+            at: "reading what a peer sent",
+            why: e.to_string(),
+        })?;
         Ok(read.map(|data| Object {
             kind: ObjectKind::Blob,
             data: std::sync::Arc::new(data),
@@ -241,7 +293,7 @@ impl Objects for With<'_> {
     }
 
     fn is_structure(&self, id: &Oid) -> bool {
-        self.incoming.structure.staged(id).is_some()
+        self.objects.staged(id).is_some()
     }
 
     fn put(&self, _: ObjectKind, _: Vec<u8>) -> Result<Oid, ObjectError> {
@@ -253,17 +305,15 @@ impl Objects for With<'_> {
 }
 
 impl Incoming {
-    /// Checks that with what is held the closure of `want` is complete, then makes it visible.
+    /// Checks that with what is held the closure of `want` is complete, then makes it durable
+    /// and visible.
     ///
     /// # Errors
     /// Names what is missing or wrong; nothing is visible then.
     pub fn admit(self, repo: &Repo, want: &[Oid]) -> Result<(), IncomingError> {
         let with = self.with(repo);
-        if let Err(e) = verify(&with, repo, want, &self.ids) {
-            self.sealed.discard();
-            return Err(e.into());
-        }
-        repo.install(self.sealed)?;
+        verify(&with, repo, want, &self.ids)?;
+        repo.install(self.pack.seal()?)?;
         Ok(())
     }
 
@@ -271,7 +321,37 @@ impl Incoming {
     #[must_use]
     pub fn with<'a>(&'a self, repo: &'a Repo) -> With<'a> {
         With {
-            incoming: self,
+            ids: &self.ids,
+            objects: &self.structure,
+            pack: Some(&self.pack),
+            repo,
+        }
+    }
+}
+
+impl Small {
+    /// Checks that with what is held the closure of `want` is complete, and returns what came.
+    ///
+    /// # Errors
+    /// Names what is missing or wrong.
+    pub fn verified(self, repo: &Repo, want: &[Oid]) -> Result<Vec<(Oid, Object)>, IncomingError> {
+        verify(&self.with(repo), repo, want, &self.ids)?;
+        Ok(self.objects.into_objects())
+    }
+
+    /// The objects, without a look at what they name.
+    #[must_use]
+    pub fn into_objects(self) -> Vec<(Oid, Object)> {
+        self.objects.into_objects()
+    }
+
+    /// Reads what came, and what is held where it is not among it.
+    #[must_use]
+    pub fn with<'a>(&'a self, repo: &'a Repo) -> With<'a> {
+        With {
+            ids: &self.ids,
+            objects: &self.objects,
+            pack: None,
             repo,
         }
     }

@@ -140,6 +140,14 @@ impl Memory {
         }
     }
 
+    /// All objects in memory.
+    #[must_use]
+    pub fn into_objects(self) -> Vec<(Oid, Object)> {
+        let map = self.map.into_inner();
+        let map = map.unwrap_or_else(std::sync::PoisonError::into_inner);
+        map.into_iter().collect()
+    }
+
     /// Number of objects in memory.
     #[must_use]
     pub fn len(&self) -> usize {

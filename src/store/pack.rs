@@ -4,16 +4,18 @@
 //! Invariant: a pack appears under `objects/pack` complete or not at all. The order is: pack
 //! and index written under `incoming/`, both fsynced, pack renamed, index renamed, directory
 //! fsynced. git and gix find a pack by its index, so a crash between the two renames leaves a
-//! pack nobody sees; [`sweep`] removes such leftovers.
+//! pack nobody sees; [`sweep`] removes such leftovers. A pack that is dropped on the way goes
+//! away.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use flate2::{Compress, Compression, FlushCompress, Status};
+use tempfile::TempPath;
 
-use super::objects::{ObjectKind, id_of};
+use super::objects::{Object, ObjectKind, id_of};
 use crate::base::id::Oid;
 
 /// Numbers the files that are being written, so that two writers never share one.
@@ -22,7 +24,7 @@ static SERIAL: AtomicU64 = AtomicU64::new(0);
 /// A pack being written under `incoming/`.
 pub struct PackWriter {
     out: BufWriter<File>,
-    path: PathBuf,
+    path: TempPath,
     hash: gix::hash::Hasher,
     offset: u64,
     announced: u32,
@@ -46,15 +48,24 @@ struct IndexEntry {
     offset: u64,
 }
 
+/// A whole pack, not yet durable: what came from a peer is checked before it costs an fsync.
+#[derive(Debug)]
+pub struct WrittenPack {
+    file: File,
+    pack: TempPath,
+    checksum: Oid,
+    /// Sorted by id.
+    entries: Vec<IndexEntry>,
+    bytes: u64,
+}
+
 /// A pack and its index, written and fsynced, not yet visible.
 #[derive(Debug)]
 pub struct SealedPack {
-    pack: PathBuf,
-    idx: PathBuf,
+    pack: TempPath,
+    idx: TempPath,
     name: String,
     entries: Vec<IndexEntry>,
-    /// Number of objects.
-    pub objects: usize,
     /// Size of the pack.
     pub bytes: u64,
 }
@@ -68,7 +79,13 @@ impl PackWriter {
         fs::create_dir_all(incoming)?;
         let n = SERIAL.fetch_add(1, Ordering::Relaxed);
         let path = incoming.join(format!("{}-{n}.pack", std::process::id()));
-        let file = File::create(&path)?;
+        let mut options = File::options();
+        let file = options
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)?;
+        let path = TempPath::try_from_path(path)?;
         let mut w = Self {
             out: BufWriter::with_capacity(256 << 10, file),
             path,
@@ -134,8 +151,16 @@ impl PackWriter {
     /// Writes the trailer and the index and fsyncs both.
     ///
     /// # Errors
+    /// As [`Self::close`] and [`WrittenPack::seal`].
+    pub fn finish(self) -> io::Result<SealedPack> {
+        self.close()?.seal()
+    }
+
+    /// Writes the trailer.
+    ///
+    /// # Errors
     /// As the file system, or when more or fewer objects came than announced.
-    pub fn finish(mut self) -> io::Result<SealedPack> {
+    pub fn close(mut self) -> io::Result<WrittenPack> {
         if self.entries.len() != self.announced as usize {
             let why = format!(
                 "a pack announced with {} objects got {}",
@@ -152,22 +177,18 @@ impl PackWriter {
             .out
             .into_inner()
             .map_err(io::IntoInnerError::into_error)?;
-        file.sync_all()?;
-        let idx = self.path.with_extension("idx");
-        let objects = self.entries.len();
-        write_index(&idx, &mut self.entries, &checksum)?;
-        Ok(SealedPack {
+        self.entries.sort_unstable_by_key(|e| e.id);
+        Ok(WrittenPack {
+            file,
             pack: self.path,
-            idx,
-            name: format!("pack-{checksum}"),
+            checksum,
             entries: self.entries,
-            objects,
             bytes,
         })
     }
 }
 
-impl SealedPack {
+impl WrittenPack {
     /// Reads an object back; `None` when it is not in the pack.
     ///
     /// # Errors
@@ -177,10 +198,43 @@ impl SealedPack {
             return Ok(None);
         };
         let offset = self.entries.get(at).map_or(0, |e| e.offset);
-        let (_, data) = read_entry(&File::open(&self.pack)?, offset)?;
+        let (_, data) = read_entry(&self.file, offset)?;
         Ok(Some(data))
     }
 
+    /// Whether an object is in the pack.
+    #[must_use]
+    pub fn holds(&self, id: &Oid) -> bool {
+        self.entries.binary_search_by_key(id, |e| e.id).is_ok()
+    }
+
+    /// Writes the index and fsyncs both: at the same time, so that the file system can make
+    /// one commit of its own journal out of it.
+    ///
+    /// # Errors
+    /// As the file system.
+    pub fn seal(self) -> io::Result<SealedPack> {
+        let idx = TempPath::try_from_path(self.pack.with_extension("idx"))?;
+        let index = write_index(&idx, &self.entries, &self.checksum)?;
+        std::thread::scope(|s| {
+            let other = s.spawn(|| index.sync_all());
+            let own = self.file.sync_all();
+            let other = other
+                .join()
+                .unwrap_or_else(|_| Err(io::Error::other("the thread that syncs an index died")));
+            own.and(other)
+        })?;
+        Ok(SealedPack {
+            pack: self.pack,
+            idx,
+            name: format!("pack-{}", self.checksum),
+            entries: self.entries,
+            bytes: self.bytes,
+        })
+    }
+}
+
+impl SealedPack {
     /// Ids and offsets of what is in it, sorted by id.
     pub(super) fn offsets(&self) -> impl Iterator<Item = (Oid, u64)> + '_ {
         self.entries.iter().map(|e| (e.id, e.offset))
@@ -199,19 +253,9 @@ impl SealedPack {
     /// either case.
     pub fn install(self, pack_dir: &Path) -> io::Result<()> {
         let to = |ext: &str| pack_dir.join(format!("{}.{ext}", self.name));
-        fs::rename(&self.pack, to("pack"))?;
-        fs::rename(&self.idx, to("idx"))?;
+        self.pack.persist(to("pack"))?;
+        self.idx.persist(to("idx"))?;
         File::open(pack_dir)?.sync_all()
-    }
-
-    /// Throws the pack away.
-    pub fn discard(self) {
-        // What cannot be removed now is removed by `sweep` at the next start.
-        for p in [&self.pack, &self.idx] {
-            if let Err(e) = fs::remove_file(p) {
-                tracing::debug!(path = %p.display(), error = %e, "discarded pack stays for now");
-            }
-        }
     }
 }
 
@@ -307,6 +351,27 @@ pub fn sweep(incoming: &Path, pack_dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// A pack of these objects, in memory.
+///
+/// # Errors
+/// More objects than a pack can hold.
+pub fn encode(objects: &[(Oid, Object)]) -> io::Result<Vec<u8>> {
+    let count = u32::try_from(objects.len()).map_err(io::Error::other)?;
+    let mut out = b"PACK\0\0\0\x02".to_vec();
+    out.extend_from_slice(&count.to_be_bytes());
+    let mut z = Compress::new(Compression::new(1), true);
+    for (_, o) in objects {
+        write_entry_header(o.kind, o.data.len() as u64, &mut out);
+        z.reset();
+        deflate(&mut z, &o.data, &mut out)?;
+    }
+    let mut hash = gix::hash::hasher(gix::hash::Kind::Sha1);
+    hash.update(&out);
+    let sum = hash.try_finalize().map_err(io::Error::other)?;
+    out.extend_from_slice(sum.as_slice());
+    Ok(out)
+}
+
 /// The type and size that open a pack entry.
 pub fn write_entry_header(kind: ObjectKind, size: u64, out: &mut Vec<u8>) {
     let code: u8 = match kind {
@@ -341,8 +406,8 @@ pub(super) fn deflate(z: &mut Compress, data: &[u8], out: &mut Vec<u8>) -> io::R
     }
 }
 
-fn write_index(path: &Path, entries: &mut [IndexEntry], pack: &Oid) -> io::Result<()> {
-    entries.sort_unstable_by_key(|e| e.id);
+/// Writes the index of a pack whose entries are sorted; not durable.
+fn write_index(path: &Path, entries: &[IndexEntry], pack: &Oid) -> io::Result<File> {
     let mut b = Vec::with_capacity(1032 + entries.len() * 28 + 40);
     b.extend_from_slice(b"\xfftOc\0\0\0\x02");
     let mut seen = 0u32;
@@ -377,7 +442,7 @@ fn write_index(path: &Path, entries: &mut [IndexEntry], pack: &Oid) -> io::Resul
     b.extend_from_slice(h.try_finalize().map_err(io::Error::other)?.as_slice());
     let mut f = File::create(path)?;
     f.write_all(&b)?;
-    f.sync_all()
+    Ok(f)
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use lru::LruCache;
 
 use super::objects::{Object, ObjectError, ObjectKind, Objects};
 use super::pack::{PackWriter, SealedPack, read_entry, read_entry_header, sweep};
+use super::tail::{Tail, Waiting};
 use crate::base::durable;
 use crate::base::id::Oid;
 
@@ -39,6 +40,9 @@ pub struct Repo {
     idle: Mutex<Vec<Handle>>,
     recent: Mutex<LruCache<Oid, Object>>,
     young: RwLock<Young>,
+    tail: RwLock<Tail>,
+    /// Held while what waits is written.
+    settling: Mutex<()>,
     /// How often packs were replaced; locked for writing while they are. A miss counts only if
     /// nothing was replaced meanwhile.
     replaced: RwLock<u64>,
@@ -114,6 +118,8 @@ impl Repo {
             idle: Mutex::default(),
             recent: Mutex::new(LruCache::new(recent)),
             young: RwLock::default(),
+            tail: RwLock::default(),
+            settling: Mutex::default(),
             replaced: RwLock::default(),
         })
     }
@@ -260,6 +266,9 @@ impl Repo {
         {
             return Ok(o.data.len() as u64);
         }
+        if let Some(o) = self.held(id) {
+            return Ok(o.data.len() as u64);
+        }
         if let Some((file, at)) = self.young(id) {
             let (_, size, _) = read_entry_header(&file, at)
                 .map_err(|e| store_error("reading a header")(e.into()))?;
@@ -272,13 +281,60 @@ impl Repo {
         found.map_or(Err(ObjectError::Missing(*id)), |header| Ok(header.size()))
     }
 
+    /// Takes objects that `log` makes safe; it returns the number of its entry. They can be
+    /// read from now on, by this process alone until [`Self::settle`].
+    ///
+    /// # Errors
+    /// Those of `log`; nothing is taken then.
+    pub fn hold<E>(
+        &self,
+        objects: Vec<(Oid, Object)>,
+        log: impl FnOnce() -> Result<u64, E>,
+    ) -> Result<(), E> {
+        // Under the lock, so that whoever trims the log and asks what waits does not miss it.
+        let mut tail = self.tail.write().unwrap_or_else(PoisonError::into_inner);
+        tail.add(log()?, objects);
+        Ok(())
+    }
+
+    /// What was taken by [`Self::hold`] and is in no pack yet.
+    #[must_use]
+    pub fn waiting(&self) -> Option<Waiting> {
+        let tail = self.tail.read().unwrap_or_else(PoisonError::into_inner);
+        tail.waiting()
+    }
+
+    /// Writes all that waits as one pack, durably.
+    ///
+    /// # Errors
+    /// As the file system; all of it still waits then.
+    pub fn settle(&self) -> io::Result<()> {
+        let _one = self.settling.lock().unwrap_or_else(PoisonError::into_inner);
+        let (batches, objects) = {
+            let tail = self.tail.read().unwrap_or_else(PoisonError::into_inner);
+            tail.all()
+        };
+        if batches == 0 {
+            return Ok(());
+        }
+        self.flush(objects)?;
+        let mut tail = self.tail.write().unwrap_or_else(PoisonError::into_inner);
+        tail.settled(batches);
+        Ok(())
+    }
+
+    fn held(&self, id: &Oid) -> Option<Object> {
+        let tail = self.tail.read().unwrap_or_else(PoisonError::into_inner);
+        tail.find(id).cloned()
+    }
+
     /// Makes objects durable in one pack.
     ///
     /// # Errors
     /// As the file system; nothing is visible then.
-    pub fn flush(&self, objects: Vec<(Oid, Object)>) -> io::Result<u64> {
+    pub fn flush(&self, objects: Vec<(Oid, Object)>) -> io::Result<()> {
         if objects.is_empty() {
-            return Ok(0);
+            return Ok(());
         }
         let count = u32::try_from(objects.len()).map_err(io::Error::other)?;
         let mut w = PackWriter::create(&self.incoming_dir(), count)?;
@@ -286,7 +342,6 @@ impl Repo {
             w.add_known(*id, o.kind, &o.data)?;
         }
         let sealed = w.finish()?;
-        let bytes = sealed.bytes;
         self.install(sealed)?;
         if let Ok(mut recent) = self.recent.lock() {
             for (id, o) in objects {
@@ -295,7 +350,7 @@ impl Repo {
                 }
             }
         }
-        Ok(bytes)
+        Ok(())
     }
 
     /// Sets or removes a ref file. Refs are a projection of the head records, so they are
@@ -370,6 +425,9 @@ impl Objects for Repo {
         {
             return Ok(Some(o.clone()));
         }
+        if let Some(o) = self.held(id) {
+            return Ok(Some(o));
+        }
         if let Some((file, at)) = self.young(id) {
             let (kind, data) =
                 read_entry(&file, at).map_err(|e| store_error("reading an object")(e.into()))?;
@@ -403,7 +461,7 @@ impl Objects for Repo {
         if self.recent.lock().is_ok_and(|r| r.contains(id)) {
             return Ok(true);
         }
-        if self.young(id).is_some() {
+        if self.held(id).is_some() || self.young(id).is_some() {
             return Ok(true);
         }
         let known = self.look(|h| Ok(h.contains(id).then_some(())))?;

@@ -240,6 +240,7 @@ fn field_number(f: &Field) -> u8 {
 pub(super) struct Done {
     pub(super) view: View,
     pub(super) head: HeadInfo,
+    pub(super) pack: Option<Vec<u8>>,
     pub(super) record: Committed,
     blobs: HashMap<Ino, Oid>,
 }
@@ -300,7 +301,7 @@ pub(super) fn write(volume: &Volume, base: &View, batch: &Batch) -> VolumeResult
         state,
         tree,
     };
-    let (view, head) = seal_in(volume, base, &stage, sealed)?;
+    let Fixed { view, head, pack } = seal_in(volume, base, &stage, sealed)?;
     let record = Committed {
         stamp: own,
         head: head.id,
@@ -313,6 +314,7 @@ pub(super) fn write(volume: &Volume, base: &View, batch: &Batch) -> VolumeResult
     Ok(Done {
         view,
         head,
+        pack,
         record,
         blobs,
     })
@@ -362,13 +364,21 @@ pub(super) struct Sealed {
     pub(super) tree: Oid,
 }
 
+/// A record commit whose objects are durable, and the view of it.
+pub(super) struct Fixed {
+    pub(super) view: View,
+    pub(super) head: HeadInfo,
+    /// All that was flushed, if it is little.
+    pub(super) pack: Option<Vec<u8>>,
+}
+
 /// Makes the record commit and flushes all that it needs and the disk lacks, as one pack.
 pub(super) fn seal_in(
     volume: &Volume,
     base: &View,
     stage: &Memory,
     s: Sealed,
-) -> VolumeResult<(View, HeadInfo)> {
+) -> VolumeResult<Fixed> {
     let own = [(s.stamp.branch, s.stamp.seq)];
     let known = base.heads.iter().map(|h| h.seen.as_slice());
     let seen = record_commit::join_seen(known.chain([own.as_slice()]));
@@ -388,7 +398,7 @@ pub(super) fn seal_in(
     };
     let id = record_commit::encode(stage, new)?;
     let ids = unflushed(stage, &base.stage, id)?;
-    volume.flush(stage, &base.stage, &ids)?;
+    let pack = volume.flush(stage, &base.stage, &ids)?;
     let head = HeadInfo {
         node: volume.node(),
         stamp: s.stamp,
@@ -404,7 +414,7 @@ pub(super) fn seal_in(
         commit: s.content,
         stage: Arc::new(Memory::over(volume.repo().clone())),
     };
-    Ok((view, head))
+    Ok(Fixed { view, head, pack })
 }
 
 /// The commits that refs of this state lead to and those of the base do not: they become

@@ -98,6 +98,7 @@ impl Worker<'_> {
             let mut s = v.git.sealed.lock().unwrap_or_else(PoisonError::into_inner);
             *s = Some(Instant::now());
         }
+        self.settle()?;
         v.repo().set_ref(MAIN, Some(&commit))?;
         Ok(Some(commit))
     }
@@ -114,8 +115,8 @@ impl Worker<'_> {
             state: view.state,
             tree: view.tree,
         };
-        let (sealed, head) = commit::seal_in(self.volume, view, &stage, s)?;
-        self.publish(view, sealed, &head)
+        let fixed = commit::seal_in(self.volume, view, &stage, s)?;
+        self.publish(view, fixed)
     }
 
     fn next_stamp(&self) -> (Stamp, u64) {
@@ -131,7 +132,8 @@ impl Worker<'_> {
     }
 
     /// Makes a commit that holds nothing of the journal the head, and tells the node.
-    fn publish(&mut self, before: &View, view: View, head: &HeadInfo) -> VolumeResult<()> {
+    fn publish(&mut self, before: &View, fixed: commit::Fixed) -> VolumeResult<()> {
+        let commit::Fixed { view, head, pack } = fixed;
         let last = self.volume.lock().last_committed.clone();
         let c = Committed {
             stamp: head.stamp,
@@ -151,8 +153,9 @@ impl Worker<'_> {
                 self.reconcile_all(&mut live, before, &view, &mut stale)?;
             }
         }
-        self.volume.project(&view, before);
-        self.volume.outlet.committed(self.volume.name(), head);
+        self.volume
+            .outlet
+            .committed(self.volume.name(), &head, pack);
         if !stale.is_empty() {
             self.volume.tell(None, stale);
         }
@@ -175,7 +178,7 @@ impl Worker<'_> {
         let mut changes = Vec::new();
         let mut main = None;
         for u in updates {
-            let verdict = self.judge(&base, u);
+            let verdict = self.judge(u);
             if verdict.is_ok() {
                 if u.name == MAIN {
                     main = u.new;
@@ -232,9 +235,12 @@ impl Worker<'_> {
             state,
             tree,
         };
-        let (view, head) = commit::seal_in(v, &base, &stage, s)?;
-        self.publish(&base, view, &head)?;
-        if let Some(q) = pushed {
+        let fixed = commit::seal_in(v, &base, &stage, s)?;
+        self.publish(&base, fixed)?;
+        // The push is durable in any case: a git client sees it a little later then.
+        if self.settle_or_warn()
+            && let Some(q) = pushed
+        {
             let follows = match v.repo().get_ref(MAIN) {
                 Some(old) => is_ancestor(&**v.repo(), old, q)?,
                 None => true,
@@ -246,7 +252,7 @@ impl Worker<'_> {
     }
 
     /// Whether an update may be: refusals are texts for the client.
-    fn judge(&self, base: &View, u: &RefUpdate) -> RefVerdict {
+    fn judge(&self, u: &RefUpdate) -> RefVerdict {
         let repo = self.volume.repo();
         let known = u.name.starts_with("refs/heads/") || u.name.starts_with("refs/tags/");
         if !known || u.name.contains("..") || u.name.ends_with(".lock") || u.name.ends_with('/') {
@@ -260,7 +266,6 @@ impl Worker<'_> {
             if is_commit != Some(ObjectKind::Commit) {
                 return Err("main must be a commit".to_owned());
             }
-            let _ = base;
             return Ok(());
         }
         let now = repo.get_ref(&u.name);

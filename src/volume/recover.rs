@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicU64;
 
 use super::commit::{self, Batch, Over, Written};
 use super::derive;
+use super::error::VolumeError;
 use super::inode::{Data, Spill};
 use super::live::Live;
 use super::view::View;
@@ -21,6 +22,7 @@ use crate::base::stamp::{Dot, Stamp};
 use crate::journal::{Committed, Entry, Patch, Recovered};
 use crate::record::change::Change;
 use crate::record::model::Kind;
+use crate::store::incoming;
 use crate::store::objects::{ObjectKind, Objects};
 
 /// Brings the volume to where it was.
@@ -28,6 +30,7 @@ pub(super) fn recover(volume: &Volume, found: Recovered) -> VolumeResult<()> {
     if found.torn_bytes > 0 {
         tracing::info!(bytes = found.torn_bytes, "the journal's torn end was cut");
     }
+    restore_objects(volume, &found)?;
     let heads = known_heads(volume, &found)?;
     let view = derive::derive(volume, heads)?;
     let tail = Tail::read(volume, &view, found.entries)?;
@@ -48,6 +51,7 @@ pub(super) fn recover(volume: &Volume, found: Recovered) -> VolumeResult<()> {
         live.hlc = batch.stamp.hlc;
         live.view = done.view.clone();
         drop(live);
+        volume.repo().settle()?;
         volume.restore_refs(&done.view)?;
         tracing::info!(
             files = batch.written.len(),
@@ -58,6 +62,21 @@ pub(super) fn recover(volume: &Volume, found: Recovered) -> VolumeResult<()> {
     }
     clear_overlay(volume)?;
     Ok(())
+}
+
+/// What was in the journal alone goes into a pack.
+fn restore_objects(volume: &Volume, found: &Recovered) -> VolumeResult<()> {
+    let repo = volume.repo();
+    for (n, e) in &found.entries {
+        let Entry::Objects(pack) = e else { continue };
+        let came = incoming::parse(pack).map_err(|e| VolumeError::Record(e.to_string()))?;
+        let mut objects = came.into_objects();
+        objects.retain(|(id, _)| !repo.has(id).unwrap_or(false));
+        if !objects.is_empty() {
+            repo.hold(objects, || Ok::<_, VolumeError>(*n))?;
+        }
+    }
+    Ok(repo.settle()?)
 }
 
 /// Numbers of overlay files begin anew: none of an earlier run may come back under one.
@@ -81,7 +100,7 @@ fn known_heads(volume: &Volume, found: &Recovered) -> VolumeResult<Vec<super::vi
             Entry::Admitted(id) => {
                 ids.insert(*id);
             }
-            Entry::Started(_) | Entry::Op(_) => {}
+            Entry::Started(_) | Entry::Op(_) | Entry::Objects(_) => {}
         }
     }
     let refs = volume.repo().path().join("refs/cellfs/heads");
@@ -142,7 +161,7 @@ impl Tail {
                     *seq = c.stamp.seq.max(*seq);
                     tail.committed = Some(c);
                 }
-                Entry::Admitted(_) => {}
+                Entry::Admitted(_) | Entry::Objects(_) => {}
             }
         }
         for (_, p) in waiting {

@@ -18,6 +18,12 @@ use crate::store::repack::{PACKS_WANTED_MAX, packs, repack};
 
 /// How often files that stay open are looked at.
 const OPEN_FILES_EVERY: Duration = Duration::from_millis(250);
+/// When nothing happened for this long, what the journal alone holds goes into a pack, and git
+/// is shown the heads.
+const SETTLE_WHEN_QUIET: Duration = Duration::from_millis(50);
+/// The same under load: after this long, or when this much waits.
+const SETTLE_AFTER: Duration = Duration::from_secs(1);
+const SETTLE_BYTES: usize = 4 << 20;
 /// Packs are counted after this many commits and merges.
 const COUNT_PACKS_EVERY: u32 = 64;
 /// Pause after a failed commit.
@@ -30,6 +36,10 @@ pub(super) struct Worker<'a> {
     pub(super) volume: &'a Arc<Volume>,
     /// A batch whose write failed.
     failed: Option<Batch>,
+    /// When the journal's objects last could not be written as a pack.
+    unsettled: Option<Instant>,
+    /// What git is shown.
+    projected: View,
     /// Packs are being rolled up.
     repacking: Option<std::thread::JoinHandle<()>>,
     /// Commits and merges since packs were counted.
@@ -41,6 +51,8 @@ pub(super) fn run(volume: &Arc<Volume>, inbox: &Receiver<Work>) {
     let mut w = Worker {
         volume,
         failed: None,
+        unsettled: None,
+        projected: volume.view(),
         repacking: None,
         uncounted: 0,
     };
@@ -48,9 +60,12 @@ pub(super) fn run(volume: &Arc<Volume>, inbox: &Receiver<Work>) {
     loop {
         let work = match next.take() {
             Some(work) => Ok(work),
-            None => inbox.recv_timeout(OPEN_FILES_EVERY),
+            None => inbox.recv_timeout(w.patience()),
         };
         let began = Instant::now();
+        if matches!(work, Err(RecvTimeoutError::Timeout)) || w.must_settle() {
+            w.settle_or_warn();
+        }
         match work {
             Ok(Work::Wake) | Err(RecvTimeoutError::Timeout) => {
                 if let Err(e) = w.commit(false) {
@@ -92,9 +107,13 @@ pub(super) fn run(volume: &Arc<Volume>, inbox: &Receiver<Work>) {
             Ok(Work::Push(updates, atomic, reply)) => {
                 reply_to(&reply, w.push(&updates, atomic));
             }
-            Ok(Work::Flush(reply)) => reply_to(&reply, w.commit(true)),
+            Ok(Work::Flush(reply)) => {
+                let done = w.commit(true).and_then(|()| w.settle());
+                reply_to(&reply, done);
+            }
             Ok(Work::Stop(reply)) => {
-                reply_to(&reply, w.commit(true));
+                let done = w.commit(true).and_then(|()| w.settle());
+                reply_to(&reply, done);
                 return;
             }
             Err(RecvTimeoutError::Disconnected) => return,
@@ -126,7 +145,7 @@ impl Worker<'_> {
 
     fn finish(&mut self, batch: Batch) -> VolumeResult<()> {
         let base = self.volume.view();
-        let done = match commit::write(self.volume, &base, &batch) {
+        let mut done = match commit::write(self.volume, &base, &batch) {
             Ok(done) => done,
             Err(e) => {
                 self.failed = Some(batch);
@@ -144,8 +163,10 @@ impl Worker<'_> {
                 self.reconcile_all(&mut live, &base, &done.view, &mut stale)?;
             }
         }
-        self.volume.project(&done.view, &base);
-        self.volume.outlet.committed(self.volume.name(), &done.head);
+        let pack = done.pack.take();
+        self.volume
+            .outlet
+            .committed(self.volume.name(), &done.head, pack);
         if !stale.is_empty() {
             self.volume.tell(None, stale);
         }
@@ -186,11 +207,54 @@ impl Worker<'_> {
             live.view = view.clone();
             self.reconcile_all(&mut live, &base, &view, &mut stale)?;
         }
-        self.volume.project(&view, &base);
         if !stale.is_empty() {
             self.volume.tell(None, stale);
         }
         self.keep_packs_few();
+        Ok(())
+    }
+
+    /// How long to wait for work.
+    fn patience(&self) -> Duration {
+        let shown = self.projected.heads == self.volume.lock().view.heads;
+        if self.unsettled.is_some() {
+            return RETRY_AFTER;
+        }
+        if shown && self.volume.repo().waiting().is_none() {
+            return OPEN_FILES_EVERY;
+        }
+        SETTLE_WHEN_QUIET
+    }
+
+    fn must_settle(&self) -> bool {
+        let waiting = self.volume.repo().waiting();
+        waiting.is_some_and(|w| w.since.elapsed() > SETTLE_AFTER || w.bytes > SETTLE_BYTES)
+    }
+
+    /// Whether [`Self::settle`] did; it is tried again later if not.
+    pub(super) fn settle_or_warn(&mut self) -> bool {
+        if self.unsettled.is_some_and(|t| t.elapsed() < RETRY_AFTER) {
+            return false;
+        }
+        let done = self.settle();
+        if let Err(e) = &done {
+            tracing::warn!(volume = %self.volume.name(), error = %e, "the journal's objects are in no pack yet");
+            self.volume.set_trouble(Some(e.to_string()));
+        } else if self.unsettled.is_some() {
+            self.volume.set_trouble(None);
+        }
+        self.unsettled = done.is_err().then(Instant::now);
+        done.is_ok()
+    }
+
+    /// Writes a pack of what the journal alone holds, and shows git the view.
+    pub(super) fn settle(&mut self) -> VolumeResult<()> {
+        self.volume.repo().settle()?;
+        let view = self.volume.view();
+        if view.heads != self.projected.heads {
+            self.volume.project(&view, &self.projected);
+            self.projected = view;
+        }
         Ok(())
     }
 
@@ -290,6 +354,9 @@ impl Volume {
     }
 
     pub(super) fn trim_journal(&self, view: &View) {
+        // In this order: what comes in between has a larger number.
+        let last = self.journal.last();
+        let waiting = self.repo.waiting().map_or(u64::MAX, |w| w.entry);
         let (needed, opening) = {
             let live = self.lock();
             // While something waits, its entries are needed; and what comes from now on may
@@ -297,7 +364,8 @@ impl Volume {
             let held = live.pending.iter().map(|p| p.entry).min();
             let waits = !live.dirty.is_empty() || !live.committing.is_empty();
             let held = if waits { 0 } else { held.unwrap_or(u64::MAX) };
-            (held.min(self.journal.last() + 1), self.opening(view, &live))
+            let needed = held.min(waiting).min(last + 1);
+            (needed, self.opening(view, &live))
         };
         if let Err(e) = self.journal.trim(needed, || opening) {
             tracing::warn!(error = %e, "the journal was not trimmed");
