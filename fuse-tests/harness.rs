@@ -207,6 +207,22 @@ impl Lab {
         nodes
     }
 
+    /// Ends a node in the background with the test, too; its process.
+    pub(crate) fn adopt(&self, state: &Path) -> u32 {
+        let pid = status(state).pid;
+        self.running.lock().expect("unpoisoned").pids.push(pid);
+        pid
+    }
+
+    /// Kills a node that was adopted, and waits until it is gone.
+    pub(crate) fn kill(&self, pid: u32) {
+        kill_9(pid);
+        let gone = || !Path::new(&format!("/proc/{pid}")).exists();
+        wait_until(SOON, gone, || format!("{pid} is still there"));
+        let mut running = self.running.lock().expect("unpoisoned");
+        running.pids.retain(|p| *p != pid);
+    }
+
     /// Watches one more folder, to be unmounted at the end.
     pub(crate) fn mount_point(&self, name: &str) -> PathBuf {
         let dir = self.dir(name);

@@ -1,5 +1,24 @@
 //! Tests through real mounts, with the real program. They need `/dev/fuse` and root, and fail
 //! without.
+//!
+//! Some are small here and larger when an environment variable says so, as in
+//! `CELLFS_TEST_KILLS=100 cargo test --test fuse -- --nocapture killed_while_writing`:
+//!
+//! | variable | what it sets | without it | in full | tests |
+//! |---|---|---|---|---|
+//! | `CELLFS_TEST_VOLUME_FILES` | files of a volume that is mounted and joined | 5,000 | 1,000,000 | `a_large_volume` |
+//! | `CELLFS_TEST_ENTRIES` | entries of one directory | 20,000 | 100,000 | `many_entries` |
+//! | `CELLFS_TEST_KILLS` | `kill -9` of a node that is written to | 10 | 100 | `killed_while_writing` |
+//! | `CELLFS_TEST_STATS_S` | seconds that 1,000 stats take | 2 | 10 | `a_quiet_folder` |
+//! | `CELLFS_TEST_SENT_FILES` | files of a volume in which one is changed | 10,000 | 10,000 | `exactly_the_new` |
+//! | `CELLFS_TEST_QUIET_S` | seconds in which nothing is written, and so nothing committed | 5 and 10 | 60 | `nothing_is_committed`; `five_nodes` in `--test integration` |
+//! | `CELLFS_TEST_FILES` | files of a real tree that is copied; none takes 200 MB of memory | 5,000 | 5,000 | `a_copied_tree`; `packaging/bench.sh` |
+//! | `CELLFS_TEST_CUT_FILES` | files written on each side of a cut | 500 | 500 | `five_nodes` in `--test integration` |
+//! | `CELLFS_TEST_SWEEP` | a node is killed at each of so many system calls | a sample | 400 | `killed_at_each` |
+//! | `CELLFS_TEST_TREE` | a directory to copy in place of sources on this machine | | | those that copy |
+//! | `CELLFS_TEST_PROGRAM` | another build of `cellfs`, as `target/release/cellfs` | | | all |
+//! | `CELLFS_TEST_KEEP` | 1: what a failed test leaves is kept | | | all |
+//! | `CELLFS_NO_FUSE`, `CELLFS_NO_NETNS` | 1: no tests with mounts, with network namespaces | | | all |
 
 mod crash;
 mod dead_mount;
@@ -11,7 +30,9 @@ mod harness;
 mod held_open;
 mod mounts;
 mod operations;
+mod ordinary_user;
 mod real_tree;
+mod scale;
 mod strace_order;
 mod sweep;
 mod trouble;

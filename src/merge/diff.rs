@@ -35,34 +35,47 @@ pub struct Changes {
     pub dirs: Vec<FileId>,
 }
 
-/// What differs between two states.
+/// What differs between two states in the directories that are known: those of whose ids `known`
+/// holds for one. What is in others costs no more than to see that it differs.
 ///
 /// # Errors
 /// When a state cannot be read.
-pub fn diff(src: Source<'_>, a: &State, b: &State) -> Result<Changes> {
+pub fn diff(
+    src: Source<'_>,
+    a: &State,
+    b: &State,
+    known: &dyn Fn(FileId) -> bool,
+) -> Result<Changes> {
     let mut differ = Differ {
         src,
         a,
         b,
+        known,
+        groups: [BTreeMap::new(), BTreeMap::new()],
         names: BTreeMap::new(),
         todo: BTreeSet::new(),
         done: BTreeSet::new(),
         out: BTreeMap::new(),
     };
     let mut own = BTreeSet::new();
-    for (id, row) in trie::differing::<Record>(src, &[a.ids, b.ids])? {
-        for place in row.iter().flatten().filter_map(Record::place) {
-            differ.note(place.parent, place.name)?;
-        }
-        let [before, after] = row.as_slice() else {
-            continue;
-        };
+    trie::visit_differing(src, &[a.ids, b.ids], &mut |id, row: &[Option<&Record>]| {
         let is_dir = |r: &Record| id == FileId::ROOT || r.kind() == Some(Kind::Dir);
-        let after = after.as_ref().filter(|r| is_dir(r));
-        if after.is_some_and(|r| before.as_ref().map(|b| &b.fields) != Some(&r.fields)) {
-            own.extend(group_of(src, b, id)?.first());
+        let moves_names = row.iter().flatten().any(|r| is_dir(r));
+        for place in row.iter().flatten().filter_map(|r| r.place()) {
+            // Files elsewhere change no name of a directory that is known.
+            if moves_names || differ.is_known(place.parent)? {
+                differ.note(place.parent, place.name)?;
+            }
         }
-    }
+        let [before, after] = row else {
+            return Ok(());
+        };
+        let after = after.filter(|r| is_dir(r));
+        if after.is_some_and(|r| before.map(|b| &b.fields) != Some(&r.fields)) {
+            own.extend(differ.group_of(B, id)?.first());
+        }
+        Ok(())
+    })?;
     differ.run()?;
     Ok(Changes {
         names: differ.out.into_values().collect(),
@@ -79,10 +92,17 @@ fn group_of(src: Source<'_>, state: &State, dir: FileId) -> Result<Vec<FileId>> 
     shown::unified(src, state, dir)
 }
 
+/// The two states of a [`Differ`].
+const A: usize = 0;
+const B: usize = 1;
+
 struct Differ<'a> {
     src: Source<'a>,
     a: &'a State,
     b: &'a State,
+    known: &'a dyn Fn(FileId) -> bool,
+    /// Groups of directories in both states, as far as they were asked for.
+    groups: [BTreeMap<FileId, Vec<FileId>>; 2],
     /// Names at which files were or are whose records differ, by canonical directory.
     names: BTreeMap<FileId, BTreeSet<EntryName>>,
     todo: BTreeSet<FileId>,
@@ -91,10 +111,27 @@ struct Differ<'a> {
 }
 
 impl Differ<'_> {
+    fn group_of(&mut self, state: usize, dir: FileId) -> Result<Vec<FileId>> {
+        if let Some(group) = self.groups.get(state).and_then(|g| g.get(&dir)) {
+            return Ok(group.clone());
+        }
+        let group = group_of(self.src, if state == A { self.a } else { self.b }, dir)?;
+        if let Some(groups) = self.groups.get_mut(state) {
+            groups.insert(dir, group.clone());
+        }
+        Ok(group)
+    }
+
+    /// Whether a directory is known by any id that it has or had.
+    fn is_known(&mut self, dir: FileId) -> Result<bool> {
+        let (before, after) = (self.group_of(A, dir)?, self.group_of(B, dir)?);
+        Ok(before.iter().chain(&after).any(|d| (self.known)(*d)))
+    }
+
     /// Notes a name of a directory, under all ids that stand or stood for it.
     fn note(&mut self, dir: FileId, name: EntryName) -> Result<()> {
-        for state in [self.a, self.b] {
-            if let Some(first) = group_of(self.src, state, dir)?.first() {
+        for state in [A, B] {
+            if let Some(first) = self.group_of(state, dir)?.first() {
                 self.names.entry(*first).or_default().insert(name.clone());
                 self.todo.insert(*first);
             }
@@ -119,8 +156,8 @@ impl Differ<'_> {
                 Vec::new()
             }
         };
-        let before = stands(group_of(self.src, self.a, dir)?);
-        let after = stands(group_of(self.src, self.b, dir)?);
+        let before = stands(self.group_of(A, dir)?);
+        let after = stands(self.group_of(B, dir)?);
         let names = self.names.remove(&dir).unwrap_or_default();
         let simple = !names
             .iter()
@@ -135,8 +172,11 @@ impl Differ<'_> {
             old = shown::list(self.src, self.a, &before)?;
             new = shown::list(self.src, self.b, &after)?;
         }
-        self.look_below(&old, self.b)?;
-        self.look_below(&new, self.a)?;
+        self.look_below(&old, B)?;
+        self.look_below(&new, A)?;
+        if !before.iter().chain(&after).any(|d| (self.known)(*d)) {
+            return Ok(());
+        }
         let mut pairs: BTreeMap<EntryName, (Option<Shown>, Option<Shown>)> = BTreeMap::new();
         for s in old {
             let name = s.name.clone();
@@ -161,11 +201,14 @@ impl Differ<'_> {
     }
 
     /// Directories that have other ids in the other state show other names, whoever changed.
-    fn look_below(&mut self, shown: &[Shown], other: &State) -> Result<()> {
+    fn look_below(&mut self, shown: &[Shown], other: usize) -> Result<()> {
         for s in shown.iter().filter(|s| s.kind == Kind::Dir) {
             for dir in &s.dirs {
-                let there = group_of(self.src, other, *dir)?;
-                if there != s.dirs {
+                let there = self.group_of(other, *dir)?;
+                // What is below one that is in one state only and not known is not known, or
+                // was moved and is looked at for that.
+                let matters = !there.is_empty() || s.dirs.iter().any(|d| (self.known)(*d));
+                if there != s.dirs && matters {
                     self.todo.extend(s.dirs.first());
                     self.todo.extend(there.first());
                 }

@@ -300,8 +300,14 @@ fn end_some(record: &Record, dots: &[Dot]) -> Option<Change> {
 }
 
 fn end_whole(record: &Record) -> Change {
-    let content = record.content.iter().chain(&record.filled.content);
-    let location = record.location.iter().chain(&record.filled.location);
+    let content = record
+        .content
+        .iter()
+        .chain(record.filled.content.as_deref());
+    let location = record
+        .location
+        .iter()
+        .chain(record.filled.location.as_deref());
     Change::Drop {
         id: record.id,
         content: content.map(|c| c.stamp.dot()).collect(),

@@ -85,9 +85,9 @@ pub fn join(src: Source<'_>, dots: &dyn Dots, heads: &[Head]) -> Result<State> {
     }
     let mut draft = Draft::new(src, dots, first.state, None)?;
     let roots: Vec<Oid> = heads.iter().map(|h| h.state.ids).collect();
-    for (id, row) in trie::differing::<Record>(src, &roots)? {
-        draft.set(id, Some(join_record(id, &heads, &row)))?;
-    }
+    trie::visit_differing(src, &roots, &mut |id, row: &[Option<&Record>]| {
+        draft.set(id, Some(join_record(id, &heads, row)))
+    })?;
     if rest.iter().any(|h| h.state.refs != first.state.refs) {
         let mut all = Vec::with_capacity(heads.len());
         for h in &heads {
@@ -100,9 +100,9 @@ pub fn join(src: Source<'_>, dots: &dyn Dots, heads: &[Head]) -> Result<State> {
 }
 
 /// The parts that survive. What stands in for missing ones is derived later.
-fn join_record(id: FileId, heads: &[&Head], row: &[Option<Record>]) -> Record {
+fn join_record(id: FileId, heads: &[&Head], row: &[Option<&Record>]) -> Record {
     let empty = Record::new(id);
-    let rows: Vec<&Record> = row.iter().map(|r| r.as_ref().unwrap_or(&empty)).collect();
+    let rows: Vec<&Record> = row.iter().map(|r| r.unwrap_or(&empty)).collect();
     let contents: Vec<&[Content]> = rows.iter().map(|r| r.content.as_slice()).collect();
     let locations: Vec<&[Location]> = rows.iter().map(|r| r.location.as_slice()).collect();
     let mut record = Record::new(id);

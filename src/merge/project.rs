@@ -59,12 +59,13 @@ impl Projector<'_> {
     /// Notes each name at which a file was or is whose record differs, and the names of all
     /// directories above.
     fn find_changed(&mut self, old: &State) -> Result<()> {
-        for (_, row) in trie::differing::<Record>(self.src, &[old.ids, self.new.ids])? {
-            for place in row.iter().flatten().filter_map(Record::place) {
+        let roots = [old.ids, self.new.ids];
+        trie::visit_differing(self.src, &roots, &mut |_, row: &[Option<&Record>]| {
+            for place in row.iter().flatten().filter_map(|r| r.place()) {
                 self.note(place.parent, place.name)?;
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     fn note(&mut self, parent: FileId, name: EntryName) -> Result<()> {

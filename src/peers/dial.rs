@@ -206,9 +206,15 @@ async fn dialler(core: &Arc<Core>, node: NodeId, slots: Arc<Semaphore>) {
             continue;
         }
         let started = Instant::now();
-        let slot = slots.acquire().await;
-        let conn = core.transport.dial(node, &addrs, ALPN_PEER).await;
-        drop(slot);
+        let dial = async {
+            let _slot = slots.acquire().await;
+            core.transport.dial(node, &addrs, ALPN_PEER).await
+        };
+        // Who ends does not wait for those that do not answer.
+        let conn = tokio::select! {
+            conn = dial => conn,
+            () = core.stopped() => return,
+        };
         match conn {
             Ok(conn) => dialled(core, conn, &mut refused).await,
             Err(error) => tracing::debug!(peer = ?node, error, "could not dial"),

@@ -30,6 +30,9 @@ pub(crate) const ALPN_PEER: &[u8] = b"cellfs/peer/1";
 pub(crate) const ALPN_JOIN: &[u8] = b"cellfs/join/1";
 /// An address that does not answer fails after this long.
 pub(crate) const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
+/// What a round trip is taken to be before one was measured. The end of a node waits about nine
+/// times as long for peers that never answered.
+const FIRST_RTT: Duration = Duration::from_millis(100);
 /// What an unauthenticated end can make us buffer.
 const STRANGER_WINDOW_BYTES: u32 = 128 << 10;
 /// What a member can make us buffer, per connection and per stream.
@@ -109,6 +112,7 @@ impl Transport {
             .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
             .send_window(u64::from(STREAM_WINDOW_BYTES))
             .datagram_receive_buffer_size(None)
+            .initial_rtt(FIRST_RTT)
             .keep_alive_interval(KEEP_ALIVE)
             .default_path_keep_alive_interval(KEEP_ALIVE)
             .default_path_max_idle_timeout(PATH_IDLE_MAX)

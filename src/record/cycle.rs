@@ -85,7 +85,7 @@ impl Draft<'_> {
         let place = candidate(&record, *times);
         let mut parents: BTreeSet<FileId> = record.place().map(|p| p.parent).into_iter().collect();
         parents.extend(place.as_ref().map(|l| l.parent));
-        record.filled.location = place;
+        record.filled.location = place.map(Box::new);
         self.displaced.insert(id);
         self.set(id, Some(record))?;
         self.keep_for_children(parents)

@@ -242,7 +242,7 @@ impl<'a> Draft<'a> {
             Some(r) if r.has_dots() || r.place().is_some() || id == FileId::ROOT => Edit::Put(r),
             _ => Edit::Remove(id),
         });
-        let ids = trie::edit(src, self.base.ids, records.collect())?;
+        let ids = trie::edit(src, self.base.ids, records)?;
         let mut places: Vec<Edit<Placed>> = Vec::new();
         let placed = |parent, (name, id)| Placed { parent, name, id };
         for (parent, gone) in self.removed {

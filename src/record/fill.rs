@@ -27,10 +27,10 @@ impl Draft<'_> {
         }
         record.filled = Filled::default();
         if record.location.is_empty() {
-            record.filled.location = self.location_for(&record)?;
+            record.filled.location = self.location_for(&record)?.map(Box::new);
         }
         if record.content.is_empty() {
-            record.filled.content = self.content_for(&record)?;
+            record.filled.content = self.content_for(&record)?.map(Box::new);
         }
         self.set(id, Some(record))
     }
@@ -103,23 +103,23 @@ impl Draft<'_> {
             (Some(r), _) | (None, Some(r)) => r.fields.clone(),
             (None, None) => model::Fields::default(),
         };
-        record.filled.content = Some(Content {
+        record.filled.content = Some(Box::new(Content {
             stamp,
             kind: Kind::Dir,
             blob: Oid::null(gix::hash::Kind::Sha1),
             over: Vec::new(),
             copy_at: Vec::new(),
-        });
+        }));
         let was = then.as_ref().and_then(Record::shown_location);
         let fell_back = self.fallbacks.contains_key(&id);
-        record.filled.location = Some(match was {
+        record.filled.location = Some(Box::new(match was {
             Some(l) if !fell_back => Location {
                 stamp,
                 prev: None,
                 ..l.clone()
             },
             _ => at_root(id, stamp, was),
-        });
+        }));
         Ok(Some(record))
     }
 }

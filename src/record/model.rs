@@ -89,16 +89,16 @@ pub struct Record {
     pub filled: Filled,
 }
 
-/// See [`Record::filled`].
+/// See [`Record::filled`]. Few files have any of it, so it takes little room in all others.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug, Default)]
 pub struct Filled {
     /// Content that stands in for none.
-    pub content: Option<Content>,
+    pub content: Option<Box<Content>>,
     /// A place that stands in for none, or for the latest one if that would put a directory
     /// inside itself.
-    pub location: Option<Location>,
+    pub location: Option<Box<Location>>,
     /// What several versions make together, if their texts merge without a conflict.
-    pub text: Option<MergedText>,
+    pub text: Option<Box<MergedText>>,
 }
 
 /// Bytes that stand for several versions at once.

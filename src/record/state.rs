@@ -83,7 +83,7 @@ impl Record {
     pub fn shown_location(&self) -> Option<&crate::record::model::Location> {
         self.filled
             .location
-            .as_ref()
+            .as_deref()
             .or_else(|| self.location.first())
     }
 
@@ -91,7 +91,10 @@ impl Record {
     #[must_use]
     pub fn shown_content(&self) -> &[crate::record::model::Content] {
         if self.content.is_empty() {
-            self.filled.content.as_slice()
+            self.filled
+                .content
+                .as_deref()
+                .map_or(&[], std::slice::from_ref)
         } else {
             &self.content
         }

@@ -50,7 +50,7 @@ impl Draft<'_> {
         }
         let versions = free.iter().map(|c| c.stamp.dot()).collect();
         let blob = self.fold(id, free, &mut Memo::new())?;
-        record.filled.text = blob.map(|blob| MergedText { blob, versions });
+        record.filled.text = blob.map(|blob| Box::new(MergedText { blob, versions }));
         self.set(id, Some(record))
     }
 

@@ -18,7 +18,7 @@ use lru::LruCache;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub use diff::{Row, differing};
+pub use diff::{Row, differing, visit_differing};
 pub use edit::{Edit, edit};
 
 use crate::base::id::Oid;

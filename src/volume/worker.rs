@@ -332,7 +332,8 @@ impl Worker<'_> {
         let both = crate::store::objects::Both::new(from.stage.clone(), to.stage.clone());
         let both: &dyn Objects = &both;
         let src = self.volume.source_of(both);
-        let changes = diff::diff(src, &from.state, &to.state)?;
+        let known = |id| live.by_id.contains_key(&id);
+        let changes = diff::diff(src, &from.state, &to.state, &known)?;
         let mut dirs = std::collections::BTreeSet::new();
         for c in changes.names {
             if let Some(dir) = live.by_id.get(&c.dir).copied() {

@@ -144,7 +144,7 @@ fn one_change_on_each_side_of_many_files_opens_a_few_nodes() {
     assert!(reads <= 60 && writes <= 4, "{reads} {writes}");
     assert_ne!(tree, next);
     objs.take();
-    let changed = diff(src, &base, &joined).expect("reads");
+    let changed = diff(src, &base, &joined, &|_| true).expect("reads");
     assert_eq!(changed.names.len(), 2);
     let dir = [file(0)];
     objs.take();

@@ -22,21 +22,39 @@ enum Part<T> {
 /// One identity and what each of the tries has for it.
 pub type Row<T> = (<T as Entry>::Id, Vec<Option<T>>);
 
+/// Is shown an identity and what each of the tries has for it.
+type Visitor<'a, T> = dyn FnMut(<T as Entry>::Id, &[Option<&T>]) -> Result<()> + 'a;
+
 /// The entries that are not the same in all of these tries, in order.
 ///
 /// # Errors
 /// When a trie cannot be read.
 pub fn differing<T: Entry>(src: Source<'_>, roots: &[Oid]) -> Result<Vec<Row<T>>> {
     let mut out = Vec::new();
+    visit_differing(src, roots, &mut |id, row: &[Option<&T>]| {
+        out.push((id, row.iter().map(|e| e.cloned()).collect()));
+        Ok(())
+    })?;
+    Ok(out)
+}
+
+/// Shows the entries of [`differing`] one by one: there may be as many as files.
+///
+/// # Errors
+/// When a trie cannot be read; as `f`.
+pub fn visit_differing<T: Entry>(
+    src: Source<'_>,
+    roots: &[Oid],
+    f: &mut Visitor<'_, T>,
+) -> Result<()> {
     if roots.windows(2).all(|w| matches!(w, [a, b] if a == b)) {
-        return Ok(out);
+        return Ok(());
     }
     let mut parts = Vec::with_capacity(roots.len());
     for root in roots {
         parts.push(part(load_root(src, *root)?));
     }
-    walk(src, parts, 0, &mut out)?;
-    Ok(out)
+    walk(src, parts, 0, f)
 }
 
 fn part<T: Entry>(node: Node<T>) -> Part<T> {
@@ -53,7 +71,7 @@ fn walk<T: Entry>(
     src: Source<'_>,
     mut parts: Vec<Part<T>>,
     depth: usize,
-    out: &mut Vec<Row<T>>,
+    f: &mut Visitor<'_, T>,
 ) -> Result<()> {
     if parts.windows(2).all(|w| matches!(w, [a, b] if same(a, b))) {
         return Ok(());
@@ -64,8 +82,7 @@ fn walk<T: Entry>(
         }
     }
     if !parts.iter().any(|p| matches!(p, Part::Within(..))) {
-        compare(&parts, out);
-        return Ok(());
+        return compare(&parts, f);
     }
     let mut below: Vec<Vec<Part<T>>> = (0..8).map(|_| Vec::new()).collect();
     for p in parts {
@@ -74,7 +91,7 @@ fn walk<T: Entry>(
         }
     }
     for row in below {
-        walk(src, row, depth + 1, out)?;
+        walk(src, row, depth + 1, f)?;
     }
     Ok(())
 }
@@ -122,7 +139,7 @@ fn step<T: Entry>(part: Part<T>, depth: usize) -> [Part<T>; 8] {
     out
 }
 
-fn compare<T: Entry>(parts: &[Part<T>], out: &mut Vec<Row<T>>) {
+fn compare<T: Entry>(parts: &[Part<T>], f: &mut Visitor<'_, T>) -> Result<()> {
     let mut rows: BTreeMap<(Key, T::Id), Vec<Option<&T>>> = BTreeMap::new();
     for (n, p) in parts.iter().enumerate() {
         let Part::Some(entries, picked) = p else {
@@ -140,7 +157,8 @@ fn compare<T: Entry>(parts: &[Part<T>], out: &mut Vec<Row<T>>) {
     }
     for ((_, id), row) in rows {
         if !row.windows(2).all(|w| matches!(w, [a, b] if a == b)) {
-            out.push((id, row.into_iter().map(Option::<&T>::cloned).collect()));
+            f(id, &row)?;
         }
     }
+    Ok(())
 }

@@ -34,15 +34,19 @@ enum Kid<T> {
     Fresh(Work<T>),
 }
 
+/// So many edits are in the works at a time: their nodes are taken apart in memory.
+const AT_ONCE: usize = 1 << 14;
+
 /// Applies edits to the trie at `root` and returns the new root. The last edit of an identity
 /// holds.
 ///
 /// # Errors
 /// When the trie cannot be read or written.
-pub fn edit<T: Entry>(src: Source<'_>, root: Oid, edits: Vec<Edit<T>>) -> Result<Oid> {
-    if edits.is_empty() {
-        return Ok(root);
-    }
+pub fn edit<T: Entry>(
+    src: Source<'_>,
+    mut root: Oid,
+    edits: impl IntoIterator<Item = Edit<T>>,
+) -> Result<Oid> {
     let mut keyed: Vec<Keyed<T>> = edits
         .into_iter()
         .map(|e| {
@@ -59,6 +63,17 @@ pub fn edit<T: Entry>(src: Source<'_>, root: Oid, edits: Vec<Edit<T>>) -> Result
         .collect();
     // A stable sort, so that of several edits of one identity the last is the last.
     keyed.sort_by(|a, b| (a.key, &a.id).cmp(&(b.key, &b.id)));
+    let mut rest = keyed.into_iter();
+    loop {
+        let part: Vec<Keyed<T>> = rest.by_ref().take(AT_ONCE).collect();
+        if part.is_empty() {
+            return Ok(root);
+        }
+        root = edit_sorted(src, root, &part)?;
+    }
+}
+
+fn edit_sorted<T: Entry>(src: Source<'_>, root: Oid, keyed: &[Keyed<T>]) -> Result<Oid> {
     let work = unpack(load_root(src, root)?);
     let keyed: Vec<&Keyed<T>> = keyed.iter().collect();
     let work = apply(src, Some(work), 0, &keyed)?;

@@ -110,7 +110,7 @@ proptest! {
         let gone = some.iter().map(|(branch, n)| {
             Edit::<Record>::Remove(FileId { branch: *branch, n: *n })
         });
-        let end = edit(src, root, gone.collect()).expect("memory");
+        let end = edit(src, root, gone).expect("memory");
         assert_eq!(end, empty::<Record>(src).expect("memory"));
     }
 }
@@ -154,6 +154,30 @@ fn a_listing_is_one_range_and_a_lookup_one_descent() {
 }
 
 #[test]
+fn more_edits_than_are_done_at_once_make_the_same_trie() {
+    let (objs, cache) = (Memory::default(), Cache::default());
+    let src = Source::new(&objs, &cache);
+    let empty = empty::<Record>(src).expect("memory");
+    let count = 40_000;
+    let puts = (0..count).map(|n| Edit::Put(record(n % 7, n, 1)));
+    let all = edit(src, empty, puts).expect("memory");
+    let mut one_by_one = empty;
+    for part in 0..8 {
+        let puts = (part..count)
+            .step_by(8)
+            .map(|n| Edit::Put(record(n % 7, n, 1)));
+        one_by_one = edit(src, one_by_one, puts).expect("memory");
+    }
+    assert_eq!(all, one_by_one);
+    // Of several edits of one identity the last holds, wherever they are cut.
+    let gone = (0..count).flat_map(|n| {
+        let id = FileId { branch: n % 7, n };
+        [Edit::Put(record(n % 7, n, 2)), Edit::Remove(id)]
+    });
+    assert_eq!(edit(src, all, gone).expect("memory"), empty);
+}
+
+#[test]
 fn many_files_at_one_name_share_one_leaf() {
     let (objs, cache) = (Memory::default(), Cache::default());
     let src = Source::new(&objs, &cache);
@@ -163,7 +187,7 @@ fn many_files_at_one_name_share_one_leaf() {
         id: FileId { branch: 1, n },
     };
     let root = empty::<Placed>(src).expect("memory");
-    let full = edit(src, root, (0..100).map(|n| Edit::Put(at(n))).collect()).expect("memory");
+    let full = edit(src, root, (0..100).map(|n| Edit::Put(at(n)))).expect("memory");
     assert!(matches!(load_root::<Placed>(src, full), Ok(Node::Leaf(e)) if e.len() == 100));
     let other = Placed {
         name: name(1),
