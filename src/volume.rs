@@ -14,30 +14,29 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
 use crate::base::durable;
-use crate::base::id::{BranchId, NodeId, Oid, VolumeName};
-use crate::base::limit::{CARRIED_PACK_BYTES_MAX, LOGGED_COMMIT_BYTES_MAX};
+use crate::base::id::{NodeId, Oid, VolumeName};
 use crate::base::name::EntryName;
 use crate::journal::{Entry, Journal, Patch};
 use crate::record::Source;
 use crate::record::cache::Cache;
-use crate::record::state::State;
-use crate::store::objects::{Memory, Object, Objects};
-use crate::store::pack;
+use crate::store::objects::{Object, Objects};
 use crate::store::repo::Repo;
 
 pub mod blobs;
+pub mod chain;
 mod commit;
-mod derive;
+pub mod derive;
 mod dots;
 pub mod error;
 mod git;
 pub mod inode;
 pub mod live;
-mod recover;
+pub mod recover;
 mod root;
 pub mod view;
 mod worker;
 
+use chain::{Desk, Disk, Numbers};
 use error::VolumeError;
 use live::{Context, Live, Stale};
 use view::{HeadInfo, View};
@@ -75,6 +74,14 @@ pub struct Identity {
     pub node: NodeId,
     /// The node's name, for authors of commits.
     pub name: String,
+}
+
+impl Identity {
+    /// The address that goes with the name.
+    #[must_use]
+    pub fn email(&self) -> String {
+        format!("{}@cellfs", self.node.short())
+    }
 }
 
 enum Work {
@@ -137,12 +144,10 @@ impl Volume {
         let (work, inbox) = sync_channel(WORK_QUEUE);
         let mut random = [0; 8];
         getrandom::fill(&mut random).map_err(|e| std::io::Error::other(e.to_string()))?;
-        // The top bit is for ids that are hashes.
-        let branch = BranchId(u64::from_le_bytes(random) >> 1 | 1);
+        let numbers = Numbers::begin(u64::from_le_bytes(random));
         let below: Arc<dyn Objects> = repo.clone();
-        let stage = Arc::new(Memory::over(below));
         let cache = Cache::default();
-        let view = derive::empty(Source::new(&*stage, &cache), stage.clone())?;
+        let view = derive::derive(below, &cache, Vec::new())?;
         let volume = Arc::new(Self {
             name,
             blobs: blobs::Blobs::new(&dir.join("cache"))?,
@@ -151,7 +156,7 @@ impl Volume {
             repo,
             cache,
             journal,
-            live: Mutex::new(Live::new(view, branch, 1 << 63)),
+            live: Mutex::new(Live::new(view, numbers, 1 << 63)),
             work,
             notices: RwLock::default(),
             outlet,
@@ -210,9 +215,18 @@ impl Volume {
         self.who.node
     }
 
-    pub(crate) fn author(&self) -> (String, String) {
-        let email = format!("{}@cellfs", self.who.node.short());
-        (self.who.name.clone(), email)
+    pub(crate) fn who(&self) -> &Identity {
+        &self.who
+    }
+
+    /// What commits of this volume are made with.
+    pub(crate) fn desk(&self) -> Desk<'_> {
+        Desk {
+            objects: self.repo.clone(),
+            cache: &self.cache,
+            who: &self.who,
+            disk: self,
+        }
     }
 
     /// The table. A thread that died with the lock left at worst a name that is out of date.
@@ -325,15 +339,6 @@ impl Volume {
         done
     }
 
-    /// All that the branches and tags of a state point to.
-    ///
-    /// # Errors
-    /// When the state cannot be read.
-    pub fn ref_values(&self, objs: &dyn Objects, state: &State) -> VolumeResult<Vec<Oid>> {
-        let refs = state.refs(self.source_of(objs))?;
-        Ok(refs.0.values().flatten().map(|v| v.to).collect())
-    }
-
     /// What is shown now.
     #[must_use]
     pub fn view(&self) -> View {
@@ -383,35 +388,6 @@ impl Volume {
         }
     }
 
-    /// Makes staged objects durable, or as durable as the journal: those of a large commit as a
-    /// pack of the store, those of a small one as an entry of the journal, which must be synced
-    /// before they are named. Returns the pack if it may go with an announcement.
-    fn flush(&self, stage: &Memory, below: &Memory, ids: &[Oid]) -> VolumeResult<Option<Vec<u8>>> {
-        let objects: Vec<(Oid, Object)> = ids
-            .iter()
-            .filter_map(|id| Some((*id, stage.staged(id).or_else(|| below.staged(id))?)))
-            .collect();
-        let bytes: usize = objects.iter().map(|(_, o)| o.data.len()).sum();
-        if bytes > LOGGED_COMMIT_BYTES_MAX {
-            self.repo.flush(objects)?;
-            return Ok(None);
-        }
-        let pack = pack::encode(&objects)?;
-        let small = (pack.len() <= CARRIED_PACK_BYTES_MAX).then(|| pack.clone());
-        self.hold(pack, objects)?;
-        Ok(small)
-    }
-
-    /// Takes objects in by way of the journal. What names them must stand behind them there.
-    ///
-    /// # Errors
-    /// As the journal.
-    pub fn hold(&self, pack: Vec<u8>, objects: Vec<(Oid, Object)>) -> VolumeResult<()> {
-        let log = || self.journal.append(&Entry::Objects(pack));
-        self.repo.hold(objects, log)?;
-        Ok(())
-    }
-
     fn overlay_dir(&self) -> PathBuf {
         self.dir.join("overlay")
     }
@@ -434,5 +410,25 @@ impl Volume {
         }
         out.reverse();
         out
+    }
+}
+
+impl Disk for Volume {
+    fn hold(&self, pack: Vec<u8>, objects: Vec<(Oid, Object)>) -> VolumeResult<()> {
+        let log = || self.journal.append(&Entry::Objects(pack));
+        self.repo.hold(objects, log)?;
+        Ok(())
+    }
+
+    fn flush(&self, objects: Vec<(Oid, Object)>) -> VolumeResult<()> {
+        Ok(self.repo.flush(objects)?)
+    }
+
+    fn append(&self, entry: &Entry) -> VolumeResult<u64> {
+        Ok(self.journal.append(entry)?)
+    }
+
+    fn sync(&self, number: u64) -> VolumeResult<()> {
+        Ok(self.journal.sync(number)?)
     }
 }

@@ -211,6 +211,15 @@ impl State {
     pub fn refs(&self, src: Source<'_>) -> Result<refs::Refs> {
         refs::get(src.objs, &self.refs)
     }
+
+    /// All that the branches and tags point to.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub fn ref_values(&self, src: Source<'_>) -> Result<Vec<Oid>> {
+        let refs = self.refs(src)?;
+        Ok(refs.0.values().flatten().map(|v| v.to).collect())
+    }
 }
 
 /// A directory that does not exist: its names are the directories that are not shown where

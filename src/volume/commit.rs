@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::error::VolumeError;
+use super::chain::{self, Deed, Desk, Fixed, Reach};
 use super::inode::{Data, Ino};
 use super::live::{Live, Pending};
 use super::view::{HeadInfo, View};
@@ -15,13 +15,11 @@ use super::{Volume, VolumeResult};
 use crate::base::clock;
 use crate::base::id::{FileId, Oid};
 use crate::base::stamp::{Dot, Stamp};
-use crate::journal::{Committed, Entry};
+use crate::journal::Committed;
 use crate::merge::intent::{self, Sight};
 use crate::merge::shown::{self, Shown};
-use crate::merge::{project, view as merge_view};
 use crate::record::Source;
 use crate::record::change::{Change, OWN, SetField as Field};
-use crate::record::commit as record_commit;
 use crate::record::model::Kind;
 use crate::record::state::State;
 use crate::store::objects::{Memory, ObjectKind, Objects};
@@ -119,12 +117,7 @@ pub(super) fn take(volume: &Volume, live: &mut Live, all: bool) -> Batch {
         .filter_map(|i| live.inodes.get(i).map(super::inode::Inode::id))
         .collect();
     let (changes, held_entries) = split(live, &mut held);
-    let hlc = live.hlc.tick(clock::now_ms());
-    let stamp = Stamp {
-        hlc,
-        branch: live.branch,
-        seq: live.seq + 1,
-    };
+    let stamp = live.numbers.next(clock::now_ms());
     let mut batch = Batch {
         stamp,
         births: 0,
@@ -169,9 +162,8 @@ pub(super) fn take(volume: &Volume, live: &mut Live, all: bool) -> Batch {
     if batch.is_empty() {
         return batch;
     }
-    batch.births = live.births;
-    live.hlc = hlc;
-    live.seq = stamp.seq;
+    batch.births = live.numbers.births;
+    live.numbers.took(stamp);
     // Files that wait keep standing for the commit to come.
     let touched: Vec<Ino> = live.touched.iter().copied().collect();
     let (stay, go): (HashSet<Ino>, HashSet<Ino>) = touched.into_iter().partition(|i| {
@@ -245,20 +237,23 @@ pub(super) struct Done {
     blobs: HashMap<Ino, Oid>,
 }
 
-/// Makes the batch durable on top of `base`.
-pub(super) fn write(volume: &Volume, base: &View, batch: &Batch) -> VolumeResult<Done> {
+/// Makes the batch durable on top of `base`. `read` gets the bytes of what was written.
+pub(super) fn write(
+    desk: &Desk<'_>,
+    base: &View,
+    batch: &Batch,
+    read: &dyn Fn(&Data) -> VolumeResult<Vec<u8>>,
+) -> VolumeResult<Done> {
     let below: Arc<dyn Objects> = base.stage.clone();
     let stage = Memory::over(below);
-    let src = volume.source_of(&stage);
+    let src = desk.source(&stage);
     let mut blobs = HashMap::new();
     let mut by_id = HashMap::new();
     for w in &batch.written {
-        let bytes = volume.read(&w.data, 0, u32::MAX)?;
-        let blob = stage.put(ObjectKind::Blob, bytes)?;
+        let blob = stage.put(ObjectKind::Blob, read(&w.data)?)?;
         blobs.insert(w.ino, blob);
         by_id.insert(w.id, (blob, matches!(w.over, Over::Nothing)));
     }
-    let own = batch.stamp;
     let mut changes = batch.changes.clone();
     for c in &mut changes {
         if let Change::Born { id, blob, .. } = c
@@ -290,27 +285,24 @@ pub(super) fn write(volume: &Volume, base: &View, batch: &Batch) -> VolumeResult
         });
     }
     let changes = fold(changes);
-    let dots = super::dots::Ancestry::new(volume, &base.heads);
-    let state = crate::record::change::apply(src, &dots, &base.state, own, &changes)?;
-    let tree = project::project(src, Some((&base.state, base.tree)), &state)?;
-    let content = content_commit(volume, &stage, base, batch, tree)?;
-    let sealed = Sealed {
-        stamp: own,
+    let deed = Deed {
+        stamp: batch.stamp,
         births: batch.births,
-        content,
-        state,
-        tree,
+        changes: &changes,
+        message: &message(batch),
     };
-    let Fixed { view, head, pack } = seal_in(volume, base, &stage, sealed)?;
-    let record = Committed {
-        stamp: own,
-        head: head.id,
-        births: batch.births,
+    let sealed = chain::change(desk, base, &stage, &deed)?;
+    let reach = Reach {
         upto: batch.upto,
         held: batch.held.iter().copied().collect(),
     };
-    let n = volume.journal().append(&Entry::Committed(record.clone()))?;
-    volume.journal().sync(n)?;
+    let fixed = chain::fix(desk, base, &stage, sealed, reach)?;
+    let Fixed {
+        view,
+        head,
+        pack,
+        record,
+    } = fixed;
     Ok(Done {
         view,
         head,
@@ -355,118 +347,6 @@ fn write_over(
     Ok(out)
 }
 
-/// What goes into a record commit.
-pub(super) struct Sealed {
-    pub(super) stamp: Stamp,
-    pub(super) births: u64,
-    pub(super) content: Option<Oid>,
-    pub(super) state: State,
-    pub(super) tree: Oid,
-}
-
-/// A record commit whose objects are durable, and the view of it.
-pub(super) struct Fixed {
-    pub(super) view: View,
-    pub(super) head: HeadInfo,
-    /// All that was flushed, if it is little.
-    pub(super) pack: Option<Vec<u8>>,
-}
-
-/// Makes the record commit and flushes all that it needs and the disk lacks, as one pack.
-pub(super) fn seal_in(
-    volume: &Volume,
-    base: &View,
-    stage: &Memory,
-    s: Sealed,
-) -> VolumeResult<Fixed> {
-    let own = [(s.stamp.branch, s.stamp.seq)];
-    let known = base.heads.iter().map(|h| h.seen.as_slice());
-    let seen = record_commit::join_seen(known.chain([own.as_slice()]));
-    let new = record_commit::NewCommit {
-        head: record_commit::Head {
-            stamp: s.stamp,
-            node: volume.node(),
-            content: s.content,
-            births: s.births,
-            seen: seen.clone(),
-            carried: Vec::new(),
-            frontier: 0,
-        },
-        state: s.state,
-        frontier: base.heads.iter().map(|h| h.id).collect(),
-        tips: tips(volume, stage, base, &s.state)?,
-    };
-    let id = record_commit::encode(stage, new)?;
-    let ids = unflushed(stage, &base.stage, id)?;
-    let pack = volume.flush(stage, &base.stage, &ids)?;
-    let head = HeadInfo {
-        node: volume.node(),
-        stamp: s.stamp,
-        id,
-        content: s.content,
-        seen: Arc::new(seen),
-        state: s.state,
-    };
-    let view = View {
-        heads: Arc::new(vec![head.clone()]),
-        state: s.state,
-        tree: s.tree,
-        commit: s.content,
-        stage: Arc::new(Memory::over(volume.repo().clone())),
-    };
-    Ok(Fixed { view, head, pack })
-}
-
-/// The commits that refs of this state lead to and those of the base do not: they become
-/// parents, which keeps them alive for git. A tag itself can hang on no commit; it travels by
-/// the refs of the state ([`Volume::ref_values`]).
-fn tips(volume: &Volume, stage: &Memory, base: &View, state: &State) -> VolumeResult<Vec<Oid>> {
-    if base.state.refs == state.refs {
-        return Ok(Vec::new());
-    }
-    let src = volume.source_of(stage);
-    let tips = |s: &State| -> VolumeResult<BTreeSet<Oid>> {
-        let refs = s.refs(src)?;
-        Ok(refs.0.values().flatten().map(|v| v.to).collect())
-    };
-    let old = tips(&base.state)?;
-    let mut new = BTreeSet::new();
-    for t in tips(state)?.difference(&old) {
-        new.extend(crate::store::closure::peeled_commit(stage, *t)?);
-    }
-    Ok(new.into_iter().collect())
-}
-
-fn content_commit(
-    volume: &Volume,
-    stage: &Memory,
-    base: &View,
-    batch: &Batch,
-    tree: Oid,
-) -> VolumeResult<Option<Oid>> {
-    if tree == base.tree
-        && let [only] = base.heads.as_slice()
-        && only.content.is_some()
-    {
-        // Only records changed: the content commit stands.
-        return Ok(only.content);
-    }
-    let parents: BTreeSet<Oid> = base.heads.iter().filter_map(|h| h.content).collect();
-    let parents: Vec<Oid> = parents.into_iter().collect();
-    let message = message(batch);
-    let (name, email) = volume.author();
-    let new = merge_view::NewContent {
-        tree,
-        parents,
-        dot: batch.stamp.dot(),
-        name: &name,
-        email: &email,
-        seconds: i64::try_from(batch.stamp.hlc.wall_ms() / 1000).unwrap_or(i64::MAX),
-        message: &message,
-    };
-    Ok(Some(merge_view::mint(stage, new)?))
-}
-
 fn message(batch: &Batch) -> String {
     let mut names: Vec<String> = batch
         .changes
@@ -486,24 +366,6 @@ fn message(batch: &Batch) -> String {
         [one] => format!("{one}\n"),
         [first, rest @ ..] => format!("{first} and {} more\n", rest.len()),
     }
-}
-
-/// The objects reachable from `id` that are in memory only.
-fn unflushed(stage: &Memory, below: &Memory, id: Oid) -> VolumeResult<Vec<Oid>> {
-    let mut out = Vec::new();
-    let mut seen = HashSet::new();
-    let mut stack = vec![id];
-    while let Some(id) = stack.pop() {
-        if !seen.insert(id) {
-            continue;
-        }
-        let Some(o) = stage.staged(&id).or_else(|| below.staged(&id)) else {
-            continue;
-        };
-        out.push(id);
-        crate::store::closure::children(&id, &o, &mut stack).map_err(VolumeError::from)?;
-    }
-    Ok(out)
 }
 
 /// Tells the table that a batch is durable.

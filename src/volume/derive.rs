@@ -1,19 +1,21 @@
-//! From a set of heads to the view: pure but for reading objects.
+//! From a set of heads to the view: pure but for reading objects. Invariant: the view follows
+//! from the heads alone; an object that is missing is an error, never a view without it.
 
 use std::sync::Arc;
 
 use super::view::{HeadInfo, View};
-use super::{Volume, VolumeResult, dots};
+use super::{VolumeResult, dots};
 use crate::base::id::Oid;
 use crate::merge::{join, project, view as merge_view};
 use crate::record::Source;
+use crate::record::cache::Cache;
 use crate::record::commit::{self, has_seen};
 use crate::record::git_commit;
 use crate::record::state::State;
 use crate::store::objects::{Memory, Objects};
 
 /// The view of no heads.
-pub(super) fn empty(src: Source<'_>, stage: Arc<Memory>) -> VolumeResult<View> {
+fn empty(src: Source<'_>, stage: Arc<Memory>) -> VolumeResult<View> {
     let state = State::empty(src)?;
     let tree = project::project(src, None, &state)?;
     Ok(View {
@@ -26,7 +28,10 @@ pub(super) fn empty(src: Source<'_>, stage: Arc<Memory>) -> VolumeResult<View> {
 }
 
 /// Reads a head's record commit.
-pub(super) fn read_head(src: Source<'_>, id: Oid) -> VolumeResult<HeadInfo> {
+///
+/// # Errors
+/// When it is not here, or no record commit.
+pub fn read_head(src: Source<'_>, id: Oid) -> VolumeResult<HeadInfo> {
     let c = commit::decode(src.objs, &id)?;
     Ok(HeadInfo {
         node: c.head.node,
@@ -39,7 +44,8 @@ pub(super) fn read_head(src: Source<'_>, id: Oid) -> VolumeResult<HeadInfo> {
 }
 
 /// The heads that no other head has in its history, sorted by id.
-pub(super) fn maximal(mut heads: Vec<HeadInfo>) -> Vec<HeadInfo> {
+#[must_use]
+pub fn maximal(mut heads: Vec<HeadInfo>) -> Vec<HeadInfo> {
     heads.sort_by_key(|h| h.id);
     heads.dedup_by_key(|h| h.id);
     let covered = |h: &HeadInfo| {
@@ -52,11 +58,45 @@ pub(super) fn maximal(mut heads: Vec<HeadInfo>) -> Vec<HeadInfo> {
     heads
 }
 
+/// The view that also has these heads; `None` when they change nothing.
+///
+/// # Errors
+/// When an object of theirs is missing or malformed.
+pub fn grow(
+    objects: Arc<dyn Objects>,
+    cache: &Cache,
+    base: &View,
+    ids: &[Oid],
+) -> VolumeResult<Option<View>> {
+    let src = Source::new(&*base.stage, cache);
+    let mut heads = base.heads.as_ref().clone();
+    let before = heads.len();
+    for id in ids {
+        if !heads.iter().any(|h| h.id == *id) {
+            heads.push(read_head(src, *id)?);
+        }
+    }
+    if heads.len() == before {
+        return Ok(None);
+    }
+    let heads = maximal(heads);
+    if heads == *base.heads {
+        return Ok(None);
+    }
+    derive(objects, cache, heads).map(Some)
+}
+
 /// The view of these maximal heads. Derived objects are in the view's stage.
-pub(super) fn derive(volume: &Volume, heads: Vec<HeadInfo>) -> VolumeResult<View> {
-    let below: Arc<dyn Objects> = volume.repo().clone();
-    let stage = Arc::new(Memory::over(below));
-    let src = volume.source_of(&*stage);
+///
+/// # Errors
+/// When an object of theirs is missing or malformed.
+pub fn derive(
+    objects: Arc<dyn Objects>,
+    cache: &Cache,
+    heads: Vec<HeadInfo>,
+) -> VolumeResult<View> {
+    let stage = Arc::new(Memory::over(objects.clone()));
+    let src = Source::new(&*stage, cache);
     let Some(first) = heads.first().cloned() else {
         return empty(src, stage.clone());
     };
@@ -74,7 +114,7 @@ pub(super) fn derive(volume: &Volume, heads: Vec<HeadInfo>) -> VolumeResult<View
             stage,
         });
     }
-    let found = dots::Ancestry::new(volume, &heads);
+    let found = dots::Ancestry::new(objects, &heads);
     let joined: Vec<join::Head> = heads
         .iter()
         .map(|h| join::Head {

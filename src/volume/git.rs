@@ -9,7 +9,7 @@ use std::fs::File;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::commit::{self, Sealed};
+use super::chain::{self, Fixed, Reach, Sealed};
 use super::derive;
 use super::view::{HeadInfo, View};
 use super::worker::Worker;
@@ -17,7 +17,6 @@ use super::{Volume, VolumeResult};
 use crate::base::clock;
 use crate::base::id::Oid;
 use crate::base::stamp::{Dot, Stamp};
-use crate::journal::{Committed, Entry};
 use crate::merge::{project, stock, view as merge_view};
 use crate::record::change;
 use crate::record::change::Change;
@@ -108,46 +107,30 @@ impl Worker<'_> {
     pub(super) fn seal(&mut self, view: &View) -> VolumeResult<()> {
         let (stamp, births) = self.next_stamp();
         let stage = Memory::over(view.stage.clone());
-        let s = Sealed {
-            stamp,
-            births,
-            content: view.commit,
-            state: view.state,
-            tree: view.tree,
-        };
-        let fixed = commit::seal_in(self.volume, view, &stage, s)?;
-        self.publish(view, fixed)
+        self.publish(view, &stage, Sealed::seal(view, stamp, births))
     }
 
     fn next_stamp(&self) -> (Stamp, u64) {
         let mut live = self.volume.lock();
-        live.hlc = live.hlc.tick(clock::now_ms());
-        live.seq += 1;
-        let stamp = Stamp {
-            hlc: live.hlc,
-            branch: live.branch,
-            seq: live.seq,
-        };
-        (stamp, live.births)
+        let stamp = live.numbers.next(clock::now_ms());
+        live.numbers.took(stamp);
+        (stamp, live.numbers.births)
     }
 
     /// Makes a commit that holds nothing of the journal the head, and tells the node.
-    fn publish(&mut self, before: &View, fixed: commit::Fixed) -> VolumeResult<()> {
-        let commit::Fixed { view, head, pack } = fixed;
-        let last = self.volume.lock().last_committed.clone();
-        let c = Committed {
-            stamp: head.stamp,
-            head: head.id,
-            births: self.volume.lock().births,
-            upto: last.as_ref().map_or(0, |l| l.upto),
-            held: last.map(|l| l.held).unwrap_or_default(),
-        };
-        let n = self.volume.journal().append(&Entry::Committed(c.clone()))?;
-        self.volume.journal().sync(n)?;
+    fn publish(&mut self, before: &View, stage: &Memory, sealed: Sealed) -> VolumeResult<()> {
+        let reach = Reach::of(self.volume.lock().last_committed.as_ref());
+        let fixed = chain::fix(&self.volume.desk(), before, stage, sealed, reach)?;
+        let Fixed {
+            view,
+            head,
+            pack,
+            record,
+        } = fixed;
         let mut stale = Vec::new();
         {
             let mut live = self.volume.lock();
-            live.last_committed = Some(c);
+            live.last_committed = Some(record);
             live.view = view.clone();
             if view.state != before.state {
                 self.reconcile_all(&mut live, before, &view, &mut stale)?;
@@ -200,7 +183,7 @@ impl Worker<'_> {
         let mut pushed = None;
         if let Some(q) = main {
             let bases = self.bases_of(&base, q)?;
-            let from = derive::derive(v, bases)?;
+            let from = derive::derive(v.repo().clone(), v.cache(), bases)?;
             let tree = git_commit::read(src.objs, &q)?.tree;
             if from.commit != Some(q) {
                 let meant = stock::meant(
@@ -224,7 +207,7 @@ impl Worker<'_> {
             return Ok(verdicts);
         }
         let (stamp, births) = self.next_stamp();
-        let dots = super::dots::Ancestry::new(v, &base.heads);
+        let dots = super::dots::Ancestry::new(v.repo().clone(), &base.heads);
         let state = change::apply(src, &dots, &base.state, stamp, &changes)?;
         let tree = project::project(src, Some((&base.state, base.tree)), &state)?;
         let content = self.content_of_push(&base, &stage, stamp, tree, pushed)?;
@@ -235,8 +218,7 @@ impl Worker<'_> {
             state,
             tree,
         };
-        let fixed = commit::seal_in(v, &base, &stage, s)?;
-        self.publish(&base, fixed)?;
+        self.publish(&base, &stage, s)?;
         // The push is durable in any case: a git client sees it a little later then.
         if self.settle_or_warn()
             && let Some(q) = pushed
@@ -341,13 +323,13 @@ impl Worker<'_> {
         }
         let mut parents: Vec<Oid> = contents.into_iter().collect();
         parents.push(q);
-        let (name, email) = self.volume.author();
+        let who = self.volume.who();
         let new = merge_view::NewContent {
             tree,
             parents,
             dot: stamp.dot(),
-            name: &name,
-            email: &email,
+            name: &who.name,
+            email: &who.email(),
             seconds: i64::try_from(stamp.hlc.wall_ms() / 1000).unwrap_or(i64::MAX),
             message: "merge a push",
         };

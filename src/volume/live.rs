@@ -8,12 +8,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use super::chain::Numbers;
 use super::error::VolumeError;
 use super::inode::{Attr, Child, Data, Ino, Inode, ROOT_INO};
 use super::view::View;
-use crate::base::id::{BranchId, FileId, Oid};
+use crate::base::id::{FileId, Oid};
 use crate::base::name::EntryName;
-use crate::base::stamp::{Dot, Hlc};
+use crate::base::stamp::Dot;
 use crate::merge::shown::{self, Role, Shown};
 use crate::record::Source;
 use crate::record::cache::Cache;
@@ -96,14 +97,8 @@ pub struct Live {
     pub overrides: BTreeMap<u64, Vec<(Ino, EntryName)>>,
     /// Names that changed elsewhere while they were being written here.
     pub stale: HashSet<(Ino, EntryName)>,
-    /// The branch that this run of the node writes.
-    pub branch: BranchId,
-    /// Commits on it so far.
-    pub seq: u64,
-    /// Ids minted on it so far.
-    pub births: u64,
-    /// The latest clock reading seen or made.
-    pub hlc: Hlc,
+    /// What this run of the node has used up of its branch.
+    pub numbers: Numbers,
     /// The last head record in the journal.
     pub last_committed: Option<crate::journal::Committed>,
     /// The state that the root's attributes were read from.
@@ -114,7 +109,7 @@ pub struct Live {
 impl Live {
     /// A table that knows only the root.
     #[must_use]
-    pub fn new(view: View, branch: BranchId, first_ino: Ino) -> Self {
+    pub fn new(view: View, numbers: Numbers, first_ino: Ino) -> Self {
         let mut live = Self {
             view,
             inodes: HashMap::new(),
@@ -125,10 +120,7 @@ impl Live {
             touched: HashSet::new(),
             overrides: BTreeMap::new(),
             stale: HashSet::new(),
-            branch,
-            seq: 0,
-            births: 0,
-            hlc: Hlc::default(),
+            numbers,
             last_committed: None,
             root_of: None,
             next_ino: first_ino,
@@ -155,11 +147,7 @@ impl Live {
 
     /// An id for a new file.
     pub fn mint(&mut self) -> FileId {
-        self.births += 1;
-        FileId {
-            branch: self.branch.0,
-            n: self.births,
-        }
+        self.numbers.mint()
     }
 
     /// The inode, which the kernel said it knows.

@@ -1,29 +1,90 @@
 //! After a crash: the heads that were known, and what was written after the last commit.
 //!
 //! What the journal holds beyond the last head record becomes one commit before anything is
-//! mounted, so that a restarted node shows what was written up to the crash.
+//! mounted, so that a restarted node shows what was written up to the crash. [`replay`] decides;
+//! the rest is the disk.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::{self, OpenOptions};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use super::chain::{Desk, Numbers};
 use super::commit::{self, Batch, Over, Written};
 use super::derive;
 use super::error::VolumeError;
 use super::inode::{Data, Spill};
 use super::live::Live;
-use super::view::View;
+use super::view::{HeadInfo, View};
 use super::{Volume, VolumeResult};
 use crate::base::clock;
 use crate::base::durable;
 use crate::base::id::{BranchId, FileId, Oid};
-use crate::base::stamp::{Dot, Stamp};
+use crate::base::stamp::Dot;
 use crate::journal::{Committed, Entry, Patch, Recovered};
 use crate::record::change::Change;
 use crate::record::model::Kind;
 use crate::store::incoming;
 use crate::store::objects::{ObjectKind, Objects};
+
+/// What an earlier run left on the disk.
+#[derive(Debug)]
+pub struct Found<'a> {
+    /// The journal's entries by their numbers.
+    pub entries: Vec<(u64, Entry)>,
+    /// Heads that refs name: not synced, so any may be missing or outdated.
+    pub refs: Vec<Oid>,
+    /// Where files of larger bytes are.
+    pub overlay: &'a Path,
+}
+
+/// What the new run starts with.
+#[derive(Debug)]
+pub struct Replayed {
+    /// What is shown.
+    pub view: View,
+    /// The last head record in the journal.
+    pub committed: Option<Committed>,
+    /// Number of files that a crash had left uncommitted and that are now in a commit.
+    pub caught_up: Option<usize>,
+}
+
+/// Finds the heads that were known, begins the branch of this run, and commits on it what the
+/// journal holds beyond the last head record. Objects are here already. `read` gets the bytes
+/// of what was written; the time is in nanoseconds since 1970.
+///
+/// # Errors
+/// As the store and the journal.
+pub fn replay(
+    desk: &Desk<'_>,
+    found: Found<'_>,
+    numbers: &mut Numbers,
+    now_ns: i64,
+    read: &dyn Fn(&Data) -> VolumeResult<Vec<u8>>,
+) -> VolumeResult<Replayed> {
+    let heads = known_heads(desk, &found)?;
+    let view = derive::derive(desk.objects.clone(), desk.cache, heads)?;
+    numbers.saw(&view.heads);
+    let tail = Tail::read(&*view.stage, &found, now_ns)?;
+    let committed = tail.committed.clone();
+    desk.disk.append(&Entry::Started(numbers.branch))?;
+    let wall_ms = u64::try_from(now_ns / 1_000_000).unwrap_or(0);
+    let Some(batch) = tail.into_batch(numbers, wall_ms) else {
+        return Ok(Replayed {
+            view,
+            committed,
+            caught_up: None,
+        });
+    };
+    let done = commit::write(desk, &view, &batch, read)?;
+    numbers.took(batch.stamp);
+    Ok(Replayed {
+        view: done.view,
+        committed: Some(done.record),
+        caught_up: Some(batch.written.len()),
+    })
+}
 
 /// Brings the volume to where it was.
 pub(super) fn recover(volume: &Volume, found: Recovered) -> VolumeResult<()> {
@@ -31,35 +92,31 @@ pub(super) fn recover(volume: &Volume, found: Recovered) -> VolumeResult<()> {
         tracing::info!(bytes = found.torn_bytes, "the journal's torn end was cut");
     }
     restore_objects(volume, &found)?;
-    let heads = known_heads(volume, &found)?;
-    let view = derive::derive(volume, heads)?;
-    let tail = Tail::read(volume, &view, found.entries)?;
+    let mut numbers = volume.lock().numbers;
+    let overlay = volume.overlay_dir();
+    let found = Found {
+        entries: found.entries,
+        refs: head_refs(volume)?,
+        overlay: &overlay,
+    };
+    let done = replay(
+        &volume.desk(),
+        found,
+        &mut numbers,
+        clock::now_ns(),
+        &|data| volume.read(data, 0, u32::MAX),
+    )?;
     {
         let mut live = volume.lock();
-        let latest = view.heads.iter().map(|h| h.stamp.hlc).max();
-        live.hlc = latest.unwrap_or_default();
-        live.view = view.clone();
-        live.last_committed = tail.committed.clone();
-    }
-    let branch = volume.lock().branch;
-    volume.journal().append(&Entry::Started(branch))?;
-    if let Some(batch) = tail.into_batch(volume) {
-        let done = commit::write(volume, &view, &batch)?;
-        let mut live = volume.lock();
-        live.last_committed = Some(done.record.clone());
-        live.seq = batch.stamp.seq;
-        live.hlc = batch.stamp.hlc;
+        live.numbers = numbers;
         live.view = done.view.clone();
-        drop(live);
-        volume.repo().settle()?;
-        volume.restore_refs(&done.view)?;
-        tracing::info!(
-            files = batch.written.len(),
-            "committed what a crash had left"
-        );
-    } else {
-        volume.restore_refs(&view)?;
+        live.last_committed = done.committed;
     }
+    if let Some(files) = done.caught_up {
+        volume.repo().settle()?;
+        tracing::info!(files, "committed what a crash had left");
+    }
+    volume.restore_refs(&done.view)?;
     clear_overlay(volume)?;
     Ok(())
 }
@@ -89,9 +146,22 @@ fn clear_overlay(volume: &Volume) -> VolumeResult<()> {
     Ok(())
 }
 
+/// What the refs of heads name.
+fn head_refs(volume: &Volume) -> VolumeResult<Vec<Oid>> {
+    let mut ids = Vec::new();
+    let refs = volume.repo().path().join("refs/cellfs/heads");
+    if refs.exists() {
+        for e in fs::read_dir(refs)? {
+            let bytes = fs::read(e?.path())?;
+            ids.extend(Oid::from_hex(bytes.trim_ascii_end()).ok());
+        }
+    }
+    Ok(ids)
+}
+
 /// Heads named by the journal and by refs, as far as they are here.
-fn known_heads(volume: &Volume, found: &Recovered) -> VolumeResult<Vec<super::view::HeadInfo>> {
-    let mut ids = BTreeSet::new();
+fn known_heads(desk: &Desk<'_>, found: &Found<'_>) -> VolumeResult<Vec<HeadInfo>> {
+    let mut ids: BTreeSet<Oid> = found.refs.iter().copied().collect();
     for (_, e) in &found.entries {
         match e {
             Entry::Committed(c) => {
@@ -103,18 +173,10 @@ fn known_heads(volume: &Volume, found: &Recovered) -> VolumeResult<Vec<super::vi
             Entry::Started(_) | Entry::Op(_) | Entry::Objects(_) => {}
         }
     }
-    let refs = volume.repo().path().join("refs/cellfs/heads");
-    if refs.exists() {
-        for e in fs::read_dir(refs)? {
-            let bytes = fs::read(e?.path())?;
-            ids.extend(Oid::from_hex(bytes.trim_ascii_end()).ok());
-        }
-    }
-    let view = volume.view();
-    let src = volume.source(&view);
+    let src = desk.source(&*desk.objects);
     let mut heads = Vec::new();
     for id in ids {
-        if volume.repo().has(&id)? {
+        if desk.objects.has(&id)? {
             heads.push(derive::read_head(src, id)?);
         }
     }
@@ -133,19 +195,23 @@ struct Bytes {
 #[derive(Debug, Default)]
 struct Tail {
     changes: Vec<Change>,
-    files: HashMap<FileId, Bytes>,
+    files: BTreeMap<FileId, Bytes>,
     committed: Option<Committed>,
     /// Commits that came to be, by the branches that this journal began.
     done: HashMap<BranchId, u64>,
     last: u64,
+    now_ns: i64,
 }
 
 impl Tail {
-    fn read(volume: &Volume, view: &View, entries: Vec<(u64, Entry)>) -> VolumeResult<Self> {
-        let mut tail = Self::default();
+    fn read(objs: &dyn Objects, found: &Found<'_>, now_ns: i64) -> VolumeResult<Self> {
+        let mut tail = Self {
+            now_ns,
+            ..Self::default()
+        };
         // In order, since a file may be held back by one commit and be in the next.
         let mut waiting: Vec<(u64, Patch)> = Vec::new();
-        for (n, e) in entries {
+        for (n, e) in found.entries.iter().cloned() {
             tail.last = n;
             match e {
                 Entry::Op(patches) => waiting.extend(patches.into_iter().map(|p| (n, p))),
@@ -165,7 +231,7 @@ impl Tail {
             }
         }
         for (_, p) in waiting {
-            tail.patch(volume, view, p)?;
+            tail.patch(objs, found.overlay, p)?;
         }
         Ok(tail)
     }
@@ -175,13 +241,14 @@ impl Tail {
         self.done.get(&d.branch).is_some_and(|seq| d.seq > *seq)
     }
 
-    fn patch(&mut self, volume: &Volume, view: &View, p: Patch) -> VolumeResult<()> {
+    fn patch(&mut self, objs: &dyn Objects, overlay: &Path, p: Patch) -> VolumeResult<()> {
         match p {
             Patch::Meta(c) => {
                 let c = c.map_dots(|d| if self.lost(d) { Dot::default() } else { d });
                 match &c {
                     Change::Born { id, kind, .. } if *kind != Kind::Dir => {
-                        self.files.insert(*id, Bytes::empty(Over::Nothing, *kind));
+                        let born = Bytes::empty(Over::Nothing, *kind, self.now_ns);
+                        self.files.insert(*id, born);
                     }
                     Change::Drop { id, content, .. } if !content.is_empty() => {
                         self.files.remove(id);
@@ -200,9 +267,8 @@ impl Tail {
                     return Ok(());
                 }
                 let base = base.into_iter().filter(|d| !self.lost(*d)).collect();
-                let mut b = Bytes::empty(Over::Dots(base), kind);
+                let mut b = Bytes::empty(Over::Dots(base), kind, self.now_ns);
                 if !blob.is_null() {
-                    let objs = volume.source(view).objs;
                     b.data = Data::Memory(objs.get(&blob, ObjectKind::Blob)?);
                 }
                 self.files.insert(id, b);
@@ -224,23 +290,18 @@ impl Tail {
             }
             Patch::Spill { id, file } => {
                 if let Some(b) = self.files.get_mut(&id) {
-                    b.spill(volume, file);
+                    b.spill(overlay, file);
                 }
             }
         }
         Ok(())
     }
 
-    fn into_batch(self, volume: &Volume) -> Option<Batch> {
+    fn into_batch(self, numbers: &Numbers, wall_ms: u64) -> Option<Batch> {
         if self.changes.is_empty() && self.files.is_empty() {
             return None;
         }
-        let live = volume.lock();
-        let stamp = Stamp {
-            hlc: live.hlc.tick(clock::now_ms()),
-            branch: live.branch,
-            seq: live.seq + 1,
-        };
+        let stamp = numbers.next(wall_ms);
         let written = self
             .files
             .into_iter()
@@ -256,7 +317,7 @@ impl Tail {
             });
         Some(Batch {
             stamp,
-            births: live.births,
+            births: numbers.births,
             upto: self.last,
             changes: self.changes,
             written: written.collect(),
@@ -266,12 +327,12 @@ impl Tail {
 }
 
 impl Bytes {
-    fn empty(over: Over, kind: Kind) -> Self {
+    fn empty(over: Over, kind: Kind, mtime: i64) -> Self {
         Self {
             over,
             kind,
             data: Data::Memory(Arc::default()),
-            mtime: clock::now_ns(),
+            mtime,
         }
     }
 
@@ -301,8 +362,8 @@ impl Bytes {
     }
 
     /// The overlay file holds all bytes from here on. Without it what memory has stands.
-    fn spill(&mut self, volume: &Volume, number: u64) {
-        let path = volume.overlay_dir().join(number.to_string());
+    fn spill(&mut self, overlay: &Path, number: u64) {
+        let path = overlay.join(number.to_string());
         let file = match OpenOptions::new().read(true).write(true).open(&path) {
             Ok(f) => f,
             Err(e) => {
@@ -325,7 +386,7 @@ impl Bytes {
 impl Volume {
     /// Entries that stand for all that dropped journal segments said.
     pub(super) fn opening(&self, view: &View, live: &Live) -> Vec<Entry> {
-        let mut out = vec![Entry::Started(live.branch)];
+        let mut out = vec![Entry::Started(live.numbers.branch)];
         out.extend(view.heads.iter().map(|h| Entry::Admitted(h.id)));
         out.extend(live.last_committed.clone().map(Entry::Committed));
         out

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::base::id::{BranchId, NodeId, Oid};
 use crate::base::stamp::Stamp;
+use crate::record::commit::join_seen;
 use crate::record::state::State;
 use crate::store::objects::Memory;
 
@@ -37,4 +38,12 @@ pub struct View {
     pub commit: Option<Oid>,
     /// Reads the repository, and holds what was derived and is not on disk.
     pub stage: Arc<Memory>,
+}
+
+impl View {
+    /// For each branch, the last commit in the view; sorted by branch.
+    #[must_use]
+    pub fn seen(&self) -> Vec<(BranchId, u64)> {
+        join_seen(self.heads.iter().map(|h| h.seen.as_slice()))
+    }
 }

@@ -4,14 +4,13 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use super::chain;
 use super::commit::{self, Batch};
-use super::derive;
 use super::inode::ROOT_INO;
 use super::live::Stale;
 use super::view::View;
 use super::{Volume, VolumeResult, Work};
 use crate::base::id::Oid;
-use crate::journal::Entry;
 use crate::merge::diff;
 use crate::store::objects::Objects;
 use crate::store::repack::{PACKS_WANTED_MAX, packs, repack};
@@ -149,7 +148,9 @@ impl Worker<'_> {
 
     fn finish(&mut self, batch: Batch) -> VolumeResult<()> {
         let base = self.volume.view();
-        let mut done = match commit::write(self.volume, &base, &batch) {
+        let mut done = match commit::write(&self.volume.desk(), &base, &batch, &|data| {
+            self.volume.read(data, 0, u32::MAX)
+        }) {
             Ok(done) => done,
             Err(e) => {
                 self.failed = Some(batch);
@@ -184,31 +185,14 @@ impl Worker<'_> {
         // First what was written here, on the base it had; then the merge.
         self.commit(false)?;
         let base = self.volume.view();
-        let src = self.volume.source(&base);
-        let mut heads = base.heads.as_ref().clone();
-        let before = heads.len();
-        for id in ids {
-            if !heads.iter().any(|h| h.id == *id) {
-                heads.push(derive::read_head(src, *id)?);
-            }
-        }
-        if heads.len() == before {
+        let Some(view) = chain::take_in(&self.volume.desk(), &base, ids)? else {
             return Ok(());
-        }
-        let heads = derive::maximal(heads);
-        if heads == *base.heads {
-            return Ok(());
-        }
-        let latest = heads.iter().map(|h| h.stamp.hlc).max();
-        let view = derive::derive(self.volume, heads)?;
-        for id in ids {
-            self.volume.journal().append(&Entry::Admitted(*id))?;
-        }
+        };
         self.admitted.get_or_insert_with(Instant::now);
         let mut stale = Vec::new();
         {
             let mut live = self.volume.lock();
-            live.hlc = live.hlc.max(latest.unwrap_or_default());
+            live.numbers.saw(&view.heads);
             live.view = view.clone();
             self.reconcile_all(&mut live, &base, &view, &mut stale)?;
         }
