@@ -27,7 +27,11 @@ const ROOMS: &[Room] = &[
     room("doors", 2, &["base", "control"]),
     room("merge", 3, &["base", "store::objects", "record"]),
     room("journal", 3, &["base", "record"]),
-    room("replicator", 3, &["base", "record::model"]),
+    room(
+        "replicator",
+        3,
+        &["base", "store::objects", "store::incoming", "record"],
+    ),
     room(
         "volume",
         4,

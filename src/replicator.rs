@@ -5,8 +5,11 @@
 //! Invariants: a head is admitted only after its closure was fetched; what is wanted is
 //! bounded by one head per branch; an unreachable or lying peer delays, but never ends, the
 //! search. Callers bring time as milliseconds of any monotonic clock. One task owns it.
+//! [`machine`] is all that a node decides around it, [`exchange`] what goes over the wire.
 
 pub mod cover;
+pub mod exchange;
+pub mod machine;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -196,6 +199,23 @@ impl Replicator {
     pub fn is_vouched(&self, volume: &VolumeName, head: &Oid) -> bool {
         let v = self.volumes.get(volume);
         v.is_some_and(|v| v.notices.values().any(|n| n.id == *head))
+    }
+
+    /// Whether to hear of this head would change anything: to check a signature is dear, and
+    /// most of what is gossiped is known.
+    #[must_use]
+    pub fn is_news(&self, from: NodeId, head: &HeadNotice) -> bool {
+        let Some(v) = self.volumes.get(&head.volume) else {
+            return true;
+        };
+        if v.seen.get(&head.branch).is_some_and(|n| *n >= head.seq) {
+            return v.heads.contains(&head.id) && v.notices.get(&head.branch) != Some(head);
+        }
+        match v.wanted.get(&head.branch) {
+            Some(w) if w.head.seq > head.seq => false,
+            Some(w) if w.head == *head => !w.told_by.contains(&from),
+            _ => true,
+        }
     }
 
     /// Takes an input at `now` (milliseconds) and returns what is to be done.

@@ -1,22 +1,18 @@
-//! Runs the replicator: gives it what happens, does what it decides.
+//! Runs the replication machine: gives it what happens, does what it decides.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroUsize;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use lru::LruCache;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::NodeInner;
 use super::fetching::Fetching;
-use super::serve::Wanted;
-use crate::base::id::{BranchId, NodeId, Oid, VolumeName};
-use crate::base::limit::CARRIED_PACK_BYTES_MAX;
-use crate::peers::{Event, STATE_VALUE_BYTES_MAX, verify};
-use crate::replicator::cover::{Orphans, Turns};
-use crate::replicator::{HeadNotice, Input, Output, Replicator};
+use crate::base::id::{NodeId, VolumeName};
+use crate::peers::{self, Peers, STATE_VALUE_BYTES_MAX, verify};
+use crate::replicator::HeadNotice;
+use crate::replicator::machine::{Cell, Effect, Event, Frontier, Machine};
 use crate::volume::view::{HeadInfo, View};
 
 /// Messages that wait for the replicator; senders wait for room.
@@ -33,8 +29,6 @@ const ALIVE: Duration = Duration::from_secs(1);
 const COVER: Duration = Duration::from_millis(500);
 /// Version of announcements and of notices in gossip.
 const VERSION: u8 = 1;
-/// Packs of announcements that are kept until it is decided what to fetch.
-const CARRIED_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("64");
 
 /// What is flooded when a commit is durable.
 #[derive(Serialize, Deserialize)]
@@ -55,24 +49,35 @@ pub(super) enum Message {
     /// A fetch ended.
     Fetched {
         volume: VolumeName,
+        number: u64,
         fetch: Arc<Fetching>,
         ok: bool,
     },
 }
 
-fn shown(volume: VolumeName, view: &View) -> Input {
-    let mut seen: BTreeMap<BranchId, u64> = BTreeMap::new();
-    for h in view.heads.iter() {
-        for (b, n) in h.seen.iter() {
-            let at = seen.entry(*b).or_default();
-            *at = (*at).max(*n);
-        }
-    }
-    let heads: Vec<Oid> = view.heads.iter().map(|h| h.id).collect();
-    Input::Shown {
+fn frontier(volume: VolumeName, view: &View) -> Frontier {
+    Frontier {
         volume,
-        seen: seen.into_iter().collect(),
-        heads,
+        seen: view.seen(),
+        heads: view.heads.iter().map(|h| (h.node, h.id)).collect(),
+    }
+}
+
+/// The cell, as its own members see it.
+struct Members<'a>(&'a Peers);
+
+impl Cell for Members<'_> {
+    fn me(&self) -> NodeId {
+        self.0.node()
+    }
+
+    fn is_member(&self, node: NodeId) -> bool {
+        self.0.is_member(node)
+    }
+
+    fn is_signed(&self, head: &HeadNotice) -> bool {
+        let signature = <[u8; 64]>::try_from(head.signature.as_slice());
+        signature.is_ok_and(|s| verify(head.node, &head.signed_bytes(&self.0.cell()), &s))
     }
 }
 
@@ -80,7 +85,7 @@ fn shown(volume: VolumeName, view: &View) -> Input {
 pub(super) async fn run(
     node: Arc<NodeInner>,
     mut messages: mpsc::Receiver<Message>,
-    mut events: mpsc::Receiver<Event>,
+    mut events: mpsc::Receiver<peers::Event>,
 ) {
     let mut seed = [0; 8];
     if getrandom::fill(&mut seed).is_err() {
@@ -88,10 +93,8 @@ pub(super) async fn run(
     }
     let mut r = Runner {
         node: &node,
-        core: Replicator::new(u64::from_le_bytes(seed)),
-        turns: Turns::default(),
+        core: Machine::new(u64::from_le_bytes(seed)),
         seen_alive: BTreeMap::new(),
-        carried: LruCache::new(CARRIED_MAX),
         began: Instant::now(),
     };
     let mut alive = tokio::time::interval(ALIVE);
@@ -109,7 +112,7 @@ pub(super) async fn run(
                 Some(e) => r.event(e),
                 None => return,
             },
-            _ = tick.tick() => r.give(Input::Tick),
+            _ = tick.tick() => r.give(Event::Tick),
             _ = sweep.tick() => r.sweep(),
             _ = cover.tick() => r.cover(),
             _ = alive.tick() => r.look_at_fetches(),
@@ -119,12 +122,9 @@ pub(super) async fn run(
 
 struct Runner<'a> {
     node: &'a Arc<NodeInner>,
-    core: Replicator,
-    turns: Turns,
+    core: Machine,
     /// Bytes that had come of each fetch when it was looked at.
     seen_alive: BTreeMap<VolumeName, u64>,
-    /// Small packs by head: of ours until it is announced, of others until it is fetched.
-    carried: LruCache<Oid, Vec<u8>>,
     began: Instant,
 }
 
@@ -133,11 +133,11 @@ impl Runner<'_> {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn give(&mut self, input: Input) {
+    fn give(&mut self, event: Event) {
+        let Some(p) = self.node.peers() else { return };
         let now = self.now();
-        let out = self.core.handle(input, now);
-        for o in out {
-            self.carry_out(o);
+        for effect in self.core.handle(event, &Members(p), now) {
+            self.carry_out(p, effect);
         }
         let mut behind = self
             .node
@@ -153,39 +153,36 @@ impl Runner<'_> {
         match m {
             Message::Committed(volume, head, pack) => {
                 let notice = self.notice(volume, &head);
-                if let Some(pack) = pack {
-                    self.carried.put(notice.id, pack);
-                }
-                self.give(Input::Local(notice));
+                self.give(Event::Committed(notice, pack));
             }
-            Message::Opened(name, notices) => {
+            Message::Opened(name, kept) => {
                 let Some(v) = self.node.volume(&name) else {
                     return;
                 };
                 let view = v.view();
-                self.give(shown(name.clone(), &view));
                 let own = view.heads.iter().filter(|h| h.node == self.node.id());
-                let own: Vec<HeadNotice> = own.map(|h| self.notice(name.clone(), h)).collect();
-                let me = self.node.id();
-                for head in own.into_iter().chain(notices) {
-                    self.give(Input::Heard { from: me, head });
-                }
-                self.give(shown(name, &view));
+                let mut notices: Vec<HeadNotice> =
+                    own.map(|h| self.notice(name.clone(), h)).collect();
+                notices.extend(kept);
+                let shown = frontier(name, &view);
+                self.give(Event::Opened { shown, notices });
             }
-            Message::Fetched { volume, fetch, ok } => {
-                if let Some(v) = self.node.volume(&volume) {
-                    let input = shown(volume.clone(), &v.view());
-                    self.give(input);
-                }
-                // One that was given up is over already.
+            Message::Fetched {
+                volume,
+                number,
+                fetch,
+                ok,
+            } => {
+                let v = self.node.volume(&volume);
+                let shown = v.map(|v| frontier(volume.clone(), &v.view()));
                 let mut fetches = self.node.fetches();
                 let current = fetches.get(&volume);
                 if current.is_some_and(|f| Arc::ptr_eq(f, &fetch)) {
                     fetches.remove(&volume);
-                    drop(fetches);
-                    let from = fetch.from;
-                    self.give(Input::Fetched { volume, from, ok });
                 }
+                drop(fetches);
+                let fetch = number;
+                self.give(Event::Fetched { fetch, shown, ok });
             }
         }
     }
@@ -197,7 +194,7 @@ impl Runner<'_> {
         for (volume, fetch) in fetches {
             let seen = self.seen_alive.entry(volume.clone()).or_default();
             if fetch.is_alive_since(seen) {
-                self.give(Input::Alive(volume));
+                self.give(Event::Alive(volume));
             }
         }
     }
@@ -217,27 +214,25 @@ impl Runner<'_> {
         n
     }
 
-    fn event(&mut self, e: Event) {
+    fn event(&mut self, e: peers::Event) {
         match e {
-            Event::Up { node, .. } => {
-                self.give(Input::Up(node));
+            peers::Event::Up { node, .. } => {
+                self.give(Event::Up(node));
                 self.sweep();
             }
-            Event::Down { node } => self.give(Input::Down(node)),
-            Event::Announce { author, payload } => {
+            peers::Event::Down { node } => self.give(Event::Down(node)),
+            peers::Event::Announce { author, payload } => {
                 if let Some(Announcement { head, pack }) = decode(&payload) {
-                    if let Some(pack) = pack.filter(|p| p.len() <= CARRIED_PACK_BYTES_MAX) {
-                        self.carried.put(head.id, pack);
-                    }
-                    self.hear(author, head);
+                    let from = author;
+                    self.give(Event::Announced { from, head, pack });
                 }
             }
-            Event::State { node, key, value } => {
+            peers::Event::State { node, key, value } => {
                 if let Some(value) = value {
                     self.state(node, &key, &value);
                 }
             }
-            Event::Skew { node, seconds } => {
+            peers::Event::Skew { node, seconds } => {
                 let mut s = self
                     .node
                     .skews
@@ -245,8 +240,8 @@ impl Runner<'_> {
                     .unwrap_or_else(PoisonError::into_inner);
                 s.insert(node, seconds);
             }
-            Event::Lagged { .. } => self.sweep(),
-            Event::Left { node, .. } if node == self.node.id() => {
+            peers::Event::Lagged { .. } => self.sweep(),
+            peers::Event::Left { node, .. } if node == self.node.id() => {
                 tracing::error!("this node is no member of the cell any more");
             }
             other => tracing::debug!(?other, "cell"),
@@ -267,74 +262,33 @@ impl Runner<'_> {
         if !key.starts_with(GOSSIP_KEY) || node == self.node.id() {
             return;
         }
-        for head in gossiped(value) {
-            self.hear(node, head);
-        }
+        let (from, heads) = (node, gossiped(value));
+        self.give(Event::Gossiped { from, heads });
     }
 
-    /// Has heads covered for which nobody can vouch any more, when it is our turn.
+    /// Has the machine look for heads that nobody can vouch for any more.
     fn cover(&mut self) {
         let Some(p) = self.node.peers() else { return };
-        for author in self.core.wanted_authors() {
-            if !p.is_member(author) {
-                self.give(Input::Gone(author));
-            }
-        }
         let me = self.node.id();
-        if !p.is_member(me) {
-            return;
-        }
         let place = p.connected().iter().filter(|(n, _)| *n < me).count();
-        for v in self.node.all_volumes() {
-            let view = v.view();
-            let others = || view.heads.iter().filter(|h| h.node != me);
-            let stranger = |h: &&HeadInfo| !p.is_member(h.node);
-            let lost = |h: &&HeadInfo| !self.core.is_vouched(v.name(), &h.id);
-            let (orphans, heads): (_, Vec<Oid>) = if others().any(|h| stranger(&h)) {
-                let heads = others().filter(stranger).map(|h| h.id);
-                (Orphans::OfStrangers, heads.collect())
-            } else if others().any(|h| lost(&h)) {
-                let heads = others().filter(lost).map(|h| h.id);
-                (Orphans::OfMembers, heads.collect())
-            } else {
-                (Orphans::None, Vec::new())
-            };
-            if self.turns.due(v.name(), orphans, place, self.now()) {
-                tokio::task::spawn_blocking(move || match v.cover(heads) {
-                    Ok(()) => tracing::info!(volume = %v.name(), ?orphans, "covered heads"),
-                    Err(e) => {
-                        tracing::warn!(volume = %v.name(), error = %e, "heads were not covered");
-                    }
-                });
-            }
-        }
+        let volumes = self.node.all_volumes();
+        let shown = volumes
+            .iter()
+            .map(|v| frontier(v.name().clone(), &v.view()));
+        let shown = shown.collect();
+        self.give(Event::Look { shown, place });
     }
 
-    /// Believes a head only if its author is a member and signed it.
-    fn hear(&mut self, from: NodeId, head: HeadNotice) {
-        let Some(p) = self.node.peers() else { return };
-        let signature = <[u8; 64]>::try_from(head.signature.as_slice());
-        let good = p.is_member(head.node)
-            && signature.is_ok_and(|s| verify(head.node, &head.signed_bytes(&p.cell()), &s));
-        if !good {
-            tracing::debug!(author = %head.node.short(), "a head that nobody vouches for");
-            return;
-        }
-        self.give(Input::Heard { from, head });
-    }
-
-    fn carry_out(&mut self, o: Output) {
-        let Some(p) = self.node.peers() else { return };
-        match o {
-            Output::Announce(head) => {
-                let pack = self.carried.pop(&head.id);
+    fn carry_out(&mut self, p: &Peers, effect: Effect) {
+        match effect {
+            Effect::Announce { head, pack } => {
                 if let Some(b) = encode(&Announcement { head, pack })
                     && let Err(e) = p.announce(b)
                 {
                     tracing::warn!(error = %e, "an announcement was not made");
                 }
             }
-            Output::Gossip { volume, mut heads } => {
+            Effect::Gossip { volume, mut heads } => {
                 self.node.save_notices(&volume, &heads);
                 // What does not fit is found through the others' heads.
                 while let Some(b) = encode(&heads) {
@@ -348,21 +302,34 @@ impl Runner<'_> {
                     heads.pop();
                 }
             }
-            Output::GiveUp(volume) => {
+            Effect::GiveUp(volume) => {
                 if let Some(fetch) = self.node.fetches().remove(&volume) {
                     tracing::info!(%volume, from = %fetch.from.short(), "a fetch was given up");
                     fetch.give_up();
                 }
             }
-            Output::Fetch { volume, from, want } => {
+            Effect::Cover {
+                volume,
+                heads,
+                orphans,
+            } => {
+                let Some(v) = self.node.volume(&volume) else {
+                    return;
+                };
+                tokio::task::spawn_blocking(move || match v.cover(heads) {
+                    Ok(()) => tracing::info!(%volume, ?orphans, "covered heads"),
+                    Err(e) => tracing::warn!(%volume, error = %e, "heads were not covered"),
+                });
+            }
+            Effect::Fetch {
+                fetch: number,
+                volume,
+                from,
+                want,
+            } => {
                 let node = Arc::clone(self.node);
                 let fetch = Arc::new(Fetching::new(from));
                 self.node.fetches().insert(volume.clone(), fetch.clone());
-                let mut carried = |head: HeadNotice| {
-                    let pack = self.carried.pop(&head.id);
-                    Wanted { head, pack }
-                };
-                let want = want.into_iter().map(&mut carried).collect();
                 tokio::spawn(async move {
                     let ok = match super::serve::fetch(&node, &volume, want, &fetch).await {
                         Ok(()) => true,
@@ -371,7 +338,12 @@ impl Runner<'_> {
                             false
                         }
                     };
-                    let m = Message::Fetched { volume, fetch, ok };
+                    let m = Message::Fetched {
+                        volume,
+                        number,
+                        fetch,
+                        ok,
+                    };
                     if node.core.send(m).await.is_err() {
                         tracing::debug!("a fetch after the end");
                     }

@@ -18,11 +18,13 @@ use super::NodeInner;
 use super::fetching::{Answer, Fetching};
 use crate::base::id::{NodeId, Oid, VolumeName};
 use crate::peers::{Handler, RecvStream, SendStream};
-use crate::record::commit;
 use crate::replicator::HeadNotice;
+use crate::replicator::exchange::{self, ExchangeError};
+use crate::replicator::machine::Wanted;
 use crate::store::incoming;
 use crate::store::objects::Objects;
 use crate::volume::Volume;
+use crate::volume::chain::Disk;
 
 const VERSION: u8 = 1;
 /// Longest request.
@@ -57,19 +59,11 @@ pub(super) enum FetchError {
     #[error("{0}")]
     Incoming(#[from] incoming::IncomingError),
     #[error("{0}")]
+    Exchange(#[from] ExchangeError),
+    #[error("{0}")]
     Volume(#[from] crate::volume::error::VolumeError),
-    #[error("a head is not what its author signed: {0}")]
-    Lie(String),
     #[error("{0}")]
     Node(String),
-}
-
-/// A head whose closure is wanted.
-#[derive(Debug)]
-pub(super) struct Wanted {
-    pub(super) head: HeadNotice,
-    /// The pack that came with its announcement.
-    pub(super) pack: Option<Vec<u8>>,
 }
 
 /// Shows these heads: out of what came with their announcements, if that is enough, else by
@@ -128,12 +122,7 @@ fn take(volume: &Volume, pack: Vec<u8>, head: &HeadNotice) -> Result<(), FetchEr
     if repo.has(&head.id).unwrap_or(false) {
         return Ok(());
     }
-    let came = incoming::parse(&pack)?;
-    let with = came.with(repo);
-    check_head(&with, head)?;
-    let mut roots = ref_values(volume, &with, &head.id)?;
-    roots.push(head.id);
-    let objects = came.verified(repo, &roots)?;
+    let objects = exchange::believe(&pack, &**repo, volume.cache(), &[head])?;
     volume.hold(pack, objects)?;
     Ok(())
 }
@@ -149,11 +138,10 @@ fn receive(
     under_way.promised();
     let came = incoming::receive_watched(repo, from, &under_way.pack)?;
     under_way.is_here();
-    let mut roots: Vec<Oid> = heads.iter().map(|w| w.id).collect();
+    let mut roots = Vec::new();
     let with = came.with(repo);
-    for w in heads {
-        check_head(&with, w)?;
-        roots.extend(ref_values(volume, &with, &w.id)?);
+    for head in heads {
+        roots.extend(exchange::roots(&with, volume.cache(), head)?);
     }
     came.admit(repo, &roots)?;
     Ok(())
@@ -190,12 +178,7 @@ async fn ask(
         if ids.is_empty() {
             return Err(FetchError::NotHere);
         }
-        if !ids.iter().all(|i| want.iter().any(|w| w.id == *i)) {
-            return Err(FetchError::Lie("it sends what nobody asked for".to_owned()));
-        }
-        let repo = volume.repo();
-        let missing = |w: &&HeadNotice| ids.contains(&w.id) && !repo.has(&w.id).unwrap_or(false);
-        let missing: Vec<&HeadNotice> = want.iter().filter(missing).collect();
+        let missing = exchange::still_missing(&**volume.repo(), &ids, &want)?;
         if !missing.is_empty() {
             receive(&volume, answer, &missing, &under_way)?;
         }
@@ -227,26 +210,6 @@ fn read_ids(from: &mut dyn Read, most: usize) -> io::Result<Vec<Oid>> {
         ids.push(Oid::from(id));
     }
     Ok(ids)
-}
-
-/// What the branches and tags of a head point to. A tag is no commit's parent, so it is asked
-/// for and checked beside the head.
-fn ref_values(volume: &Volume, objs: &dyn Objects, head: &Oid) -> Result<Vec<Oid>, FetchError> {
-    let c = commit::decode(objs, head).map_err(|e| FetchError::Lie(e.to_string()))?;
-    Ok(volume.ref_values(objs, &c.state)?)
-}
-
-/// A head must be the commit that its author signed for.
-fn check_head(came: &dyn Objects, w: &HeadNotice) -> Result<(), FetchError> {
-    let c = commit::decode(came, &w.id).map_err(|e| FetchError::Lie(e.to_string()))?;
-    let same = c.head.node == w.node
-        && c.head.stamp.branch == w.branch
-        && c.head.stamp.seq == w.seq
-        && c.head.has_seen(c.head.stamp.dot());
-    if same {
-        return Ok(());
-    }
-    Err(FetchError::Lie(w.id.to_string()))
 }
 
 fn read_request(from: &mut dyn Read) -> io::Result<Want> {
@@ -289,12 +252,12 @@ fn answer(node: &NodeInner, request: RecvStream, reply: SendStream) -> io::Resul
     let request = read_request(&mut SyncIoBridge::new(request))?;
     let mut to = io::BufWriter::with_capacity(64 << 10, SyncIoBridge::new(reply));
     let ids = |v: &[[u8; 20]]| -> Vec<Oid> { v.iter().map(|b| Oid::from(*b)).collect() };
-    let (mut want, have) = (ids(&request.want), ids(&request.have));
+    let (want, have) = (ids(&request.want), ids(&request.have));
     let volume = node.volume(&request.volume);
-    match &volume {
-        Some(v) => want.retain(|w| v.repo().has(w).unwrap_or(false)),
-        None => want.clear(),
-    }
+    let want = match &volume {
+        Some(v) => exchange::held_of(&**v.repo(), &want),
+        None => Vec::new(),
+    };
     let count = u32::try_from(want.len()).map_err(io::Error::other)?;
     to.write_all(&count.to_le_bytes())?;
     for id in &want {
@@ -304,15 +267,8 @@ fn answer(node: &NodeInner, request: RecvStream, reply: SendStream) -> io::Resul
     to.flush()?;
     let sent = match volume {
         Some(v) if !want.is_empty() => {
-            let values = |ids: &[Oid]| -> Vec<Oid> {
-                let held = ids.iter().filter(|i| v.repo().has(i).unwrap_or(false));
-                held.flat_map(|i| ref_values(&v, &**v.repo(), i).unwrap_or_default())
-                    .collect()
-            };
-            let (more, less) = (values(&want), values(&have));
-            want.extend(more);
-            let have = [have, less].concat();
-            incoming::send(v.repo(), &want, &have, &mut to).map_err(io::Error::other)?
+            let sent = exchange::give(&**v.repo(), v.cache(), &want, &have, &mut to);
+            sent.map_err(io::Error::other)?
         }
         _ => 0,
     };

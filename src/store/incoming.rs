@@ -306,12 +306,17 @@ impl<R: Read> Stream<R> {
 }
 
 /// Reads what came, then what is held.
-#[derive(Debug)]
 pub struct With<'a> {
     ids: &'a BTreeSet<Oid>,
     objects: &'a Memory,
     pack: Option<&'a WrittenPack>,
-    repo: &'a Repo,
+    held: &'a dyn Objects,
+}
+
+impl std::fmt::Debug for With<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("With").finish_non_exhaustive()
+    }
 }
 
 impl Objects for With<'_> {
@@ -320,7 +325,7 @@ impl Objects for With<'_> {
             return Ok(Some(o));
         }
         let Some(pack) = self.pack.filter(|_| self.ids.contains(id)) else {
-            return self.repo.find(id);
+            return self.held.find(id);
         };
         let read = pack.read(id).map_err(|e| ObjectError::Store {
             at: "reading what a peer sent",
@@ -364,7 +369,7 @@ impl Incoming {
             ids: &self.ids,
             objects: &self.structure,
             pack: Some(&self.pack),
-            repo,
+            held: repo,
         }
     }
 }
@@ -374,8 +379,12 @@ impl Small {
     ///
     /// # Errors
     /// Names what is missing or wrong.
-    pub fn verified(self, repo: &Repo, want: &[Oid]) -> Result<Vec<(Oid, Object)>, IncomingError> {
-        verify(&self.with(repo), repo, want, &self.ids)?;
+    pub fn verified(
+        self,
+        held: &dyn Objects,
+        want: &[Oid],
+    ) -> Result<Vec<(Oid, Object)>, IncomingError> {
+        verify(&self.with(held), held, want, &self.ids)?;
         Ok(self.objects.into_objects())
     }
 
@@ -387,12 +396,12 @@ impl Small {
 
     /// Reads what came, and what is held where it is not among it.
     #[must_use]
-    pub fn with<'a>(&'a self, repo: &'a Repo) -> With<'a> {
+    pub fn with<'a>(&'a self, held: &'a dyn Objects) -> With<'a> {
         With {
             ids: &self.ids,
             objects: &self.objects,
             pack: None,
-            repo,
+            held,
         }
     }
 }
@@ -402,12 +411,12 @@ impl Small {
 /// # Errors
 /// As the store and the writer.
 pub fn send(
-    repo: &Repo,
+    held: &dyn Objects,
     want: &[Oid],
     have: &[Oid],
     to: &mut dyn io::Write,
 ) -> Result<u32, IncomingError> {
-    let ids = closure::missing(repo, want, have)?;
+    let ids = closure::missing(held, want, have)?;
     let count = u32::try_from(ids.len()).map_err(|_| format("too many objects"))?;
     let mut out = Hashed {
         to,
@@ -419,7 +428,7 @@ pub fn send(
     let mut z = flate2::Compress::new(flate2::Compression::new(1), true);
     let mut entry = Vec::new();
     for id in ids {
-        let o = repo.find(&id)?.ok_or(ObjectError::Missing(id))?;
+        let o = held.find(&id)?.ok_or(ObjectError::Missing(id))?;
         entry.clear();
         write_entry_header(o.kind, o.data.len() as u64, &mut entry);
         z.reset();

@@ -1,0 +1,323 @@
+//! One node's part in replication: which heads are believed, what is announced, fetched from
+//! whom, given up and covered. What the node's tasks do around it is sockets, disk and clock;
+//! the same machine runs in simulations.
+//!
+//! Invariants: nothing of a head is done before its signature is checked and its author's
+//! membership; what is kept of what others say is bounded: packs by [`CARRIED_MAX`], heads by
+//! the replicator. One task owns it.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+
+use lru::LruCache;
+
+use super::cover::{Orphans, Turns};
+use super::{HeadNotice, Input, Output, Replicator};
+use crate::base::id::{BranchId, NodeId, Oid, VolumeName};
+use crate::base::limit::CARRIED_PACK_BYTES_MAX;
+
+/// Packs of announcements that are kept until it is decided what to fetch.
+const CARRIED_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("64");
+
+/// Who is who in the cell, at the moment of asking.
+pub trait Cell {
+    /// This node.
+    fn me(&self) -> NodeId;
+
+    /// Whether a node is a member.
+    fn is_member(&self, node: NodeId) -> bool;
+
+    /// Whether the notice's author signed it.
+    fn is_signed(&self, head: &HeadNotice) -> bool;
+}
+
+/// What a volume shows.
+#[derive(Debug, Clone)]
+pub struct Frontier {
+    /// Which volume.
+    pub volume: VolumeName,
+    /// For each branch, the last commit in it or below it.
+    pub seen: Vec<(BranchId, u64)>,
+    /// Its heads: who wrote each, and the commit.
+    pub heads: Vec<(NodeId, Oid)>,
+}
+
+impl Frontier {
+    fn shown(&self) -> Input {
+        Input::Shown {
+            volume: self.volume.clone(),
+            seen: self.seen.clone(),
+            heads: self.heads.iter().map(|(_, id)| *id).collect(),
+        }
+    }
+}
+
+/// What happens to a node.
+#[derive(Debug)]
+pub enum Event {
+    /// A commit of ours is durable; its pack, if it is small.
+    Committed(HeadNotice, Option<Vec<u8>>),
+    /// A volume was opened.
+    Opened {
+        /// What it shows.
+        shown: Frontier,
+        /// Notices of our own heads among those, and those kept from the last run.
+        notices: Vec<HeadNotice>,
+    },
+    /// A peer announced a head.
+    Announced {
+        /// Who.
+        from: NodeId,
+        /// The head.
+        head: HeadNotice,
+        /// What the commit adds to its parents, perhaps.
+        pack: Option<Vec<u8>>,
+    },
+    /// Heads are in a node's gossiped state.
+    Gossiped {
+        /// Whose.
+        from: NodeId,
+        /// The heads.
+        heads: Vec<HeadNotice>,
+    },
+    /// A connection to a peer is up.
+    Up(NodeId),
+    /// It is down.
+    Down(NodeId),
+    /// A fetch is getting on.
+    Alive(VolumeName),
+    /// A fetch ended.
+    Fetched {
+        /// Its number.
+        fetch: u64,
+        /// What its volume shows now, if it is open.
+        shown: Option<Frontier>,
+        /// Whether what was asked for is here and shown.
+        ok: bool,
+    },
+    /// Time to look for heads that nobody vouches for.
+    Look {
+        /// What the volumes show.
+        shown: Vec<Frontier>,
+        /// Number of connected members whose ids are before ours.
+        place: usize,
+    },
+    /// Time passed.
+    Tick,
+}
+
+/// A head whose closure is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// The head.
+    pub head: HeadNotice,
+    /// The pack that came with its announcement.
+    pub pack: Option<Vec<u8>>,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Tell all peers.
+    Announce {
+        /// The head.
+        head: HeadNotice,
+        /// What goes with it.
+        pack: Option<Vec<u8>>,
+    },
+    /// Make these the volume's gossiped state, or as many of the first as fit; keep them.
+    Gossip {
+        /// Which volume.
+        volume: VolumeName,
+        /// Its heads.
+        heads: Vec<HeadNotice>,
+    },
+    /// Stop the volume's fetch; what it says afterwards counts for nothing.
+    GiveUp(VolumeName),
+    /// Show these heads: out of what came with them, else from the peer.
+    Fetch {
+        /// Its number, for [`Event::Fetched`].
+        fetch: u64,
+        /// Which volume.
+        volume: VolumeName,
+        /// From whom.
+        from: NodeId,
+        /// What is wanted.
+        want: Vec<Wanted>,
+    },
+    /// Make a commit without changes on top of these.
+    Cover {
+        /// Which volume.
+        volume: VolumeName,
+        /// The heads.
+        heads: Vec<Oid>,
+        /// Why.
+        orphans: Orphans,
+    },
+}
+
+#[derive(Debug)]
+struct UnderWay {
+    volume: VolumeName,
+    from: NodeId,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Machine {
+    core: Replicator,
+    turns: Turns,
+    /// Small packs by head: of ours until it is announced, of others until it is fetched.
+    carried: LruCache<Oid, Vec<u8>>,
+    fetches: BTreeMap<u64, UnderWay>,
+    last_fetch: u64,
+}
+
+impl Machine {
+    /// A machine whose choices follow from `seed`.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self {
+            core: Replicator::new(seed),
+            turns: Turns::default(),
+            carried: LruCache::new(CARRIED_MAX),
+            fetches: BTreeMap::new(),
+            last_fetch: 0,
+        }
+    }
+
+    /// Number of heads announced for a volume whose closure is not here.
+    #[must_use]
+    pub fn behind(&self, volume: &VolumeName) -> usize {
+        self.core.behind(volume)
+    }
+
+    /// Takes an event at `now` (milliseconds of any monotonic clock) and returns what is to be
+    /// done.
+    pub fn handle(&mut self, event: Event, cell: &dyn Cell, now: u64) -> Vec<Effect> {
+        let mut out = Vec::new();
+        let mut give = |me: &mut Self, input| {
+            let done = me.core.handle(input, now);
+            out.extend(done.into_iter().map(|o| me.effect(o)));
+        };
+        match event {
+            Event::Committed(head, pack) => {
+                if let Some(pack) = pack {
+                    self.carried.put(head.id, pack);
+                }
+                give(self, Input::Local(head));
+            }
+            Event::Opened { shown, notices } => {
+                give(self, shown.shown());
+                let from = cell.me();
+                for head in notices {
+                    give(self, Input::Heard { from, head });
+                }
+                give(self, shown.shown());
+            }
+            Event::Announced { from, head, pack } => {
+                if believed(cell, &head) {
+                    if let Some(pack) = pack.filter(|p| p.len() <= CARRIED_PACK_BYTES_MAX) {
+                        self.carried.put(head.id, pack);
+                    }
+                    give(self, Input::Heard { from, head });
+                }
+            }
+            Event::Gossiped { from, heads } => {
+                for head in heads {
+                    if self.core.is_news(from, &head) && believed(cell, &head) {
+                        give(self, Input::Heard { from, head });
+                    }
+                }
+            }
+            Event::Up(peer) => give(self, Input::Up(peer)),
+            Event::Down(peer) => give(self, Input::Down(peer)),
+            Event::Alive(volume) => give(self, Input::Alive(volume)),
+            Event::Fetched { fetch, shown, ok } => {
+                if let Some(shown) = shown {
+                    give(self, shown.shown());
+                }
+                // One that was given up is over already.
+                if let Some(UnderWay { volume, from }) = self.fetches.remove(&fetch) {
+                    give(self, Input::Fetched { volume, from, ok });
+                }
+            }
+            Event::Look { shown, place } => {
+                for author in self.core.wanted_authors() {
+                    if !cell.is_member(author) {
+                        give(self, Input::Gone(author));
+                    }
+                }
+                if cell.is_member(cell.me()) {
+                    let due = shown.iter().filter_map(|f| self.cover(f, cell, place, now));
+                    let due: Vec<Effect> = due.collect();
+                    out.extend(due);
+                }
+            }
+            Event::Tick => give(self, Input::Tick),
+        }
+        out
+    }
+
+    /// What to cover, if anything is and it is our turn.
+    fn cover(&mut self, f: &Frontier, cell: &dyn Cell, place: usize, now: u64) -> Option<Effect> {
+        let others = || f.heads.iter().filter(|(node, _)| *node != cell.me());
+        let strangers = others().filter(|(node, _)| !cell.is_member(*node));
+        let strangers: Vec<Oid> = strangers.map(|(_, id)| *id).collect();
+        let lost = others().filter(|(_, id)| !self.core.is_vouched(&f.volume, id));
+        let lost: Vec<Oid> = lost.map(|(_, id)| *id).collect();
+        let (orphans, heads) = match (strangers.is_empty(), lost.is_empty()) {
+            (false, _) => (Orphans::OfStrangers, strangers),
+            (true, false) => (Orphans::OfMembers, lost),
+            (true, true) => (Orphans::None, Vec::new()),
+        };
+        let due = self.turns.due(&f.volume, orphans, place, now);
+        due.then(|| Effect::Cover {
+            volume: f.volume.clone(),
+            heads,
+            orphans,
+        })
+    }
+
+    fn effect(&mut self, o: Output) -> Effect {
+        match o {
+            Output::Announce(head) => {
+                let pack = self.carried.pop(&head.id);
+                Effect::Announce { head, pack }
+            }
+            Output::Gossip { volume, heads } => Effect::Gossip { volume, heads },
+            Output::GiveUp(volume) => {
+                self.fetches.retain(|_, f| f.volume != volume);
+                Effect::GiveUp(volume)
+            }
+            Output::Fetch { volume, from, want } => {
+                self.last_fetch += 1;
+                let fetch = self.last_fetch;
+                let under_way = UnderWay {
+                    volume: volume.clone(),
+                    from,
+                };
+                self.fetches.insert(fetch, under_way);
+                let carried = |head: HeadNotice| {
+                    let pack = self.carried.pop(&head.id);
+                    Wanted { head, pack }
+                };
+                Effect::Fetch {
+                    fetch,
+                    volume,
+                    from,
+                    want: want.into_iter().map(carried).collect(),
+                }
+            }
+        }
+    }
+}
+
+/// A head is believed only if its author is a member and signed it.
+fn believed(cell: &dyn Cell, head: &HeadNotice) -> bool {
+    let good = cell.is_member(head.node) && cell.is_signed(head);
+    if !good {
+        tracing::debug!(author = %head.node.short(), "a head that nobody vouches for");
+    }
+    good
+}
