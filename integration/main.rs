@@ -9,4 +9,5 @@ mod harness;
 mod http_door;
 mod packaging;
 mod power;
+mod sim;
 mod tidy;

@@ -324,7 +324,7 @@ fn pull(from: &Volume, to: &Volume) {
     let ids = |v: &Volume| -> Vec<Oid> { v.view().heads.iter().map(|h| h.id).collect() };
     let want = ids(from);
     let mut stream = Vec::new();
-    incoming::send(from.repo(), &want, &ids(to), &mut stream).expect("sent");
+    incoming::send(&**from.repo(), &want, &ids(to), &mut stream).expect("sent");
     if stream.get(8..12) != Some(&[0; 4]) {
         let came = incoming::receive(to.repo(), stream.as_slice()).expect("received");
         came.admit(to.repo(), &want).expect("complete");

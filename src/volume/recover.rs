@@ -15,7 +15,6 @@ use super::commit::{self, Batch, Over, Written};
 use super::derive;
 use super::error::VolumeError;
 use super::inode::{Data, Spill};
-use super::live::Live;
 use super::view::{HeadInfo, View};
 use super::{Volume, VolumeResult};
 use crate::base::clock;
@@ -383,12 +382,11 @@ impl Bytes {
     }
 }
 
-impl Volume {
-    /// Entries that stand for all that dropped journal segments said.
-    pub(super) fn opening(&self, view: &View, live: &Live) -> Vec<Entry> {
-        let mut out = vec![Entry::Started(live.numbers.branch)];
-        out.extend(view.heads.iter().map(|h| Entry::Admitted(h.id)));
-        out.extend(live.last_committed.clone().map(Entry::Committed));
-        out
-    }
+/// Entries that stand for all that dropped journal segments said.
+#[must_use]
+pub fn opening(branch: BranchId, view: &View, last: Option<&Committed>) -> Vec<Entry> {
+    let mut out = vec![Entry::Started(branch)];
+    out.extend(view.heads.iter().map(|h| Entry::Admitted(h.id)));
+    out.extend(last.cloned().map(Entry::Committed));
+    out
 }

@@ -8,6 +8,7 @@ use super::chain;
 use super::commit::{self, Batch};
 use super::inode::ROOT_INO;
 use super::live::Stale;
+use super::recover;
 use super::view::View;
 use super::{Volume, VolumeResult, Work};
 use crate::base::id::Oid;
@@ -382,7 +383,9 @@ impl Volume {
             let waits = !live.dirty.is_empty() || !live.committing.is_empty();
             let held = if waits { 0 } else { held.unwrap_or(u64::MAX) };
             let needed = held.min(waiting).min(last + 1);
-            (needed, self.opening(view, &live))
+            let branch = live.numbers.branch;
+            let opening = recover::opening(branch, view, live.last_committed.as_ref());
+            (needed, opening)
         };
         if let Err(e) = self.journal.trim(needed, || opening) {
             tracing::warn!(error = %e, "the journal was not trimmed");

@@ -1,0 +1,182 @@
+//! Many nodes in one thread, in virtual time, on a network and on disks that fail: the product's
+//! own replication, commits and merges, with everything around them simulated (`sim/world.rs`).
+//!
+//! A run follows from its seed. While it is busy, people write, and what the seed's plan
+//! (`sim/plan.rs`) has in store goes wrong: latency, loss, doubling, reordering, one-way cuts,
+//! partitions, crashes at any use of a disk, disks rolled back, clocks that are off, machines that
+//! share a key, members that lie, nodes that go for good and nodes that join. Then all is
+//! healed, and all that was promised must hold (`sim/check.rs`).
+//!
+//! `cargo test` runs 300 fixed seeds and a few fresh ones. A failure prints the line that
+//! replays it. By hand:
+//!
+//! | variable | |
+//! |---|---|
+//! | `CELLFS_SIM_SEED=N` | with the test `sim::replay`: this seed alone, with its plan |
+//! | `CELLFS_SIM_SEEDS=N` | with the test `sim::many`: so many seeds, from `CELLFS_SIM_FIRST` (default 1000) on |
+//! | `CELLFS_SIM_NODES=N` | with the test `sim::large`: one run of so many nodes, of which 20 % crash in each of 10 minutes |
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+mod author;
+mod check;
+mod disk;
+mod liar;
+mod node;
+mod plan;
+mod world;
+
+use plan::{Ms, Plan};
+use world::{Report, World};
+
+const FIXED: u64 = 300;
+const THREADS: u64 = 2;
+
+fn simulate(plan: Plan) -> Result<Report, String> {
+    let mut w = World::new(plan);
+    let done = catch_unwind(AssertUnwindSafe(|| to_the_end(&mut w)));
+    let done = done.unwrap_or_else(|e| {
+        let text = e.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| e.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+        Err(format!("a panic: {}", text.unwrap_or_default()))
+    });
+    done.map_err(|e| format!("{e}\nat {} ms\n{}", w.now, check::story(&w)))
+}
+
+fn to_the_end(w: &mut World) -> Result<Report, String> {
+    let busy = w.plan.busy;
+    w.run_until(busy + 200)?;
+    let last = busy + w.plan.settle;
+    let mut agreed: Option<Ms> = None;
+    while agreed.is_none() {
+        w.run_until(w.now + 250)?;
+        match check::agree(w) {
+            Ok(()) => agreed = Some(w.now - busy),
+            Err(e) if w.now > last => return Err(e),
+            Err(_) => {}
+        }
+    }
+    // What follows from the heal itself, as a head whose notice is lost, is done by then.
+    w.run_until(last.max(w.now))?;
+    let before = check::commits(w);
+    w.run_until(w.now + w.plan.quiet)?;
+    let after = check::commits(w);
+    if before != after {
+        return Err(format!("{} commits while nobody wrote", after - before));
+    }
+    check::all(w)?;
+    let mut report = w.report;
+    report.commits = after;
+    report.agreed_after = agreed.unwrap_or_default();
+    Ok(report)
+}
+
+fn line(seed: u64) -> String {
+    format!("CELLFS_SIM_SEED={seed} cargo test --test integration sim::replay -- --nocapture")
+}
+
+fn set(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Runs all these seeds; the reports summed up. Stops at the first failure.
+fn run_all(seeds: std::ops::Range<u64>, until: Option<Instant>) -> (u64, Report) {
+    let next = AtomicU64::new(seeds.start);
+    let failed: Mutex<Option<String>> = Mutex::new(None);
+    let sum = Mutex::new((0, Report::default()));
+    std::thread::scope(|s| {
+        for _ in 0..THREADS {
+            s.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::SeqCst);
+                    let late = until.is_some_and(|t| Instant::now() > t);
+                    if seed >= seeds.end || late || failed.lock().expect("alive").is_some() {
+                        return;
+                    }
+                    match simulate(Plan::of(seed)) {
+                        Ok(r) => {
+                            let mut sum = sum.lock().expect("alive");
+                            sum.0 += 1;
+                            sum.1.steps += r.steps;
+                            sum.1.commits += r.commits;
+                            sum.1.frontier_max = sum.1.frontier_max.max(r.frontier_max);
+                            sum.1.agreed_after = sum.1.agreed_after.max(r.agreed_after);
+                        }
+                        Err(e) => {
+                            let text = format!("{}\n{e}", line(seed));
+                            failed.lock().expect("alive").get_or_insert(text);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    if let Some(e) = failed.into_inner().expect("alive") {
+        panic!("{e}");
+    }
+    sum.into_inner().expect("alive")
+}
+
+#[test]
+fn fixed_seeds_keep_all_promises() {
+    let (runs, r) = run_all(0..FIXED, None);
+    println!("{runs} runs, {} steps, {} commits", r.steps, r.commits);
+    assert_eq!(runs, FIXED);
+    assert!(r.frontier_max > 3, "nothing was ever written at once");
+}
+
+#[test]
+fn fresh_seeds_keep_all_promises() {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let first = now.map_or(0, |d| d.as_secs()) << 16;
+    let until = Instant::now() + Duration::from_secs(4);
+    run_all(first..first + 50, Some(until));
+}
+
+#[test]
+fn a_seed_tells_the_same_story_twice() {
+    for seed in [1, 5, 9] {
+        let runs = [(); 2].map(|()| simulate(Plan::of(seed)).map(|r| (r.trace, r.steps)));
+        assert_eq!(runs[0], runs[1], "{}", line(seed));
+    }
+}
+
+#[test]
+fn replay() {
+    let Some(seed) = set("CELLFS_SIM_SEED") else {
+        return;
+    };
+    match simulate(Plan::of(seed)) {
+        Ok(r) => println!("{r:?}"),
+        Err(e) => panic!("{}\n{e}", line(seed)),
+    }
+}
+
+#[test]
+fn many() {
+    let Some(count) = set("CELLFS_SIM_SEEDS") else {
+        return;
+    };
+    let first = set("CELLFS_SIM_FIRST").unwrap_or(1000);
+    let (runs, r) = run_all(first..first + count, None);
+    println!(
+        "{runs} seeds from {first}: {} steps, {} commits, at most {} heads at once, agreed after \
+         at most {} ms",
+        r.steps, r.commits, r.frontier_max, r.agreed_after
+    );
+}
+
+#[test]
+fn large() {
+    let Some(nodes) = set("CELLFS_SIM_NODES") else {
+        return;
+    };
+    let nodes = usize::try_from(nodes).expect("a number of nodes");
+    match simulate(Plan::large(1, nodes, 200, 600_000)) {
+        Ok(r) => println!("{nodes} nodes: {r:?}"),
+        Err(e) => panic!("{e}"),
+    }
+}

@@ -1,0 +1,965 @@
+//! The world of a simulation: virtual time, the network between the machines, and what happens
+//! to them. One queue of events, ordered by time and then by number; one generator.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::sync::Arc;
+
+use cellfs::base::id::{NodeId, Oid};
+use cellfs::peers::STATE_VALUE_BYTES_MAX;
+use cellfs::replicator::HeadNotice;
+use cellfs::replicator::machine::{Effect, Event};
+use cellfs::volume::VolumeResult;
+
+use super::author::Act;
+use super::check::Ledger;
+use super::disk::{Image, Pool, SimDisk};
+use super::node::{Gossiped, Node, Roll, frontier};
+use super::plan::{Ms, Plan, Rng, node_id};
+
+/// A fetch of which nothing comes is found dead by the replicator after 20 s; one whose peer
+/// says so, at once.
+const TICK: Ms = 50;
+const LOOK: Ms = 500;
+
+/// What goes over the network.
+#[derive(Debug, Clone)]
+pub(super) enum Message {
+    Announce {
+        from: NodeId,
+        head: HeadNotice,
+        pack: Option<Arc<Vec<u8>>>,
+    },
+    States(Arc<Vec<(NodeId, Gossiped)>>),
+    Ask {
+        fetch: u64,
+        asker: usize,
+        want: Vec<Oid>,
+        have: Vec<Oid>,
+    },
+    Answer {
+        fetch: u64,
+        ids: Vec<Oid>,
+        pack: Arc<Vec<u8>>,
+    },
+}
+
+/// What happens at a time. Machines are named by their numbers, and by their starts where an
+/// event is for one run only.
+#[derive(Debug)]
+enum What {
+    Deliver {
+        from: usize,
+        to: usize,
+        start: u64,
+        message: Message,
+    },
+    Commit(usize, u64),
+    Settle(usize, u64),
+    Tick(usize, u64),
+    Look(usize, u64),
+    Gossip(usize, u64),
+    Sweep(usize, u64),
+    Fetched(usize, u64, u64, bool),
+    Review(usize, usize),
+    Act,
+    Clone,
+    Lie(usize),
+    Partition(bool),
+    Cut,
+    Mend(usize, usize),
+    Crash,
+    Churn,
+    Start(usize),
+    Snapshot,
+    Twin,
+    Leave,
+    Join,
+    Told(usize, NodeId),
+    Heal,
+}
+
+type Queued = Reverse<(Ms, u64, Slot)>;
+
+/// An event in the queue, which compares by nothing but its place.
+#[derive(Debug)]
+struct Slot(What);
+
+impl PartialEq for Slot {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Slot {}
+
+impl PartialOrd for Slot {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Slot {
+    fn cmp(&self, _: &Self) -> std::cmp::Ordering {
+        std::cmp::Ordering::Equal
+    }
+}
+
+/// What a run came to.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Report {
+    pub(super) trace: u64,
+    pub(super) steps: u64,
+    pub(super) commits: u64,
+    pub(super) frontier_max: usize,
+    /// How long after the last write all agreed.
+    pub(super) agreed_after: Ms,
+}
+
+/// See the module.
+pub(super) struct World {
+    pub(super) plan: Plan,
+    pub(super) rng: Rng,
+    pub(super) now: Ms,
+    pub(super) nodes: Vec<Node>,
+    pub(super) ledger: Ledger,
+    pub(super) report: Report,
+    pub(super) busy: bool,
+    queue: BinaryHeap<Queued>,
+    queued: u64,
+    pool: Pool,
+    group: Vec<u8>,
+    cuts: BTreeSet<(usize, usize)>,
+    /// Connections that are up, with the starts of both sides.
+    up: BTreeMap<(usize, usize), (u64, u64)>,
+    ticking: BTreeSet<usize>,
+    snapshots: Vec<(usize, Ms, Image, Option<Act>)>,
+    /// Acts that were in no commit when their node crashed.
+    limbo: BTreeMap<usize, Act>,
+    ids: BTreeMap<NodeId, Vec<usize>>,
+    members: Arc<BTreeSet<NodeId>>,
+    trace: blake3::Hasher,
+    /// The last token written.
+    pub(super) token: u64,
+}
+
+impl World {
+    pub(super) fn new(plan: Plan) -> Self {
+        let count = plan.nodes + plan.leavers;
+        let mut w = Self {
+            rng: Rng::new(plan.seed ^ 0x00C0_FFEE),
+            now: 0,
+            nodes: Vec::new(),
+            ledger: Ledger::default(),
+            report: Report::default(),
+            busy: true,
+            queue: BinaryHeap::new(),
+            queued: 0,
+            pool: Pool::default(),
+            group: Vec::new(),
+            cuts: BTreeSet::new(),
+            up: BTreeMap::new(),
+            ticking: BTreeSet::new(),
+            snapshots: Vec::new(),
+            limbo: BTreeMap::new(),
+            ids: BTreeMap::new(),
+            members: Arc::new((0..count).map(node_id).collect()),
+            trace: blake3::Hasher::new(),
+            token: 0,
+            plan,
+        };
+        for n in 0..w.plan.nodes {
+            let disk = SimDisk::new(w.pool.clone());
+            let m = w.add(disk, node_id(n));
+            // Liars are the last ones.
+            w.nodes[m].liar = n >= w.plan.nodes - w.plan.liars;
+            let at = w.rng.below(200);
+            w.after(at, What::Start(m));
+        }
+        w.faults();
+        w
+    }
+
+    /// What the plan has in store.
+    fn faults(&mut self) {
+        let p = self.plan.clone();
+        self.after(300, What::Act);
+        self.after(p.busy, What::Heal);
+        for (every, what) in [
+            (p.partition_every, What::Partition(true)),
+            (p.cut_every, What::Cut),
+            (p.crash_every, What::Crash),
+            (p.clone_every, What::Clone),
+        ] {
+            if every > 0 {
+                let at = self.rng.below(2 * every);
+                self.after(at, what);
+            }
+        }
+        if p.churn > 0 {
+            self.after(5_000, What::Churn);
+        }
+        if p.amnesia > 0 {
+            self.after(p.busy / 4, What::Snapshot);
+        }
+        for _ in 0..p.twins {
+            let at = self.rng.below(p.busy);
+            self.after(at, What::Twin);
+        }
+        for _ in 0..p.leavers {
+            let at = self.rng.between(p.busy / 3, p.busy);
+            self.after(at, What::Leave);
+            self.after(at + 3_000, What::Join);
+        }
+    }
+
+    fn add(&mut self, disk: SimDisk, id: NodeId) -> usize {
+        let m = self.nodes.len();
+        let skew = i64::try_from(self.rng.below(2 * self.plan.skew + 1)).expect("small");
+        let skew = skew - i64::try_from(self.plan.skew).expect("small");
+        let roll = Roll {
+            me: id,
+            members: self.members.clone(),
+            gone: self.ledger.gone.clone(),
+        };
+        let node = Node::new(Arc::new(disk), roll, format!("node {m}"), skew);
+        self.nodes.push(node);
+        self.group.push(0);
+        self.ids.entry(id).or_default().push(m);
+        m
+    }
+
+    fn after(&mut self, pause: Ms, what: What) {
+        self.queued += 1;
+        let at = self.now + pause;
+        self.queue.push(Reverse((at, self.queued, Slot(what))));
+    }
+
+    fn note(&mut self, what: &[u8], m: usize) {
+        self.trace.update(&self.now.to_le_bytes());
+        self.trace.update(&m.to_le_bytes());
+        self.trace.update(what);
+    }
+
+    /// Runs until this time. An error says which promise was broken.
+    pub(super) fn run_until(&mut self, end: Ms) -> Result<(), String> {
+        while let Some(Reverse((at, _, _))) = self.queue.peek()
+            && *at <= end
+        {
+            let Some(Reverse((at, _, Slot(what)))) = self.queue.pop() else {
+                break;
+            };
+            self.now = at;
+            self.report.steps += 1;
+            self.step(what)?;
+        }
+        self.now = end;
+        let hash = *self.trace.finalize().as_bytes();
+        let (first, _) = hash.split_at(8);
+        self.report.trace = u64::from_le_bytes(first.try_into().expect("eight bytes"));
+        Ok(())
+    }
+
+    fn runs(&self, m: usize, start: u64) -> bool {
+        let n = &self.nodes[m];
+        n.is_up() && n.starts == start
+    }
+
+    fn step(&mut self, what: What) -> Result<(), String> {
+        match what {
+            What::Deliver {
+                from,
+                to,
+                start,
+                message,
+            } => {
+                if self.reaches(from, to) && self.runs(to, start) {
+                    return self.deliver(from, to, message);
+                }
+            }
+            What::Commit(m, start) if self.runs(m, start) => {
+                self.note(b"commit", m);
+                let done = self.nodes[m].commit(self.now);
+                return self.done(m, done);
+            }
+            What::Settle(m, start) if self.runs(m, start) => {
+                self.nodes[m].settle(&mut self.rng);
+                let next = self.rng.between(50, 1_000);
+                self.after(next, What::Settle(m, start));
+            }
+            What::Tick(m, start) => {
+                self.ticking.remove(&m);
+                if self.runs(m, start) {
+                    return self.tell(m, Event::Tick);
+                }
+            }
+            What::Look(m, start) if self.runs(m, start) => {
+                self.after(LOOK, What::Look(m, start));
+                return self.look(m);
+            }
+            What::Gossip(m, start) if self.runs(m, start) => self.gossip(m, start),
+            What::Sweep(m, start) if self.runs(m, start) => {
+                self.after(self.plan.sweep_every, What::Sweep(m, start));
+                return self.sweep(m);
+            }
+            What::Fetched(m, start, fetch, ok) if self.runs(m, start) => {
+                return self.fetched(m, fetch, ok);
+            }
+            What::Review(a, b) => return self.review(a, b),
+            What::Act => return self.act(),
+            What::Clone if self.busy => {
+                let next = self.rng.below(2 * self.plan.clone_every);
+                self.after(next, What::Clone);
+                if let Some(m) = self.some_honest() {
+                    self.note(b"clone", m);
+                    let done = self.nodes[m].hand_out(self.now);
+                    return self.done(m, done);
+                }
+            }
+            What::Lie(m) if self.busy => {
+                let next = self.rng.between(100, 1_500);
+                self.after(next, What::Lie(m));
+                return self.lie(m);
+            }
+            What::Partition(on) if self.busy => self.partition(on),
+            What::Cut if self.busy => self.cut(),
+            What::Mend(a, b) => {
+                self.cuts.remove(&(a, b));
+                self.review_later(a, b);
+            }
+            What::Crash if self.busy => {
+                let next = self.rng.below(2 * self.plan.crash_every);
+                self.after(next, What::Crash);
+                if let Some(m) = self.some_honest() {
+                    if self.rng.permille(500) {
+                        let uses = u32::try_from(self.rng.below(12)).expect("small");
+                        self.nodes[m].disk.die_at(uses);
+                    } else {
+                        self.crash(m);
+                    }
+                }
+            }
+            What::Churn if self.busy => {
+                let nodes = self.nodes.len() as u64;
+                let a_minute = (nodes * self.plan.churn / 1000).max(1);
+                self.after(60_000 / a_minute, What::Churn);
+                if let Some(m) = self.some_honest() {
+                    self.crash(m);
+                }
+            }
+            What::Start(m) => return self.start(m),
+            What::Snapshot if self.busy => {
+                let next = self.rng.between(500, 5_000);
+                self.after(next, What::Snapshot);
+                if let Some(m) = self.some_honest() {
+                    let n = &self.nodes[m];
+                    let pending = n.run.as_ref().and_then(|r| r.pending.as_ref());
+                    let limbo = pending.map(|p| p.act.clone());
+                    self.snapshots.push((m, self.now, n.disk.image(), limbo));
+                }
+            }
+            What::Twin if self.busy => self.twin(),
+            What::Leave => self.leave(),
+            What::Join => {
+                let id = node_id(self.plan.nodes + self.ledger.joined);
+                self.ledger.joined += 1;
+                let m = self.add(SimDisk::new(self.pool.clone()), id);
+                return self.start(m);
+            }
+            What::Told(m, gone) => {
+                self.nodes[m].roll.gone.insert(gone);
+            }
+            What::Heal => self.heal(),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// An honest machine that runs.
+    fn some_honest(&mut self) -> Option<usize> {
+        let fit = (0..self.nodes.len()).filter(|m| {
+            let n = &self.nodes[*m];
+            n.is_up() && !n.liar
+        });
+        let fit: Vec<usize> = fit.collect();
+        self.rng.pick(&fit)
+    }
+
+    // --- What machines do.
+
+    /// Gives a machine an event and carries out what it decides.
+    pub(super) fn tell(&mut self, m: usize, event: Event) -> Result<(), String> {
+        let effects = self.nodes[m].give(event, self.now);
+        self.carry_out(m, effects)
+    }
+
+    /// Carries out what an action of a node led to; a node whose disk died crashes.
+    pub(super) fn done(&mut self, m: usize, done: VolumeResult<Vec<Effect>>) -> Result<(), String> {
+        match done {
+            Ok(effects) => self.carry_out(m, effects),
+            Err(_) if self.nodes[m].disk.is_dead() => {
+                self.crash(m);
+                Ok(())
+            }
+            Err(e) => Err(format!("machine {m} at {} ms: {e}", self.now)),
+        }
+    }
+
+    fn account(&mut self, m: usize) {
+        for (dot, act) in std::mem::take(&mut self.nodes[m].tried) {
+            self.note(&dot.branch.0.to_le_bytes(), m);
+            let left = || self.limbo.get(&m).cloned().unwrap_or_default();
+            let act = act.unwrap_or_else(left);
+            self.ledger.tried(dot, act);
+        }
+    }
+
+    fn carry_out(&mut self, m: usize, effects: Vec<Effect>) -> Result<(), String> {
+        self.account(m);
+        let mut queue: VecDeque<Effect> = effects.into();
+        while let Some(effect) = queue.pop_front() {
+            if self.nodes[m].liar {
+                continue;
+            }
+            match effect {
+                Effect::Announce { head, pack } => {
+                    if !self.nodes[m].disk.outlives_a_crash(&head.id) {
+                        return Err(format!(
+                            "machine {m} announced {} before it was durable",
+                            head.id
+                        ));
+                    }
+                    self.flood(m, &head, pack.map(Arc::new));
+                }
+                Effect::Gossip { heads, .. } => self.set_state(m, heads),
+                Effect::GiveUp(_) => {
+                    // What it says afterwards counts for nothing, and may come.
+                    if self.rng.permille(500)
+                        && let Some(run) = &mut self.nodes[m].run
+                    {
+                        run.fetches.clear();
+                    }
+                }
+                Effect::Fetch {
+                    fetch, from, want, ..
+                } => {
+                    let now = self.now;
+                    match self.nodes[m].unpack(want, now) {
+                        Ok((rest, more)) => {
+                            self.account(m);
+                            queue.extend(more);
+                            self.ask(m, fetch, from, rest);
+                        }
+                        Err(e) => return self.done(m, Err(e)),
+                    }
+                }
+                Effect::Cover { heads, .. } => {
+                    let now = self.now;
+                    match self.nodes[m].cover(&heads, now) {
+                        Ok(more) => {
+                            self.account(m);
+                            queue.extend(more);
+                        }
+                        Err(e) => return self.done(m, Err(e)),
+                    }
+                }
+            }
+        }
+        let n = &self.nodes[m];
+        if let Some(run) = &n.run {
+            let heads = run.view.heads.len();
+            self.report.frontier_max = self.report.frontier_max.max(heads);
+            let behind = run.machine.behind(&super::node::volume());
+            if behind > 4096 || run.fetches.len() > 64 {
+                return Err(format!("machine {m}: a queue without a bound"));
+            }
+            if behind > 0 && self.ticking.insert(m) {
+                let start = n.starts;
+                self.after(TICK, What::Tick(m, start));
+            }
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self, m: usize, fetch: u64, from: NodeId, rest: Vec<HeadNotice>) {
+        let start = self.nodes[m].starts;
+        if rest.is_empty() {
+            return self.after(1, What::Fetched(m, start, fetch, true));
+        }
+        let peers = self.ids.get(&from).cloned().unwrap_or_default();
+        let peers: Vec<usize> = peers
+            .into_iter()
+            .filter(|p| self.is_connected(m, *p))
+            .collect();
+        let lost = self.rng.permille(self.plan.loss / 4);
+        let Some(to) = self.rng.pick(&peers).filter(|_| !lost) else {
+            // A refusal, or silence.
+            if self.rng.permille(800) {
+                self.after(100, What::Fetched(m, start, fetch, false));
+            }
+            return;
+        };
+        let Some(run) = &mut self.nodes[m].run else {
+            return;
+        };
+        let message = Message::Ask {
+            fetch,
+            asker: m,
+            want: rest.iter().map(|w| w.id).collect(),
+            have: run.view.heads.iter().map(|h| h.id).collect(),
+        };
+        run.fetches.insert(fetch, rest);
+        self.send(m, to, message);
+    }
+
+    fn fetched(&mut self, m: usize, fetch: u64, ok: bool) -> Result<(), String> {
+        let shown = self.nodes[m].run.as_mut().map(|r| {
+            r.fetches.remove(&fetch);
+            frontier(&r.view)
+        });
+        self.tell(m, Event::Fetched { fetch, shown, ok })
+    }
+
+    fn look(&mut self, m: usize) -> Result<(), String> {
+        let me = self.nodes[m].id();
+        let Some(run) = &self.nodes[m].run else {
+            return Ok(());
+        };
+        let shown = vec![frontier(&run.view)];
+        let before = (0..self.nodes.len()).filter(|p| self.nodes[*p].id() < me);
+        let place = before.filter(|p| self.is_connected(m, *p)).count();
+        self.tell(m, Event::Look { shown, place })
+    }
+
+    fn deliver(&mut self, from: usize, to: usize, message: Message) -> Result<(), String> {
+        match message {
+            Message::Announce { from, head, pack } => {
+                self.note(head.id.as_slice(), to);
+                if self.nodes[to].liar {
+                    self.ledger.overheard(head, pack.as_deref());
+                    return Ok(());
+                }
+                // What bears one's own name is not heard.
+                if from == self.nodes[to].id() {
+                    return Ok(());
+                }
+                let pack = pack.map(|p| p.as_ref().clone());
+                self.tell(to, Event::Announced { from, head, pack })
+            }
+            Message::States(states) => self.learn(to, &states),
+            Message::Ask {
+                fetch,
+                asker,
+                want,
+                have,
+            } => {
+                self.note(b"ask", to);
+                let (ids, pack) = match self.nodes[to].liar {
+                    true => match self.false_answer(to, &want, &have) {
+                        Some(answer) => answer,
+                        None => return Ok(()),
+                    },
+                    false => self.nodes[to].answer(&want, &have),
+                };
+                let pack = Arc::new(pack);
+                self.send(to, asker, Message::Answer { fetch, ids, pack });
+                Ok(())
+            }
+            Message::Answer { fetch, ids, pack } => {
+                self.note(b"answer", to);
+                let run = self.nodes[to].run.as_mut();
+                let Some(want) = run.and_then(|r| r.fetches.remove(&fetch)) else {
+                    return Ok(());
+                };
+                let now = self.now;
+                match self.nodes[to].receive(&want, &ids, &pack, now) {
+                    Ok((ok, effects)) => {
+                        if !ok && !self.nodes[from].liar && !ids.is_empty() {
+                            return Err(format!("machine {to} refused what {from} gave"));
+                        }
+                        self.carry_out(to, effects)?;
+                        self.fetched(to, fetch, ok)
+                    }
+                    Err(e) => self.done(to, Err(e)),
+                }
+            }
+        }
+    }
+
+    // --- The network.
+
+    fn reaches(&self, from: usize, to: usize) -> bool {
+        self.group[from] == self.group[to] && !self.cuts.contains(&(from, to))
+    }
+
+    fn is_connected(&self, a: usize, b: usize) -> bool {
+        self.up.contains_key(&(a.min(b), a.max(b)))
+    }
+
+    fn send(&mut self, from: usize, to: usize, message: Message) {
+        let mean = self.plan.latency;
+        let mut pause = 1 + self.rng.below(2 * mean);
+        if self.rng.permille(20) {
+            pause += self.rng.below(20 * mean);
+        }
+        let start = self.nodes[to].starts;
+        let deliver = What::Deliver {
+            from,
+            to,
+            start,
+            message,
+        };
+        self.after(pause, deliver);
+    }
+
+    /// Tells all connected members, as far as the network lets it.
+    pub(super) fn flood(&mut self, m: usize, head: &HeadNotice, pack: Option<Arc<Vec<u8>>>) {
+        if self.rng.permille(self.plan.deaf) {
+            return;
+        }
+        let from = self.nodes[m].id();
+        for to in 0..self.nodes.len() {
+            if to == m || !self.is_connected(m, to) || self.rng.permille(self.plan.loss) {
+                continue;
+            }
+            let message = Message::Announce {
+                from,
+                head: head.clone(),
+                pack: pack.clone(),
+            };
+            if self.rng.permille(self.plan.doubled) {
+                self.send(m, to, message.clone());
+            }
+            self.send(m, to, message);
+        }
+    }
+
+    /// Sets what a node gossips: as many of the first as fit.
+    pub(super) fn set_state(&mut self, m: usize, mut heads: Vec<HeadNotice>) {
+        self.nodes[m].disk.keep_notices(&heads);
+        let size = |h: &Vec<HeadNotice>| {
+            let bytes = postcard::to_stdvec(h).map_or(usize::MAX, |b| b.len() + 1);
+            bytes.div_ceil(3).saturating_mul(4)
+        };
+        while size(&heads) > STATE_VALUE_BYTES_MAX {
+            heads.pop();
+        }
+        let n = &mut self.nodes[m];
+        let (id, start) = (n.id(), n.starts);
+        let Some(run) = &mut n.run else { return };
+        let before = run.states.get(&id).map_or(0, |s| s.version.1);
+        let state = Gossiped {
+            version: (start, before + 1),
+            heads: Arc::new(heads),
+        };
+        run.states.insert(id, state);
+    }
+
+    fn gossip(&mut self, m: usize, start: u64) {
+        self.after(self.plan.gossip_every, What::Gossip(m, start));
+        let Some(run) = &self.nodes[m].run else {
+            return;
+        };
+        let states: Vec<(NodeId, Gossiped)> =
+            run.states.iter().map(|(n, s)| (*n, s.clone())).collect();
+        let states = Arc::new(states);
+        let count = self.nodes.len();
+        for _ in 0..2 {
+            let to = self.rng.index(count);
+            // Both ways, as a handshake.
+            if to != m && self.is_connected(m, to) && !self.rng.permille(self.plan.loss) {
+                self.send(m, to, Message::States(states.clone()));
+                if let Some(run) = &self.nodes[to].run {
+                    let theirs = run.states.iter().map(|(n, s)| (*n, s.clone()));
+                    let theirs = Message::States(Arc::new(theirs.collect()));
+                    self.send(to, m, theirs);
+                }
+            }
+        }
+    }
+
+    fn learn(&mut self, m: usize, states: &[(NodeId, Gossiped)]) -> Result<(), String> {
+        let me = self.nodes[m].id();
+        let mut news = Vec::new();
+        if let Some(run) = &mut self.nodes[m].run {
+            for (node, s) in states.iter().filter(|(n, _)| *n != me) {
+                let known = run.states.get(node).map(|k| k.version);
+                if known.is_none_or(|k| k < s.version) {
+                    run.states.insert(*node, s.clone());
+                    news.push((*node, s.heads.clone()));
+                }
+            }
+        }
+        for (from, heads) in news {
+            let heads = heads.as_ref().clone();
+            self.tell(m, Event::Gossiped { from, heads })?;
+        }
+        Ok(())
+    }
+
+    fn sweep(&mut self, m: usize) -> Result<(), String> {
+        let me = self.nodes[m].id();
+        let Some(run) = &self.nodes[m].run else {
+            return Ok(());
+        };
+        let all = run.states.iter().filter(|(n, _)| **n != me);
+        let all: Vec<(NodeId, Arc<Vec<HeadNotice>>)> =
+            all.map(|(n, s)| (*n, s.heads.clone())).collect();
+        for (from, heads) in all {
+            let heads = heads.as_ref().clone();
+            self.tell(m, Event::Gossiped { from, heads })?;
+        }
+        Ok(())
+    }
+
+    fn review_later(&mut self, a: usize, b: usize) {
+        let pause = self.rng.between(20, 4_000);
+        self.after(pause, What::Review(a.min(b), a.max(b)));
+    }
+
+    /// Brings a connection to what the network and the machines allow, and tells both sides.
+    fn review(&mut self, a: usize, b: usize) -> Result<(), String> {
+        let (id_a, id_b) = (self.nodes[a].id(), self.nodes[b].id());
+        if id_a == id_b {
+            return Ok(());
+        }
+        let both = self.nodes[a].is_up() && self.nodes[b].is_up();
+        let should = both && self.reaches(a, b) && self.reaches(b, a);
+        let starts = (self.nodes[a].starts, self.nodes[b].starts);
+        let is = self.up.get(&(a, b)).copied();
+        if is == Some(starts) && should {
+            return Ok(());
+        }
+        if is.is_some() {
+            self.up.remove(&(a, b));
+            // A twin may still be there under the name.
+            for (m, other) in [(a, id_b), (b, id_a)] {
+                let same = self.ids.get(&other).cloned().unwrap_or_default();
+                if !same.iter().any(|p| self.is_connected(m, *p)) {
+                    self.tell(m, Event::Down(other))?;
+                }
+            }
+        }
+        if should {
+            self.up.insert((a, b), starts);
+            for (m, other) in [(a, id_b), (b, id_a)] {
+                if !self.nodes[m].roll.gone.contains(&other) {
+                    self.tell(m, Event::Up(other))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn review_all(&mut self, m: usize, soon: bool) {
+        for other in 0..self.nodes.len() {
+            if other == m {
+                continue;
+            }
+            if soon {
+                let pause = self.rng.between(5, 300);
+                self.after(pause, What::Review(m.min(other), m.max(other)));
+            } else {
+                self.review_later(m, other);
+            }
+        }
+    }
+
+    fn partition(&mut self, on: bool) {
+        let old = self.group.clone();
+        for g in &mut self.group {
+            *g = u8::from(on && self.rng.permille(500));
+        }
+        for a in 0..old.len() {
+            for b in 0..a {
+                if (old[a] == old[b]) != (self.group[a] == self.group[b]) {
+                    self.review_later(a, b);
+                }
+            }
+        }
+        let next = match on {
+            true => self.rng.between(500, 8_000),
+            false => self.rng.below(2 * self.plan.partition_every),
+        };
+        self.after(next, What::Partition(!on));
+    }
+
+    /// One direction between two machines is lost for a while.
+    fn cut(&mut self) {
+        let next = self.rng.below(2 * self.plan.cut_every);
+        self.after(next, What::Cut);
+        let count = self.nodes.len();
+        let (a, b) = (self.rng.index(count), self.rng.index(count));
+        if a != b {
+            self.cuts.insert((a, b));
+            self.review_later(a, b);
+            let pause = self.rng.between(300, 6_000);
+            self.after(pause, What::Mend(a, b));
+        }
+    }
+
+    // --- What befalls machines.
+
+    fn act(&mut self) -> Result<(), String> {
+        if !self.busy {
+            return Ok(());
+        }
+        let next = self.rng.below(2 * self.plan.act_every + 1);
+        self.after(next, What::Act);
+        let Some(m) = self.some_honest() else {
+            return Ok(());
+        };
+        // One act at a time: the one before is committed first.
+        let now = self.now;
+        let done = self.nodes[m].commit(now);
+        self.done(m, done)?;
+        let fsync = self.rng.permille(400);
+        let mut token = self.token;
+        let n = &mut self.nodes[m];
+        let acted = n.act(&mut self.rng, &mut token, now, fsync);
+        self.token = token;
+        if let Ok(Some(act)) = &acted {
+            self.ledger.acknowledged(m, now, act);
+        }
+        if acted.is_err() {
+            return self.done(m, acted.map(|_| Vec::new()));
+        }
+        let start = self.nodes[m].starts;
+        let pause = self.rng.below(120);
+        self.after(pause, What::Commit(m, start));
+        Ok(())
+    }
+
+    fn crash(&mut self, m: usize) {
+        self.note(b"crash", m);
+        self.account(m);
+        let n = &mut self.nodes[m];
+        // It may crash again while it starts.
+        if let Some(run) = n.run.take() {
+            self.limbo.remove(&m);
+            if let Some(p) = run.pending {
+                self.limbo.insert(m, p.act);
+            }
+        }
+        n.disk.crash(&mut self.rng);
+        let back = self.rng.permille(self.plan.amnesia);
+        let older = self.snapshots.iter().rposition(|(of, ..)| *of == m);
+        if let Some(at) = older.filter(|_| back) {
+            let (_, when, image, limbo) = self.snapshots.swap_remove(at);
+            self.nodes[m].disk.roll_back(&image);
+            self.limbo.remove(&m);
+            if let Some(act) = limbo {
+                self.limbo.insert(m, act);
+            }
+            self.ledger.forgot(m, when);
+        }
+        self.review_all(m, false);
+        let pause = self.rng.between(100, 6_000);
+        self.after(pause, What::Start(m));
+    }
+
+    fn start(&mut self, m: usize) -> Result<(), String> {
+        if self.nodes[m].is_up() || self.nodes[m].left {
+            return Ok(());
+        }
+        self.note(b"start", m);
+        let now = self.now;
+        let started = self.nodes[m].start(&mut self.rng, now);
+        if started.is_err() {
+            // Its disk died again while it started.
+            let dead = self.nodes[m].disk.is_dead();
+            return match started {
+                Err(e) if !dead => Err(format!("machine {m} does not start: {e}")),
+                _ => {
+                    self.crash(m);
+                    Ok(())
+                }
+            };
+        }
+        self.done(m, started)?;
+        self.limbo.remove(&m);
+        if self.nodes.len() < 100 {
+            super::check::heads_are_whole(&self.nodes[m])?;
+        }
+        let start = self.nodes[m].starts;
+        for (most, what) in [
+            (1_000, What::Settle(m, start)),
+            (LOOK, What::Look(m, start)),
+            (self.plan.gossip_every, What::Gossip(m, start)),
+            (self.plan.sweep_every, What::Sweep(m, start)),
+        ] {
+            let pause = self.rng.below(most);
+            self.after(pause, what);
+        }
+        if self.nodes[m].liar {
+            self.after(500, What::Lie(m));
+        }
+        self.review_all(m, true);
+        Ok(())
+    }
+
+    /// A machine appears with a copy of another one's disk and key.
+    fn twin(&mut self) {
+        let Some(of) = self.some_honest() else { return };
+        let n = &self.nodes[of];
+        let pending = n.run.as_ref().and_then(|r| r.pending.as_ref());
+        let limbo = pending.map(|p| p.act.clone());
+        let (id, image) = (n.id(), n.disk.image());
+        let m = self.add(SimDisk::of(&image, self.pool.clone()), id);
+        if let Some(act) = limbo {
+            self.limbo.insert(m, act);
+        }
+        let pause = self.rng.below(2_000);
+        self.after(pause, What::Start(m));
+    }
+
+    /// A node goes for good; the others hear of it at different times.
+    fn leave(&mut self) {
+        let honest = (0..self.nodes.len()).filter(|m| {
+            let n = &self.nodes[*m];
+            let twins = self.ids.get(&n.id()).map_or(0, Vec::len);
+            !n.liar && !n.left && twins == 1
+        });
+        let honest: Vec<usize> = honest.collect();
+        if honest.len() < 3 {
+            return;
+        }
+        let Some(m) = self.rng.pick(&honest) else {
+            return;
+        };
+        let id = self.nodes[m].id();
+        self.note(b"leave", m);
+        self.nodes[m].left = true;
+        self.nodes[m].run = None;
+        self.limbo.remove(&m);
+        self.ledger.forgot(m, 0);
+        self.ledger.gone.insert(id);
+        for other in 0..self.nodes.len() {
+            let pause = self.rng.below(3_000);
+            self.after(pause, What::Told(other, id));
+        }
+        self.review_all(m, false);
+    }
+
+    /// Nothing more is written, nothing more goes wrong.
+    fn heal(&mut self) {
+        self.busy = false;
+        self.plan.loss = 0;
+        self.plan.deaf = 0;
+        self.cuts.clear();
+        self.group.fill(0);
+        for m in 0..self.nodes.len() {
+            let n = &self.nodes[m];
+            if n.left {
+                continue;
+            }
+            if n.is_up() {
+                n.disk.settle(None);
+                n.disk.die_at(u32::MAX);
+            } else {
+                self.after(10, What::Start(m));
+            }
+            self.review_all(m, true);
+        }
+    }
+}
