@@ -12,14 +12,16 @@ pub mod exchange;
 pub mod machine;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroUsize;
 
+use lru::LruCache;
 use serde::{Deserialize, Serialize};
 
 use crate::base::id::{BranchId, NodeId, Oid, VolumeName};
 use crate::record::model::oid_bytes;
 
 /// A head as it is told to others. Signed by its author over [`HeadNotice::signed_bytes`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct HeadNotice {
     /// Which volume.
     pub volume: VolumeName,
@@ -64,6 +66,10 @@ const SILENT_MS_MAX: u64 = 20_000;
 const SILENT_PAUSE_MS: u64 = 60_000;
 /// Branches of one volume that may be wanted at once.
 const WANTED_MAX: usize = 4096;
+/// The same of one author: one that signs for what is not there keeps no others out.
+const WANTED_OF_ONE_MAX: usize = 64;
+/// Notices found false that are remembered.
+const LIES_MAX: NonZeroUsize = NonZeroUsize::new(1024).expect("1024");
 
 /// What happens.
 #[derive(Debug, Clone)]
@@ -83,8 +89,8 @@ pub enum Input {
         volume: VolumeName,
         /// For each branch, the last commit covered.
         seen: Vec<(BranchId, u64)>,
-        /// Ids of the heads.
-        heads: Vec<Oid>,
+        /// The heads, by their authors.
+        heads: Vec<(NodeId, Oid)>,
     },
     /// A connection to a peer is up.
     Up(NodeId),
@@ -93,6 +99,8 @@ pub enum Input {
     /// A node is no member any more: what it says it wrote is not wanted. What members have of
     /// it comes under heads of theirs (see [`cover`]).
     Gone(NodeId),
+    /// Its author signed for a commit that says something else.
+    False(HeadNotice),
     /// The fetch of this volume is getting on.
     Alive(VolumeName),
     /// A fetch ended.
@@ -144,8 +152,9 @@ struct Volume {
     /// Notices of all heads that the view has, or had before a commit of ours covered them.
     notices: BTreeMap<BranchId, HeadNotice>,
     seen: BTreeMap<BranchId, u64>,
-    heads: BTreeSet<Oid>,
-    wanted: BTreeMap<BranchId, Wanted>,
+    heads: BTreeMap<Oid, NodeId>,
+    /// By who signed and the branch: what one signs as another's branch stands in nobody's way.
+    wanted: BTreeMap<(NodeId, BranchId), Wanted>,
     /// The fetch under way: from whom, and when it was last alive.
     fetch: Option<(NodeId, u64)>,
     /// Peers that failed lately, with the number of failures in a row and when to try again.
@@ -154,6 +163,11 @@ struct Volume {
 }
 
 impl Volume {
+    /// Whether a notice is of a head that is shown, by its author.
+    fn shows(&self, n: &HeadNotice) -> bool {
+        self.heads.get(&n.id) == Some(&n.node)
+    }
+
     /// A peer did not give what was asked for; it rests for at least so long.
     fn fail(&mut self, peer: NodeId, now: u64, at_least: u64) {
         let (n, _) = self.failed.get(&peer).copied().unwrap_or_default();
@@ -167,6 +181,8 @@ impl Volume {
 pub struct Replicator {
     volumes: BTreeMap<VolumeName, Volume>,
     up: BTreeSet<NodeId>,
+    /// Notices that were found false, lest they be wanted whenever they are repeated.
+    lies: LruCache<HeadNotice, ()>,
     chance: u64,
 }
 
@@ -177,6 +193,7 @@ impl Replicator {
         Self {
             volumes: BTreeMap::new(),
             up: BTreeSet::new(),
+            lies: LruCache::new(LIES_MAX),
             chance: seed | 1,
         }
     }
@@ -209,12 +226,12 @@ impl Replicator {
             return true;
         };
         if v.seen.get(&head.branch).is_some_and(|n| *n >= head.seq) {
-            return v.heads.contains(&head.id) && v.notices.get(&head.branch) != Some(head);
+            return v.shows(head) && v.notices.get(&head.branch) != Some(head);
         }
-        match v.wanted.get(&head.branch) {
+        match v.wanted.get(&(head.node, head.branch)) {
             Some(w) if w.head.seq > head.seq => false,
             Some(w) if w.head == *head => !w.told_by.contains(&from),
-            _ => true,
+            _ => !self.lies.contains(head),
         }
     }
 
@@ -249,6 +266,12 @@ impl Replicator {
                     v.wanted.retain(|_, w| w.head.node != node);
                 }
             }
+            Input::False(head) => {
+                if let Some(v) = self.volumes.get_mut(&head.volume) {
+                    v.wanted.retain(|_, w| w.head != head);
+                }
+                self.lies.put(head, ());
+            }
             Input::Fetched { volume, from, ok } => self.fetched(&volume, from, ok, now),
             Input::Tick => {}
         }
@@ -262,23 +285,28 @@ impl Replicator {
         let at = v.seen.entry(head.branch).or_default();
         *at = (*at).max(head.seq);
         // All earlier heads are in its history.
-        v.heads = BTreeSet::from([head.id]);
+        v.heads = BTreeMap::from([(head.id, head.node)]);
         let name = head.volume.clone();
         out.push(Output::Announce(head));
         self.gossip(&name, out);
     }
 
     fn heard(&mut self, from: NodeId, head: HeadNotice) {
+        if self.lies.contains(&head) {
+            return;
+        }
         let v = self.volumes.entry(head.volume.clone()).or_default();
         let known = v.seen.get(&head.branch).copied().unwrap_or(0);
         if head.seq <= known {
-            if v.heads.contains(&head.id) {
+            if v.shows(&head) {
                 v.notices.insert(head.branch, head);
             }
             return;
         }
-        let room = v.wanted.len() < WANTED_MAX;
-        match v.wanted.get_mut(&head.branch) {
+        let by_author = (head.node, BranchId(0))..=(head.node, BranchId(u64::MAX));
+        let room =
+            v.wanted.len() < WANTED_MAX && v.wanted.range(by_author).count() < WANTED_OF_ONE_MAX;
+        match v.wanted.get_mut(&(head.node, head.branch)) {
             Some(w) if w.head.seq > head.seq => {}
             Some(w) if w.head.id == head.id => {
                 w.told_by.insert(from);
@@ -291,7 +319,8 @@ impl Replicator {
             }
             None if room => {
                 let told_by = BTreeSet::from([from]);
-                v.wanted.insert(head.branch, Wanted { head, told_by });
+                let key = (head.node, head.branch);
+                v.wanted.insert(key, Wanted { head, told_by });
             }
             None => {}
         }
@@ -301,7 +330,7 @@ impl Replicator {
         &mut self,
         name: VolumeName,
         seen: Vec<(BranchId, u64)>,
-        heads: Vec<Oid>,
+        heads: Vec<(NodeId, Oid)>,
         out: &mut Vec<Output>,
     ) {
         let v = self.volumes.entry(name.clone()).or_default();
@@ -309,15 +338,15 @@ impl Replicator {
             let at = v.seen.entry(b).or_default();
             *at = (*at).max(n);
         }
-        v.heads = heads.into_iter().collect();
-        let seen = &v.seen;
+        v.heads = heads.into_iter().map(|(node, id)| (id, node)).collect();
+        let (seen, heads) = (&v.seen, &v.heads);
         let got = |w: &Wanted| seen.get(&w.head.branch).is_some_and(|n| *n >= w.head.seq);
-        for w in v.wanted.values().filter(|w| got(w)) {
+        let shown = |n: &HeadNotice| heads.get(&n.id) == Some(&n.node);
+        for w in v.wanted.values().filter(|w| got(w) && shown(&w.head)) {
             v.notices.insert(w.head.branch, w.head.clone());
         }
         v.wanted.retain(|_, w| !got(w));
-        let heads = &v.heads;
-        v.notices.retain(|_, n| heads.contains(&n.id));
+        v.notices.retain(|_, n| shown(n));
         self.gossip(&name, out);
     }
 
@@ -325,7 +354,7 @@ impl Replicator {
         let Some(v) = self.volumes.get_mut(name) else {
             return;
         };
-        let shown = v.notices.values().filter(|n| v.heads.contains(&n.id));
+        let shown = v.notices.values().filter(|n| v.shows(n));
         let heads: Vec<HeadNotice> = shown.take(GOSSIPED_HEADS_MAX).cloned().collect();
         if heads != v.gossiped && !heads.is_empty() {
             v.gossiped.clone_from(&heads);
@@ -468,7 +497,7 @@ mod tests {
             Input::Shown {
                 volume: "cell".parse().unwrap(),
                 seen: vec![(BranchId(7), 1)],
-                heads: vec![head(2, 7, 1).id],
+                heads: vec![(node(2), head(2, 7, 1).id)],
             },
             1,
         );

@@ -11,8 +11,9 @@ use cellfs::base::limit::CARRIED_PACK_BYTES_MAX;
 use cellfs::base::stamp::{Dot, Stamp};
 use cellfs::journal::{Committed, Entry};
 use cellfs::record::cache::Cache;
+use cellfs::replicator::HeadNotice;
+use cellfs::replicator::exchange::{self, Judged};
 use cellfs::replicator::machine::{Cell, Effect, Event, Frontier, Machine, Wanted};
-use cellfs::replicator::{HeadNotice, exchange};
 use cellfs::store::objects::{Memory, ObjectKind, Objects};
 use cellfs::volume::chain::{self, Deed, Desk, Disk, Fixed, Numbers, Reach, Sealed};
 use cellfs::volume::inode::Data;
@@ -111,6 +112,8 @@ pub(super) struct Node {
     /// Commits that were tried, for the checks: what each was to do; nothing, if what a crash
     /// had left.
     pub(super) tried: Vec<(Dot, Option<Act>)>,
+    /// Notices that turned out false.
+    pub(super) lies: Vec<HeadNotice>,
 }
 
 fn desk<'a>(disk: &'a Arc<SimDisk>, who: &'a Identity, cache: &'a Cache) -> Desk<'a> {
@@ -152,6 +155,7 @@ impl Node {
             liar: false,
             left: false,
             tried: Vec::new(),
+            lies: Vec::new(),
         }
     }
 
@@ -384,9 +388,10 @@ impl Node {
         let (mut here, mut rest) = (Vec::new(), Vec::new());
         for Wanted { head, pack } in want {
             if let Some(pack) = pack
-                && self.take(&pack, &head)?
+                && let Some(judged) = self.take(&pack, &head)?
             {
-                here.push(head.id);
+                here.extend(judged.good);
+                self.lies.extend(judged.lies);
             } else {
                 rest.push(head);
             }
@@ -398,20 +403,21 @@ impl Node {
         Ok((rest, out))
     }
 
-    fn take(&mut self, pack: &[u8], head: &HeadNotice) -> VolumeResult<bool> {
+    /// What of a head can be shown by the pack that came with it, which may turn out false.
+    fn take(&mut self, pack: &[u8], head: &HeadNotice) -> VolumeResult<Option<Judged>> {
         let Some(run) = &self.run else {
-            return Ok(false);
+            return Ok(None);
         };
         if self.disk.has(&head.id)? {
-            return Ok(true);
+            return Ok(exchange::judge(&*self.disk, &run.cache, &[head]).ok());
         }
         assert!(pack.len() <= CARRIED_PACK_BYTES_MAX, "a bound");
         match exchange::believe(pack, &*self.disk, &run.cache, &[head]) {
-            Ok(objects) => {
+            Ok((objects, judged)) => {
                 self.disk.hold(pack.to_vec(), objects)?;
-                Ok(true)
+                Ok(Some(judged))
             }
-            Err(_) => Ok(false),
+            Err(_) => Ok(None),
         }
     }
 
@@ -440,19 +446,25 @@ impl Node {
         let Some(run) = &self.run else {
             return Ok((false, Vec::new()));
         };
-        let Ok(missing) = exchange::still_missing(&*self.disk, ids, want) else {
+        let Ok((heads, missing)) = exchange::promised(&*self.disk, ids, want) else {
             return Ok((false, Vec::new()));
         };
         if ids.is_empty() {
             return Ok((false, Vec::new()));
         }
-        if !missing.is_empty() {
-            match exchange::believe(pack, &*self.disk, &run.cache, &missing) {
-                Ok(objects) => self.disk.flush(objects)?,
+        let judged = if missing {
+            match exchange::believe(pack, &*self.disk, &run.cache, &heads) {
+                Ok((objects, judged)) => {
+                    self.disk.flush(objects)?;
+                    judged
+                }
                 Err(_) => return Ok((false, Vec::new())),
             }
-        }
-        match self.admit(ids, now) {
+        } else {
+            exchange::judge(&*self.disk, &run.cache, &heads).expect("what is here is whole")
+        };
+        self.lies.extend(judged.lies);
+        match self.admit(&judged.good, now) {
             Ok(out) => Ok((true, out)),
             Err(e) if self.disk.is_dead() => Err(e),
             Err(e) => panic!("heads that were checked cannot be taken in: {e}"),

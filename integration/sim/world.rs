@@ -517,7 +517,14 @@ impl World {
             r.fetches.remove(&fetch);
             frontier(&r.view)
         });
-        self.tell(m, Event::Fetched { fetch, shown, ok })
+        let lies = std::mem::take(&mut self.nodes[m].lies);
+        let event = Event::Fetched {
+            fetch,
+            shown,
+            ok,
+            lies,
+        };
+        self.tell(m, event)
     }
 
     fn look(&mut self, m: usize) -> Result<(), String> {

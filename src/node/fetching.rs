@@ -7,8 +7,8 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::base::id::NodeId;
 use crate::control::wire::SyncProgress;
+use crate::replicator::HeadNotice;
 use crate::store::incoming::Progress;
 
 /// A peer that has said what it will send may take this long to find out what that is.
@@ -36,6 +37,8 @@ pub(super) struct Fetching {
     /// All has come, and is being checked and taken in.
     here: AtomicBool,
     given_up: CancellationToken,
+    /// Notices whose commits turned out to be others.
+    lies: Mutex<Vec<HeadNotice>>,
 }
 
 impl Fetching {
@@ -48,7 +51,19 @@ impl Fetching {
             promised: AtomicBool::new(false),
             here: AtomicBool::new(false),
             given_up: CancellationToken::new(),
+            lies: Mutex::default(),
         }
+    }
+
+    /// Takes note of notices whose commits turned out to be others.
+    pub(super) fn found_false(&self, lies: Vec<HeadNotice>) {
+        let mut all = self.lies.lock().unwrap_or_else(PoisonError::into_inner);
+        all.extend(lies);
+    }
+
+    /// What was noted so far.
+    pub(super) fn lies(&self) -> Vec<HeadNotice> {
+        std::mem::take(&mut *self.lies.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Ends the fetch: its next read fails.

@@ -181,8 +181,13 @@ impl Runner<'_> {
                     fetches.remove(&volume);
                 }
                 drop(fetches);
-                let fetch = number;
-                self.give(Event::Fetched { fetch, shown, ok });
+                let lies = fetch.lies();
+                self.give(Event::Fetched {
+                    fetch: number,
+                    shown,
+                    ok,
+                    lies,
+                });
             }
         }
     }

@@ -19,7 +19,7 @@ use super::fetching::{Answer, Fetching};
 use crate::base::id::{NodeId, Oid, VolumeName};
 use crate::peers::{Handler, RecvStream, SendStream};
 use crate::replicator::HeadNotice;
-use crate::replicator::exchange::{self, ExchangeError};
+use crate::replicator::exchange::{self, ExchangeError, Judged};
 use crate::replicator::machine::Wanted;
 use crate::store::incoming;
 use crate::store::objects::Objects;
@@ -82,8 +82,8 @@ pub(super) async fn fetch(
         }
     };
     let volume = opened.map_err(|f| FetchError::Node(f.to_string()))?;
-    let v = Arc::clone(&volume);
-    let rest = tokio::task::spawn_blocking(move || unpack(&v, want))
+    let (v, noted) = (Arc::clone(&volume), Arc::clone(under_way));
+    let rest = tokio::task::spawn_blocking(move || unpack(&v, want, &noted))
         .await
         .map_err(|e| FetchError::Node(e.to_string()))??;
     if rest.is_empty() {
@@ -93,7 +93,11 @@ pub(super) async fn fetch(
 }
 
 /// Shows the heads whose packs came with them, and returns the others.
-fn unpack(volume: &Volume, want: Vec<Wanted>) -> Result<Vec<HeadNotice>, FetchError> {
+fn unpack(
+    volume: &Volume,
+    want: Vec<Wanted>,
+    under_way: &Fetching,
+) -> Result<Vec<HeadNotice>, FetchError> {
     let mut here = Vec::new();
     let mut rest = Vec::new();
     for Wanted { head, pack } in want {
@@ -102,7 +106,10 @@ fn unpack(volume: &Volume, want: Vec<Wanted>) -> Result<Vec<HeadNotice>, FetchEr
             continue;
         };
         match take(volume, pack, &head) {
-            Ok(()) => here.push(head.id),
+            Ok(judged) => {
+                here.extend(judged.good);
+                under_way.found_false(judged.lies);
+            }
             Err(e) => {
                 // Most often its parents are not here yet.
                 tracing::debug!(head = %head.id, error = %e, "an announcement's pack is of no use");
@@ -117,14 +124,14 @@ fn unpack(volume: &Volume, want: Vec<Wanted>) -> Result<Vec<HeadNotice>, FetchEr
 }
 
 /// Takes in a small pack that makes the closure of this head complete.
-fn take(volume: &Volume, pack: Vec<u8>, head: &HeadNotice) -> Result<(), FetchError> {
-    let repo = volume.repo();
+fn take(volume: &Volume, pack: Vec<u8>, head: &HeadNotice) -> Result<Judged, FetchError> {
+    let repo = &**volume.repo();
     if repo.has(&head.id).unwrap_or(false) {
-        return Ok(());
+        return Ok(exchange::judge(repo, volume.cache(), &[head])?);
     }
-    let objects = exchange::believe(&pack, &**repo, volume.cache(), &[head])?;
+    let (objects, judged) = exchange::believe(&pack, repo, volume.cache(), &[head])?;
     volume.hold(pack, objects)?;
-    Ok(())
+    Ok(judged)
 }
 
 /// Takes in a pack that makes the closure of these heads complete.
@@ -133,18 +140,14 @@ fn receive(
     from: impl Read,
     heads: &[&HeadNotice],
     under_way: &Fetching,
-) -> Result<(), FetchError> {
+) -> Result<Judged, FetchError> {
     let repo = volume.repo();
     under_way.promised();
     let came = incoming::receive_watched(repo, from, &under_way.pack)?;
     under_way.is_here();
-    let mut roots = Vec::new();
-    let with = came.with(repo);
-    for head in heads {
-        roots.extend(exchange::roots(&with, volume.cache(), head)?);
-    }
-    came.admit(repo, &roots)?;
-    Ok(())
+    let judged = exchange::judge(&came.with(repo), volume.cache(), heads)?;
+    came.admit(repo, &judged.roots)?;
+    Ok(judged)
 }
 
 /// Fetches the closure of these heads from a peer and shows them.
@@ -178,12 +181,16 @@ async fn ask(
         if ids.is_empty() {
             return Err(FetchError::NotHere);
         }
-        let missing = exchange::still_missing(&**volume.repo(), &ids, &want)?;
-        if !missing.is_empty() {
-            receive(&volume, answer, &missing, &under_way)?;
-        }
+        let repo = &**volume.repo();
+        let (heads, missing) = exchange::promised(repo, &ids, &want)?;
+        let judged = if missing {
+            receive(&volume, answer, &heads, &under_way)?
+        } else {
+            exchange::judge(repo, volume.cache(), &heads)?
+        };
         under_way.is_here();
-        volume.admit(ids)?;
+        under_way.found_false(judged.lies);
+        volume.admit(judged.good)?;
         Ok(())
     });
     work.await.map_err(|e| FetchError::Node(e.to_string()))?

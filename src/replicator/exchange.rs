@@ -10,7 +10,7 @@ use crate::record::commit::{self, RecordCommit};
 use crate::record::{RecordError, Source};
 use crate::replicator::HeadNotice;
 use crate::store::incoming::{self, IncomingError};
-use crate::store::objects::{Object, Objects};
+use crate::store::objects::{Object, ObjectError, Objects};
 
 /// Why what came is not believed.
 #[derive(Debug, thiserror::Error)]
@@ -19,12 +19,9 @@ pub enum ExchangeError {
     /// Not a pack that holds together with what is here.
     #[error("{0}")]
     Incoming(#[from] IncomingError),
-    /// The commit is not there, or none that anybody could have signed.
-    #[error("a head is no commit of records: {0}")]
+    /// A commit is not there, or something that it needs to be read.
+    #[error("a head is not here: {0}")]
     Commit(RecordError),
-    /// The commit is there and says another thing than its notice.
-    #[error("a head is not what its author signed: {0}")]
-    Lie(Oid),
     /// What its branches and tags lead to cannot be read.
     #[error("the refs of a head: {0}")]
     Refs(RecordError),
@@ -33,30 +30,50 @@ pub enum ExchangeError {
     Unasked,
 }
 
-fn read(objs: &dyn Objects, id: &Oid) -> Result<RecordCommit, ExchangeError> {
-    commit::decode(objs, id).map_err(ExchangeError::Commit)
+/// What heads that are here turned out to be.
+#[derive(Debug, Default)]
+pub struct Judged {
+    /// Commits that are what their authors signed for.
+    pub good: Vec<Oid>,
+    /// What has to be here, with all that it needs, for those to be here: the commits and what
+    /// their branches and tags lead to, since a tag is no commit's parent.
+    pub roots: Vec<Oid>,
+    /// Notices of something else. Whoever sent the commits is not to blame for them.
+    pub lies: Vec<HeadNotice>,
 }
 
-/// What has to be here, with all that it needs, for this head to be here: the commit and what
-/// its branches and tags lead to, since a tag is no commit's parent.
+/// Looks whether heads are the commits that their authors signed for.
 ///
 /// # Errors
-/// When the head cannot be read, or its author signed for another.
-pub fn roots(
+/// When a commit is missing, or something that it needs to be read.
+pub fn judge(
     objs: &dyn Objects,
     cache: &Cache,
-    head: &HeadNotice,
-) -> Result<Vec<Oid>, ExchangeError> {
-    let c = read(objs, &head.id)?;
-    let same = c.head.node == head.node
-        && c.head.stamp.branch == head.branch
-        && c.head.stamp.seq == head.seq
-        && c.head.has_seen(c.head.stamp.dot());
-    if !same {
-        return Err(ExchangeError::Lie(head.id));
+    heads: &[&HeadNotice],
+) -> Result<Judged, ExchangeError> {
+    let mut out = Judged::default();
+    for head in heads {
+        let c = match commit::decode(objs, &head.id) {
+            Ok(c) => c,
+            Err(e @ RecordError::Objects(ObjectError::Missing(_) | ObjectError::Store { .. })) => {
+                return Err(ExchangeError::Commit(e));
+            }
+            Err(_) => {
+                out.lies.push((*head).clone());
+                continue;
+            }
+        };
+        let same = c.head.node == head.node
+            && c.head.stamp.branch == head.branch
+            && c.head.stamp.seq == head.seq;
+        if !same {
+            out.lies.push((*head).clone());
+            continue;
+        }
+        out.roots.extend(ref_values(objs, cache, &c)?);
+        out.roots.push(head.id);
+        out.good.push(head.id);
     }
-    let mut out = ref_values(objs, cache, &c)?;
-    out.push(head.id);
     Ok(out)
 }
 
@@ -69,7 +86,8 @@ fn ref_values(
     values.map_err(ExchangeError::Refs)
 }
 
-/// The objects of a small pack that makes the closure of these heads complete where `held` is.
+/// The objects of a small pack that makes the closure of these heads complete where `held` is,
+/// and what the heads turned out to be.
 ///
 /// # Errors
 /// See [`ExchangeError`].
@@ -78,30 +96,28 @@ pub fn believe(
     held: &dyn Objects,
     cache: &Cache,
     heads: &[&HeadNotice],
-) -> Result<Vec<(Oid, Object)>, ExchangeError> {
+) -> Result<(Vec<(Oid, Object)>, Judged), ExchangeError> {
     let came = incoming::parse(pack)?;
-    let with = came.with(held);
-    let mut all = Vec::new();
-    for head in heads {
-        all.extend(roots(&with, cache, head)?);
-    }
-    Ok(came.verified(held, &all)?)
+    let judged = judge(&came.with(held), cache, heads)?;
+    let objects = came.verified(held, &judged.roots)?;
+    Ok((objects, judged))
 }
 
-/// Of what a peer says it will send, the heads that are not here.
+/// The heads that a peer says it will send, and whether any of them is not here.
 ///
 /// # Errors
 /// When it says what was not asked.
-pub fn still_missing<'a>(
+pub fn promised<'a>(
     held: &dyn Objects,
     promised: &[Oid],
     want: &'a [HeadNotice],
-) -> Result<Vec<&'a HeadNotice>, ExchangeError> {
+) -> Result<(Vec<&'a HeadNotice>, bool), ExchangeError> {
     if !promised.iter().all(|i| want.iter().any(|w| w.id == *i)) {
         return Err(ExchangeError::Unasked);
     }
-    let missing = |w: &&HeadNotice| promised.contains(&w.id) && !held.has(&w.id).unwrap_or(false);
-    Ok(want.iter().filter(missing).collect())
+    let heads = want.iter().filter(|w| promised.contains(&w.id));
+    let missing = promised.iter().any(|id| !held.has(id).unwrap_or(false));
+    Ok((heads.collect(), missing))
 }
 
 /// What of `want` is here.
@@ -125,7 +141,7 @@ pub fn give(
     let with_refs = |ids: &[Oid]| -> Vec<Oid> {
         let here = held_of(held, ids);
         let values = here.iter().flat_map(|id| {
-            let c = read(held, id);
+            let c = commit::decode(held, id).map_err(ExchangeError::Commit);
             let values = c.and_then(|c| ref_values(held, cache, &c));
             values.unwrap_or_default()
         });

@@ -47,7 +47,7 @@ impl Frontier {
         Input::Shown {
             volume: self.volume.clone(),
             seen: self.seen.clone(),
-            heads: self.heads.iter().map(|(_, id)| *id).collect(),
+            heads: self.heads.clone(),
         }
     }
 }
@@ -94,6 +94,8 @@ pub enum Event {
         shown: Option<Frontier>,
         /// Whether what was asked for is here and shown.
         ok: bool,
+        /// Notices whose commits turned out to be others.
+        lies: Vec<HeadNotice>,
     },
     /// Time to look for heads that nobody vouches for.
     Look {
@@ -233,7 +235,16 @@ impl Machine {
             Event::Up(peer) => give(self, Input::Up(peer)),
             Event::Down(peer) => give(self, Input::Down(peer)),
             Event::Alive(volume) => give(self, Input::Alive(volume)),
-            Event::Fetched { fetch, shown, ok } => {
+            Event::Fetched {
+                fetch,
+                shown,
+                ok,
+                lies,
+            } => {
+                for lie in lies {
+                    tracing::warn!(author = %lie.node.short(), head = %lie.id, "a head is not what its author signed");
+                    give(self, Input::False(lie));
+                }
                 if let Some(shown) = shown {
                     give(self, shown.shown());
                 }

@@ -329,8 +329,9 @@ pub fn children(id: &Oid, o: &Object, out: &mut Vec<Oid>) -> Result<(), ObjectEr
     Ok(())
 }
 
-/// Checks that all that `new` objects name is among them or in `objs`, starting at `want`.
-/// `objs` holds only objects whose closure is complete, and can read the new ones.
+/// Checks that all that `want` and the `new` objects name is among these or in `held`, which has
+/// only objects whose closure is complete; `objs` can read the new ones. A new object that
+/// nothing wanted names is checked, too: it would count as held from then on.
 ///
 /// # Errors
 /// Names the first object that is missing or malformed.
@@ -340,10 +341,11 @@ pub fn verify(
     want: &[Oid],
     new: &BTreeSet<Oid>,
 ) -> Result<(), ObjectError> {
-    let mut stack: Vec<(Oid, Option<ObjectKind>)> = want.iter().map(|w| (*w, None)).collect();
+    let roots = new.iter().chain(want);
+    let mut stack: Vec<(Oid, Option<ObjectKind>)> = roots.map(|id| (*id, None)).collect();
     let mut seen = HashSet::new();
     while let Some((id, expected)) = stack.pop() {
-        if !seen.insert(id) {
+        if !seen.insert((id, expected)) {
             continue;
         }
         if !new.contains(&id) {
