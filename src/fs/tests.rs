@@ -104,7 +104,7 @@ fn pull(from: &Volume, to: &Volume) {
     let ids = |v: &Volume| -> Vec<Oid> { v.view().heads.iter().map(|h| h.id).collect() };
     let want = ids(from);
     let mut stream = Vec::new();
-    incoming::send(from.repo(), &want, &ids(to), &mut stream).unwrap();
+    incoming::send(&**from.repo(), &want, &ids(to), &mut stream).unwrap();
     if stream.get(8..12) != Some(&[0; 4]) {
         let came = incoming::receive(to.repo(), stream.as_slice()).unwrap();
         came.admit(to.repo(), &want).unwrap();
