@@ -8,6 +8,7 @@ use cellfs::record::commit::{self, has_seen};
 use cellfs::replicator::HeadNotice;
 use cellfs::store::closure;
 use cellfs::store::objects::Objects;
+use cellfs::volume::view::HeadInfo;
 
 use super::author::{Act, text, tokens, tree};
 use super::node::Node;
@@ -184,14 +185,25 @@ fn history_is_meant(w: &World, n: &Node) -> Result<(), String> {
     Ok(())
 }
 
+/// A head for people: its commit, its author's machines, its place on its branch.
+fn name_of(w: &World, h: &HeadInfo) -> String {
+    let id = h.id.to_string();
+    let by: Vec<usize> = (0..w.nodes.len())
+        .filter(|m| w.nodes[*m].id() == h.node)
+        .collect();
+    let at = h.stamp.branch.0 % 1000;
+    format!("{:.8} by {by:?} ..{at}/{}", id, h.stamp.seq)
+}
+
 /// What a run is about, for people.
 pub(super) fn story(w: &World) -> String {
     let plan = format!("{:?}", w.plan);
     let nodes = w.nodes.iter().enumerate().map(|(m, n)| {
-        let heads = n.run.as_ref().map_or(0, |r| r.view.heads.len());
+        let heads = n.run.iter().flat_map(|r| r.view.heads.iter());
+        let heads: Vec<String> = heads.map(|h| name_of(w, h)).collect();
         let what = [(n.liar, "liar"), (n.left, "left"), (!n.is_up(), "down")];
         let what: Vec<&str> = what.iter().filter(|(is, _)| *is).map(|(_, s)| *s).collect();
-        format!("machine {m} {}: {heads} heads {what:?}", n.id().short())
+        format!("machine {m} {}: {} {what:?}", n.id().short(), heads.join(", "))
     });
     let nodes: Vec<String> = nodes.collect();
     format!("{plan}\n{}", nodes.join("\n"))
