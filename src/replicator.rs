@@ -3,7 +3,7 @@
 //! inputs and seed.
 //!
 //! Invariants: a head is admitted only after its closure was fetched; what is wanted is
-//! bounded by one head per branch; an unreachable or lying peer delays, but never ends, the
+//! bounded by a few heads per branch; an unreachable or lying peer delays, but never ends, the
 //! search. Callers bring time as milliseconds of any monotonic clock. One task owns it.
 //! [`machine`] is all that a node decides around it, [`exchange`] what goes over the wire.
 
@@ -64,6 +64,9 @@ const SILENT_MS_MAX: u64 = 20_000;
 /// A peer that was silent for so long is left alone for this long: to find it silent again
 /// would hold up the volume.
 const SILENT_PAUSE_MS: u64 = 60_000;
+/// Heads of one branch that are wanted at once. The last is enough if its author is honest; one
+/// that is nowhere must not hide those that are.
+const WANTED_OF_BRANCH_MAX: usize = 4;
 /// Branches of one volume that may be wanted at once.
 const WANTED_MAX: usize = 4096;
 /// The same of one author: one that signs for what is not there keeps no others out.
@@ -145,6 +148,8 @@ pub enum Output {
 struct Wanted {
     head: HeadNotice,
     told_by: BTreeSet<NodeId>,
+    /// In so many fetches.
+    asked: u32,
 }
 
 #[derive(Debug, Default)]
@@ -154,7 +159,7 @@ struct Volume {
     seen: BTreeMap<BranchId, u64>,
     heads: BTreeMap<Oid, NodeId>,
     /// By who signed and the branch: what one signs as another's branch stands in nobody's way.
-    wanted: BTreeMap<(NodeId, BranchId), Wanted>,
+    wanted: BTreeMap<(NodeId, BranchId), Vec<Wanted>>,
     /// The fetch under way: from whom, and when it was last alive.
     fetch: Option<(NodeId, u64)>,
     /// Peers that failed lately, with the number of failures in a row and when to try again.
@@ -163,6 +168,18 @@ struct Volume {
 }
 
 impl Volume {
+    /// All that is wanted, of each branch in order.
+    fn wants(&self) -> impl Iterator<Item = &Wanted> {
+        self.wanted.values().flatten()
+    }
+
+    fn keep_wanted(&mut self, keep: impl Fn(&HeadNotice) -> bool) {
+        self.wanted.retain(|_, of_branch| {
+            of_branch.retain(|w| keep(&w.head));
+            !of_branch.is_empty()
+        });
+    }
+
     /// Whether a notice is of a head that is shown, by its author.
     fn shows(&self, n: &HeadNotice) -> bool {
         self.heads.get(&n.id) == Some(&n.node)
@@ -198,7 +215,7 @@ impl Replicator {
         }
     }
 
-    /// Number of heads announced for a volume whose closure is not here.
+    /// Number of branches with heads announced whose closure is not here.
     #[must_use]
     pub fn behind(&self, volume: &VolumeName) -> usize {
         self.volumes.get(volume).map_or(0, |v| v.wanted.len())
@@ -207,15 +224,21 @@ impl Replicator {
     /// Who wrote the heads that are wanted.
     #[must_use]
     pub fn wanted_authors(&self) -> BTreeSet<NodeId> {
-        let wanted = self.volumes.values().flat_map(|v| v.wanted.values());
-        wanted.map(|w| w.head.node).collect()
+        let wanted = self.volumes.values().flat_map(|v| v.wanted.keys());
+        wanted.map(|(author, _)| *author).collect()
     }
 
     /// Whether the author's signed notice of a head is here, to be passed on.
     #[must_use]
     pub fn is_vouched(&self, volume: &VolumeName, head: &Oid) -> bool {
-        let v = self.volumes.get(volume);
-        v.is_some_and(|v| v.notices.values().any(|n| n.id == *head))
+        self.notice(volume, head).is_some()
+    }
+
+    /// The author's signed notice of a head, if it is here.
+    #[must_use]
+    pub fn notice(&self, volume: &VolumeName, head: &Oid) -> Option<&HeadNotice> {
+        let v = self.volumes.get(volume)?;
+        v.notices.values().find(|n| n.id == *head)
     }
 
     /// Whether to hear of this head would change anything: to check a signature is dear, and
@@ -228,10 +251,10 @@ impl Replicator {
         if v.seen.get(&head.branch).is_some_and(|n| *n >= head.seq) {
             return v.shows(head) && v.notices.get(&head.branch) != Some(head);
         }
-        match v.wanted.get(&(head.node, head.branch)) {
-            Some(w) if w.head.seq > head.seq => false,
-            Some(w) if w.head == *head => !w.told_by.contains(&from),
-            _ => !self.lies.contains(head),
+        let of_branch = v.wanted.get(&(head.node, head.branch));
+        match of_branch.and_then(|all| all.iter().find(|w| w.head == *head)) {
+            Some(w) => !w.told_by.contains(&from),
+            None => !self.lies.contains(head),
         }
     }
 
@@ -263,12 +286,12 @@ impl Replicator {
             }
             Input::Gone(node) => {
                 for v in self.volumes.values_mut() {
-                    v.wanted.retain(|_, w| w.head.node != node);
+                    v.keep_wanted(|h| h.node != node);
                 }
             }
             Input::False(head) => {
                 if let Some(v) = self.volumes.get_mut(&head.volume) {
-                    v.wanted.retain(|_, w| w.head != head);
+                    v.keep_wanted(|h| *h != head);
                 }
                 self.lies.put(head, ());
             }
@@ -306,24 +329,29 @@ impl Replicator {
         let by_author = (head.node, BranchId(0))..=(head.node, BranchId(u64::MAX));
         let room =
             v.wanted.len() < WANTED_MAX && v.wanted.range(by_author).count() < WANTED_OF_ONE_MAX;
-        match v.wanted.get_mut(&(head.node, head.branch)) {
-            Some(w) if w.head.seq > head.seq => {}
-            Some(w) if w.head.id == head.id => {
-                w.told_by.insert(from);
-            }
-            Some(w) => {
-                *w = Wanted {
-                    head,
-                    told_by: BTreeSet::from([from]),
-                };
-            }
-            None if room => {
-                let told_by = BTreeSet::from([from]);
-                let key = (head.node, head.branch);
-                v.wanted.insert(key, Wanted { head, told_by });
-            }
-            None => {}
+        let key = (head.node, head.branch);
+        if !room && !v.wanted.contains_key(&key) {
+            return;
         }
+        let of_branch = v.wanted.entry(key).or_default();
+        if let Some(w) = of_branch.iter_mut().find(|w| w.head == head) {
+            w.told_by.insert(from);
+            return;
+        }
+        if of_branch.len() == WANTED_OF_BRANCH_MAX {
+            // The one that was asked for most often and nobody had; else the earliest.
+            let tried = of_branch.iter().map(|w| w.asked).max().unwrap_or(0);
+            if let Some(at) = of_branch.iter().position(|w| w.asked == tried) {
+                of_branch.remove(at);
+            }
+        }
+        let at = of_branch.partition_point(|w| w.head.seq < head.seq);
+        let wanted = Wanted {
+            head,
+            told_by: BTreeSet::from([from]),
+            asked: 0,
+        };
+        of_branch.insert(at, wanted);
     }
 
     fn shown(
@@ -340,12 +368,17 @@ impl Replicator {
         }
         v.heads = heads.into_iter().map(|(node, id)| (id, node)).collect();
         let (seen, heads) = (&v.seen, &v.heads);
-        let got = |w: &Wanted| seen.get(&w.head.branch).is_some_and(|n| *n >= w.head.seq);
+        let got = |h: &HeadNotice| seen.get(&h.branch).is_some_and(|n| *n >= h.seq);
         let shown = |n: &HeadNotice| heads.get(&n.id) == Some(&n.node);
-        for w in v.wanted.values().filter(|w| got(w) && shown(&w.head)) {
-            v.notices.insert(w.head.branch, w.head.clone());
+        for w in v.wanted.values().flatten() {
+            if got(&w.head) && shown(&w.head) {
+                v.notices.insert(w.head.branch, w.head.clone());
+            }
         }
-        v.wanted.retain(|_, w| !got(w));
+        v.wanted.retain(|_, of_branch| {
+            of_branch.retain(|w| !got(&w.head));
+            !of_branch.is_empty()
+        });
         v.notices.retain(|_, n| shown(n));
         self.gossip(&name, out);
     }
@@ -411,10 +444,13 @@ impl Replicator {
                 continue;
             };
             v.fetch = Some((peer, now));
+            for w in v.wanted.values_mut().flatten() {
+                w.asked = w.asked.saturating_add(1);
+            }
             out.push(Output::Fetch {
                 volume: name,
                 from: peer,
-                want: v.wanted.values().map(|w| w.head.clone()).collect(),
+                want: v.wants().map(|w| w.head.clone()).collect(),
             });
         }
     }
@@ -428,8 +464,8 @@ fn choose(v: &Volume, up: &BTreeSet<NodeId>, now: u64, roll: usize) -> Option<No
     }
     let rested = |p: &&NodeId| v.failed.get(p).is_none_or(|(_, at)| *at <= now);
     let score = |p: &NodeId| {
-        let tellers = v.wanted.values().filter(|w| w.told_by.contains(p)).count();
-        let authored = v.wanted.values().filter(|w| w.head.node == *p).count();
+        let tellers = v.wants().filter(|w| w.told_by.contains(p)).count();
+        let authored = v.wants().filter(|w| w.head.node == *p).count();
         // Who failed goes behind those who did not.
         let failed = v.failed.get(p).map_or(0, |(n, _)| *n);
         (std::cmp::Reverse(failed), authored + tellers)
@@ -506,7 +542,40 @@ mod tests {
             from: node(2),
             ok: true,
         };
-        assert_eq!(fetches(&r.handle(done, 1)), vec![(node(2), vec![3])]);
+        assert_eq!(fetches(&r.handle(done, 1)), vec![(node(2), vec![2, 3])]);
+    }
+
+    #[test]
+    fn a_head_that_is_nowhere_hides_none_that_is() {
+        let mut r = Replicator::new(1);
+        r.handle(Input::Up(node(3)), 0);
+        let failed = || Input::Fetched {
+            volume: "cell".parse().unwrap(),
+            from: node(3),
+            ok: false,
+        };
+        let hear = |seq| Input::Heard {
+            from: node(3),
+            head: head(2, 7, seq),
+        };
+        // Its author signs for one that it never made, then for others.
+        let mut now = 0;
+        for lie in [9, 10, 11, 12, 13, 14] {
+            r.handle(hear(lie), now);
+            r.handle(failed(), now);
+            now += 10_000;
+            r.handle(Input::Tick, now);
+            r.handle(failed(), now);
+        }
+        r.handle(hear(2), now);
+        for again in [14, 15] {
+            r.handle(hear(again), now);
+        }
+        let wanted = fetches(&r.handle(Input::Tick, now + 10_000));
+        let [(_, wanted)] = wanted.as_slice() else {
+            panic!("one fetch: {wanted:?}");
+        };
+        assert!(wanted.contains(&2) && wanted.len() <= WANTED_OF_BRANCH_MAX, "{wanted:?}");
     }
 
     #[test]

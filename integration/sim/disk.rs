@@ -131,7 +131,11 @@ impl SimDisk {
     pub(super) fn outlives_a_crash(&self, head: &Oid) -> bool {
         let d = self.lock();
         let mut lasting = d.journal.range(..=d.synced);
-        lasting.any(|(_, e)| matches!(e, Entry::Committed(c) if c.head == *head))
+        lasting.any(|(_, e)| match e {
+            Entry::Committed(c) => c.head == *head,
+            Entry::Admitted(id) => id == head,
+            _ => false,
+        })
     }
 
     /// All that waits becomes durable; with `opening`, which stands for all that the journal said,

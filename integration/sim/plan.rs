@@ -59,9 +59,9 @@ pub(super) struct Plan {
     pub(super) nodes: usize,
     /// Writing and faults go on for this long.
     pub(super) busy: Ms,
-    /// Then all must agree after this long.
+    /// Then all must agree after this long: a peer that is silent once is left alone for a minute.
     pub(super) settle: Ms,
-    /// And nothing more is committed for this long.
+    /// And nothing more is committed for this long, in which all still agree.
     pub(super) quiet: Ms,
     /// Mean pause between two acts, of the whole cell.
     pub(super) act_every: Ms,
@@ -115,8 +115,8 @@ impl Plan {
             seed,
             nodes: n,
             busy,
-            settle: 45_000,
-            quiet: 25_000,
+            settle: 240_000,
+            quiet: 20_000,
             act_every: busy / acts,
             latency: 1 + on(800, 5, 150),
             loss: on(600, 10, 300),

@@ -139,6 +139,8 @@ pub(super) struct World {
     ids: BTreeMap<NodeId, Vec<usize>>,
     members: Arc<BTreeSet<NodeId>>,
     trace: blake3::Hasher,
+    /// A machine whose doings are printed.
+    pub(super) watched: Option<usize>,
     /// The last token written.
     pub(super) token: u64,
 }
@@ -165,6 +167,7 @@ impl World {
             ids: BTreeMap::new(),
             members: Arc::new((0..count).map(node_id).collect()),
             trace: blake3::Hasher::new(),
+            watched: None,
             token: 0,
             plan,
         };
@@ -239,6 +242,13 @@ impl World {
         self.trace.update(&self.now.to_le_bytes());
         self.trace.update(&m.to_le_bytes());
         self.trace.update(what);
+    }
+
+    /// Prints what happens at the machine that is watched.
+    fn watch(&self, m: usize, what: &dyn std::fmt::Debug) {
+        if self.watched == Some(m) {
+            println!("{} ms: {what:?}", self.now);
+        }
     }
 
     /// Runs until this time. An error says which promise was broken.
@@ -389,6 +399,7 @@ impl World {
 
     /// Gives a machine an event and carries out what it decides.
     pub(super) fn tell(&mut self, m: usize, event: Event) -> Result<(), String> {
+        self.watch(m, &event);
         let effects = self.nodes[m].give(event, self.now);
         self.carry_out(m, effects)
     }
@@ -418,6 +429,7 @@ impl World {
         self.account(m);
         let mut queue: VecDeque<Effect> = effects.into();
         while let Some(effect) = queue.pop_front() {
+            self.watch(m, &effect);
             if self.nodes[m].liar {
                 continue;
             }

@@ -16,6 +16,8 @@ use super::{HeadNotice, Input, Output, Replicator};
 use crate::base::id::{BranchId, NodeId, Oid, VolumeName};
 use crate::base::limit::CARRIED_PACK_BYTES_MAX;
 
+/// A head of ours that no other node gossips is announced again after this long.
+const REPEAT_MS: u64 = 5_000;
 /// Packs of announcements that are kept until it is decided what to fetch.
 const CARRIED_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("64");
 
@@ -173,6 +175,8 @@ pub struct Machine {
     carried: LruCache<Oid, Vec<u8>>,
     fetches: BTreeMap<u64, UnderWay>,
     last_fetch: u64,
+    /// Heads of ours that are shown: when each was last announced; `None` once others gossip it.
+    own: BTreeMap<Oid, Option<u64>>,
 }
 
 impl Machine {
@@ -185,6 +189,7 @@ impl Machine {
             carried: LruCache::new(CARRIED_MAX),
             fetches: BTreeMap::new(),
             last_fetch: 0,
+            own: BTreeMap::new(),
         }
     }
 
@@ -227,6 +232,9 @@ impl Machine {
             }
             Event::Gossiped { from, heads } => {
                 for head in heads {
+                    if let Some(announced) = self.own.get_mut(&head.id) {
+                        *announced = None;
+                    }
                     if self.core.is_news(from, &head) && believed(cell, &head) {
                         give(self, Input::Heard { from, head });
                     }
@@ -260,12 +268,38 @@ impl Machine {
                     }
                 }
                 if cell.is_member(cell.me()) {
+                    out.extend(self.repeat(&shown, cell.me(), now));
                     let due = shown.iter().filter_map(|f| self.cover(f, cell, place, now));
                     let due: Vec<Effect> = due.collect();
                     out.extend(due);
                 }
             }
             Event::Tick => give(self, Input::Tick),
+        }
+        out
+    }
+
+    /// What of our own nobody seems to have heard: the announcement was lost, and what we gossip
+    /// may never be read, as when two machines have our name.
+    fn repeat(&mut self, shown: &[Frontier], me: NodeId, now: u64) -> Vec<Effect> {
+        let ours = shown.iter().flat_map(|f| f.heads.iter().map(move |h| (f, h)));
+        let ours: Vec<(&Frontier, Oid)> = ours
+            .filter(|(_, (node, _))| *node == me)
+            .map(|(f, (_, id))| (f, *id))
+            .collect();
+        self.own.retain(|id, _| ours.iter().any(|(_, o)| o == id));
+        let mut out = Vec::new();
+        for (f, id) in ours {
+            let Some(announced) = self.own.entry(id).or_insert(Some(now)) else {
+                continue;
+            };
+            if now.saturating_sub(*announced) >= REPEAT_MS
+                && let Some(head) = self.core.notice(&f.volume, &id)
+            {
+                *announced = now;
+                let head = head.clone();
+                out.push(Effect::Announce { head, pack: None });
+            }
         }
         out
     }
