@@ -575,7 +575,10 @@ mod tests {
         let [(_, wanted)] = wanted.as_slice() else {
             panic!("one fetch: {wanted:?}");
         };
-        assert!(wanted.contains(&2) && wanted.len() <= WANTED_OF_BRANCH_MAX, "{wanted:?}");
+        assert!(
+            wanted.contains(&2) && wanted.len() <= WANTED_OF_BRANCH_MAX,
+            "{wanted:?}"
+        );
     }
 
     #[test]

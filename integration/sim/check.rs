@@ -20,6 +20,8 @@ use super::world::World;
 pub(super) struct Ledger {
     /// What each commit that was tried was to do. It came to be if it is in the history.
     tried: BTreeMap<Dot, Act>,
+    /// Which commit was announced under each name.
+    announced: BTreeMap<Dot, Oid>,
     /// Tokens whose write was acknowledged: by which machine, when.
     acknowledged: Vec<(u64, usize, Ms)>,
     /// Machines that forgot what they did since.
@@ -44,6 +46,19 @@ impl Ledger {
 
     pub(super) fn forgot(&mut self, m: usize, since: Ms) {
         self.forgot.push((m, since));
+    }
+
+    /// A name is given once, whatever a disk forgot.
+    pub(super) fn announced(&mut self, head: &HeadNotice) -> Result<(), String> {
+        let dot = Dot {
+            branch: head.branch,
+            seq: head.seq,
+        };
+        let first = *self.announced.entry(dot).or_insert(head.id);
+        if first != head.id {
+            return Err(format!("{} and {first} are both called {dot:?}", head.id));
+        }
+        Ok(())
     }
 
     pub(super) fn overheard(&mut self, head: HeadNotice, pack: Option<&Vec<u8>>) {
@@ -126,6 +141,11 @@ pub(super) fn all(w: &World) -> Result<(), String> {
     if branches.len() != run.view.heads.len() {
         return Err("two heads of one branch".to_owned());
     }
+    // A machine's earlier heads are below its last one, but for what it forgot.
+    let most = w.nodes.len() + w.ledger.forgot.len();
+    if branches.len() > most {
+        return Err(format!("{} heads of {most} machines", branches.len()));
+    }
     let seen = run.view.seen();
     history_is_meant(w, n)?;
 
@@ -203,7 +223,11 @@ pub(super) fn story(w: &World) -> String {
         let heads: Vec<String> = heads.map(|h| name_of(w, h)).collect();
         let what = [(n.liar, "liar"), (n.left, "left"), (!n.is_up(), "down")];
         let what: Vec<&str> = what.iter().filter(|(is, _)| *is).map(|(_, s)| *s).collect();
-        format!("machine {m} {}: {} {what:?}", n.id().short(), heads.join(", "))
+        format!(
+            "machine {m} {}: {} {what:?}",
+            n.id().short(),
+            heads.join(", ")
+        )
     });
     let nodes: Vec<String> = nodes.collect();
     format!("{plan}\n{}", nodes.join("\n"))

@@ -335,6 +335,12 @@ impl Node {
         let d = desk(&self.disk, &self.who, &run.cache);
         let reach = Reach::of(run.last.as_ref());
         let fixed = chain::fix(&d, &run.view, &stage, sealed, reach)?;
+        let (before, after) = (&run.view, &fixed.view);
+        let same = before.commit == after.commit && before.tree == after.tree;
+        assert!(
+            same && before.state == after.state,
+            "a seal changed the view"
+        );
         Ok(self.publish(fixed, now))
     }
 

@@ -143,7 +143,7 @@ impl Plan {
             seed,
             nodes,
             busy,
-            settle: 60_000,
+            settle: 240_000,
             quiet: 20_000,
             act_every: 2_000,
             latency: 50,

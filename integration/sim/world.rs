@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::sync::Arc;
 
 use cellfs::base::id::{NodeId, Oid};
-use cellfs::peers::STATE_VALUE_BYTES_MAX;
 use cellfs::replicator::HeadNotice;
 use cellfs::replicator::machine::{Effect, Event};
 use cellfs::volume::VolumeResult;
@@ -20,7 +19,7 @@ use super::plan::{Ms, Plan, Rng, node_id};
 /// A fetch of which nothing comes is found dead by the replicator after 20 s; one whose peer
 /// says so, at once.
 const TICK: Ms = 50;
-const LOOK: Ms = 500;
+pub(super) const LOOK: Ms = 500;
 
 /// What goes over the network.
 #[derive(Debug, Clone)]
@@ -47,7 +46,7 @@ pub(super) enum Message {
 /// What happens at a time. Machines are named by their numbers, and by their starts where an
 /// event is for one run only.
 #[derive(Debug)]
-enum What {
+pub(super) enum What {
     Deliver {
         from: usize,
         to: usize,
@@ -111,6 +110,7 @@ pub(super) struct Report {
     pub(super) trace: u64,
     pub(super) steps: u64,
     pub(super) commits: u64,
+    pub(super) crashes: u64,
     pub(super) frontier_max: usize,
     /// How long after the last write all agreed.
     pub(super) agreed_after: Ms,
@@ -127,16 +127,16 @@ pub(super) struct World {
     pub(super) busy: bool,
     queue: BinaryHeap<Queued>,
     queued: u64,
-    pool: Pool,
-    group: Vec<u8>,
-    cuts: BTreeSet<(usize, usize)>,
+    pub(super) pool: Pool,
+    pub(super) group: Vec<u8>,
+    pub(super) cuts: BTreeSet<(usize, usize)>,
     /// Connections that are up, with the starts of both sides.
-    up: BTreeMap<(usize, usize), (u64, u64)>,
+    pub(super) up: BTreeMap<(usize, usize), (u64, u64)>,
     ticking: BTreeSet<usize>,
-    snapshots: Vec<(usize, Ms, Image, Option<Act>)>,
+    pub(super) snapshots: Vec<(usize, Ms, Image, Option<Act>)>,
     /// Acts that were in no commit when their node crashed.
-    limbo: BTreeMap<usize, Act>,
-    ids: BTreeMap<NodeId, Vec<usize>>,
+    pub(super) limbo: BTreeMap<usize, Act>,
+    pub(super) ids: BTreeMap<NodeId, Vec<usize>>,
     members: Arc<BTreeSet<NodeId>>,
     trace: blake3::Hasher,
     /// A machine whose doings are printed.
@@ -216,7 +216,7 @@ impl World {
         }
     }
 
-    fn add(&mut self, disk: SimDisk, id: NodeId) -> usize {
+    pub(super) fn add(&mut self, disk: SimDisk, id: NodeId) -> usize {
         let m = self.nodes.len();
         let skew = i64::try_from(self.rng.below(2 * self.plan.skew + 1)).expect("small");
         let skew = skew - i64::try_from(self.plan.skew).expect("small");
@@ -232,13 +232,13 @@ impl World {
         m
     }
 
-    fn after(&mut self, pause: Ms, what: What) {
+    pub(super) fn after(&mut self, pause: Ms, what: What) {
         self.queued += 1;
         let at = self.now + pause;
         self.queue.push(Reverse((at, self.queued, Slot(what))));
     }
 
-    fn note(&mut self, what: &[u8], m: usize) {
+    pub(super) fn note(&mut self, what: &[u8], m: usize) {
         self.trace.update(&self.now.to_le_bytes());
         self.trace.update(&m.to_le_bytes());
         self.trace.update(what);
@@ -386,7 +386,7 @@ impl World {
     }
 
     /// An honest machine that runs.
-    fn some_honest(&mut self) -> Option<usize> {
+    pub(super) fn some_honest(&mut self) -> Option<usize> {
         let fit = (0..self.nodes.len()).filter(|m| {
             let n = &self.nodes[*m];
             n.is_up() && !n.liar
@@ -394,8 +394,6 @@ impl World {
         let fit: Vec<usize> = fit.collect();
         self.rng.pick(&fit)
     }
-
-    // --- What machines do.
 
     /// Gives a machine an event and carries out what it decides.
     pub(super) fn tell(&mut self, m: usize, event: Event) -> Result<(), String> {
@@ -416,7 +414,7 @@ impl World {
         }
     }
 
-    fn account(&mut self, m: usize) {
+    pub(super) fn account(&mut self, m: usize) {
         for (dot, act) in std::mem::take(&mut self.nodes[m].tried) {
             self.note(&dot.branch.0.to_le_bytes(), m);
             let left = || self.limbo.get(&m).cloned().unwrap_or_default();
@@ -441,6 +439,7 @@ impl World {
                             head.id
                         ));
                     }
+                    self.ledger.announced(&head)?;
                     self.flood(m, &head, pack.map(Arc::new));
                 }
                 Effect::Gossip { heads, .. } => self.set_state(m, heads),
@@ -479,6 +478,12 @@ impl World {
         }
         let n = &self.nodes[m];
         if let Some(run) = &n.run {
+            // What people see here, they see after a loss of power.
+            let own = run.view.heads.iter();
+            let own = own.filter(|h| h.stamp.branch == run.numbers.branch);
+            if let Some(h) = own.clone().find(|h| !n.disk.outlives_a_crash(&h.id)) {
+                return Err(format!("machine {m} shows {} before it is durable", h.id));
+            }
             let heads = run.view.heads.len();
             self.report.frontier_max = self.report.frontier_max.max(heads);
             let behind = run.machine.behind(&super::node::volume());
@@ -602,383 +607,6 @@ impl World {
                     Err(e) => self.done(to, Err(e)),
                 }
             }
-        }
-    }
-
-    // --- The network.
-
-    fn reaches(&self, from: usize, to: usize) -> bool {
-        self.group[from] == self.group[to] && !self.cuts.contains(&(from, to))
-    }
-
-    fn is_connected(&self, a: usize, b: usize) -> bool {
-        self.up.contains_key(&(a.min(b), a.max(b)))
-    }
-
-    fn send(&mut self, from: usize, to: usize, message: Message) {
-        let mean = self.plan.latency;
-        let mut pause = 1 + self.rng.below(2 * mean);
-        if self.rng.permille(20) {
-            pause += self.rng.below(20 * mean);
-        }
-        let start = self.nodes[to].starts;
-        let deliver = What::Deliver {
-            from,
-            to,
-            start,
-            message,
-        };
-        self.after(pause, deliver);
-    }
-
-    /// Tells all connected members, as far as the network lets it.
-    pub(super) fn flood(&mut self, m: usize, head: &HeadNotice, pack: Option<Arc<Vec<u8>>>) {
-        if self.rng.permille(self.plan.deaf) {
-            return;
-        }
-        let from = self.nodes[m].id();
-        for to in 0..self.nodes.len() {
-            if to == m || !self.is_connected(m, to) || self.rng.permille(self.plan.loss) {
-                continue;
-            }
-            let message = Message::Announce {
-                from,
-                head: head.clone(),
-                pack: pack.clone(),
-            };
-            if self.rng.permille(self.plan.doubled) {
-                self.send(m, to, message.clone());
-            }
-            self.send(m, to, message);
-        }
-    }
-
-    /// Sets what a node gossips: as many of the first as fit.
-    pub(super) fn set_state(&mut self, m: usize, mut heads: Vec<HeadNotice>) {
-        self.nodes[m].disk.keep_notices(&heads);
-        let size = |h: &Vec<HeadNotice>| {
-            let bytes = postcard::to_stdvec(h).map_or(usize::MAX, |b| b.len() + 1);
-            bytes.div_ceil(3).saturating_mul(4)
-        };
-        while size(&heads) > STATE_VALUE_BYTES_MAX {
-            heads.pop();
-        }
-        let n = &mut self.nodes[m];
-        let (id, start) = (n.id(), n.starts);
-        let Some(run) = &mut n.run else { return };
-        let before = run.states.get(&id).map_or(0, |s| s.version.1);
-        let state = Gossiped {
-            version: (start, before + 1),
-            heads: Arc::new(heads),
-        };
-        run.states.insert(id, state);
-    }
-
-    fn gossip(&mut self, m: usize, start: u64) {
-        self.after(self.plan.gossip_every, What::Gossip(m, start));
-        let Some(run) = &self.nodes[m].run else {
-            return;
-        };
-        let states: Vec<(NodeId, Gossiped)> =
-            run.states.iter().map(|(n, s)| (*n, s.clone())).collect();
-        let states = Arc::new(states);
-        let count = self.nodes.len();
-        for _ in 0..2 {
-            let to = self.rng.index(count);
-            // Both ways, as a handshake.
-            if to != m && self.is_connected(m, to) && !self.rng.permille(self.plan.loss) {
-                self.send(m, to, Message::States(states.clone()));
-                if let Some(run) = &self.nodes[to].run {
-                    let theirs = run.states.iter().map(|(n, s)| (*n, s.clone()));
-                    let theirs = Message::States(Arc::new(theirs.collect()));
-                    self.send(to, m, theirs);
-                }
-            }
-        }
-    }
-
-    fn learn(&mut self, m: usize, states: &[(NodeId, Gossiped)]) -> Result<(), String> {
-        let me = self.nodes[m].id();
-        let mut news = Vec::new();
-        if let Some(run) = &mut self.nodes[m].run {
-            for (node, s) in states.iter().filter(|(n, _)| *n != me) {
-                let known = run.states.get(node).map(|k| k.version);
-                if known.is_none_or(|k| k < s.version) {
-                    run.states.insert(*node, s.clone());
-                    news.push((*node, s.heads.clone()));
-                }
-            }
-        }
-        for (from, heads) in news {
-            let heads = heads.as_ref().clone();
-            self.tell(m, Event::Gossiped { from, heads })?;
-        }
-        Ok(())
-    }
-
-    fn sweep(&mut self, m: usize) -> Result<(), String> {
-        let me = self.nodes[m].id();
-        let Some(run) = &self.nodes[m].run else {
-            return Ok(());
-        };
-        let all = run.states.iter().filter(|(n, _)| **n != me);
-        let all: Vec<(NodeId, Arc<Vec<HeadNotice>>)> =
-            all.map(|(n, s)| (*n, s.heads.clone())).collect();
-        for (from, heads) in all {
-            let heads = heads.as_ref().clone();
-            self.tell(m, Event::Gossiped { from, heads })?;
-        }
-        Ok(())
-    }
-
-    fn review_later(&mut self, a: usize, b: usize) {
-        let pause = self.rng.between(20, 4_000);
-        self.after(pause, What::Review(a.min(b), a.max(b)));
-    }
-
-    /// Brings a connection to what the network and the machines allow, and tells both sides.
-    fn review(&mut self, a: usize, b: usize) -> Result<(), String> {
-        let (id_a, id_b) = (self.nodes[a].id(), self.nodes[b].id());
-        if id_a == id_b {
-            return Ok(());
-        }
-        let both = self.nodes[a].is_up() && self.nodes[b].is_up();
-        let should = both && self.reaches(a, b) && self.reaches(b, a);
-        let starts = (self.nodes[a].starts, self.nodes[b].starts);
-        let is = self.up.get(&(a, b)).copied();
-        if is == Some(starts) && should {
-            return Ok(());
-        }
-        if is.is_some() {
-            self.up.remove(&(a, b));
-            // A twin may still be there under the name.
-            for (m, other) in [(a, id_b), (b, id_a)] {
-                let same = self.ids.get(&other).cloned().unwrap_or_default();
-                if !same.iter().any(|p| self.is_connected(m, *p)) {
-                    self.tell(m, Event::Down(other))?;
-                }
-            }
-        }
-        if should {
-            self.up.insert((a, b), starts);
-            for (m, other) in [(a, id_b), (b, id_a)] {
-                if !self.nodes[m].roll.gone.contains(&other) {
-                    self.tell(m, Event::Up(other))?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn review_all(&mut self, m: usize, soon: bool) {
-        for other in 0..self.nodes.len() {
-            if other == m {
-                continue;
-            }
-            if soon {
-                let pause = self.rng.between(5, 300);
-                self.after(pause, What::Review(m.min(other), m.max(other)));
-            } else {
-                self.review_later(m, other);
-            }
-        }
-    }
-
-    fn partition(&mut self, on: bool) {
-        let old = self.group.clone();
-        for g in &mut self.group {
-            *g = u8::from(on && self.rng.permille(500));
-        }
-        for a in 0..old.len() {
-            for b in 0..a {
-                if (old[a] == old[b]) != (self.group[a] == self.group[b]) {
-                    self.review_later(a, b);
-                }
-            }
-        }
-        let next = match on {
-            true => self.rng.between(500, 8_000),
-            false => self.rng.below(2 * self.plan.partition_every),
-        };
-        self.after(next, What::Partition(!on));
-    }
-
-    /// One direction between two machines is lost for a while.
-    fn cut(&mut self) {
-        let next = self.rng.below(2 * self.plan.cut_every);
-        self.after(next, What::Cut);
-        let count = self.nodes.len();
-        let (a, b) = (self.rng.index(count), self.rng.index(count));
-        if a != b {
-            self.cuts.insert((a, b));
-            self.review_later(a, b);
-            let pause = self.rng.between(300, 6_000);
-            self.after(pause, What::Mend(a, b));
-        }
-    }
-
-    // --- What befalls machines.
-
-    fn act(&mut self) -> Result<(), String> {
-        if !self.busy {
-            return Ok(());
-        }
-        let next = self.rng.below(2 * self.plan.act_every + 1);
-        self.after(next, What::Act);
-        let Some(m) = self.some_honest() else {
-            return Ok(());
-        };
-        // One act at a time: the one before is committed first.
-        let now = self.now;
-        let done = self.nodes[m].commit(now);
-        self.done(m, done)?;
-        let fsync = self.rng.permille(400);
-        let mut token = self.token;
-        let n = &mut self.nodes[m];
-        let acted = n.act(&mut self.rng, &mut token, now, fsync);
-        self.token = token;
-        if let Ok(Some(act)) = &acted {
-            self.ledger.acknowledged(m, now, act);
-        }
-        if acted.is_err() {
-            return self.done(m, acted.map(|_| Vec::new()));
-        }
-        let start = self.nodes[m].starts;
-        let pause = self.rng.below(120);
-        self.after(pause, What::Commit(m, start));
-        Ok(())
-    }
-
-    fn crash(&mut self, m: usize) {
-        self.note(b"crash", m);
-        self.account(m);
-        let n = &mut self.nodes[m];
-        // It may crash again while it starts.
-        if let Some(run) = n.run.take() {
-            self.limbo.remove(&m);
-            if let Some(p) = run.pending {
-                self.limbo.insert(m, p.act);
-            }
-        }
-        n.disk.crash(&mut self.rng);
-        let back = self.rng.permille(self.plan.amnesia);
-        let older = self.snapshots.iter().rposition(|(of, ..)| *of == m);
-        if let Some(at) = older.filter(|_| back) {
-            let (_, when, image, limbo) = self.snapshots.swap_remove(at);
-            self.nodes[m].disk.roll_back(&image);
-            self.limbo.remove(&m);
-            if let Some(act) = limbo {
-                self.limbo.insert(m, act);
-            }
-            self.ledger.forgot(m, when);
-        }
-        self.review_all(m, false);
-        let pause = self.rng.between(100, 6_000);
-        self.after(pause, What::Start(m));
-    }
-
-    fn start(&mut self, m: usize) -> Result<(), String> {
-        if self.nodes[m].is_up() || self.nodes[m].left {
-            return Ok(());
-        }
-        self.note(b"start", m);
-        let now = self.now;
-        let started = self.nodes[m].start(&mut self.rng, now);
-        if started.is_err() {
-            // Its disk died again while it started.
-            let dead = self.nodes[m].disk.is_dead();
-            return match started {
-                Err(e) if !dead => Err(format!("machine {m} does not start: {e}")),
-                _ => {
-                    self.crash(m);
-                    Ok(())
-                }
-            };
-        }
-        self.done(m, started)?;
-        self.limbo.remove(&m);
-        if self.nodes.len() < 100 {
-            super::check::heads_are_whole(&self.nodes[m])?;
-        }
-        let start = self.nodes[m].starts;
-        for (most, what) in [
-            (1_000, What::Settle(m, start)),
-            (LOOK, What::Look(m, start)),
-            (self.plan.gossip_every, What::Gossip(m, start)),
-            (self.plan.sweep_every, What::Sweep(m, start)),
-        ] {
-            let pause = self.rng.below(most);
-            self.after(pause, what);
-        }
-        if self.nodes[m].liar {
-            self.after(500, What::Lie(m));
-        }
-        self.review_all(m, true);
-        Ok(())
-    }
-
-    /// A machine appears with a copy of another one's disk and key.
-    fn twin(&mut self) {
-        let Some(of) = self.some_honest() else { return };
-        let n = &self.nodes[of];
-        let pending = n.run.as_ref().and_then(|r| r.pending.as_ref());
-        let limbo = pending.map(|p| p.act.clone());
-        let (id, image) = (n.id(), n.disk.image());
-        let m = self.add(SimDisk::of(&image, self.pool.clone()), id);
-        if let Some(act) = limbo {
-            self.limbo.insert(m, act);
-        }
-        let pause = self.rng.below(2_000);
-        self.after(pause, What::Start(m));
-    }
-
-    /// A node goes for good; the others hear of it at different times.
-    fn leave(&mut self) {
-        let honest = (0..self.nodes.len()).filter(|m| {
-            let n = &self.nodes[*m];
-            let twins = self.ids.get(&n.id()).map_or(0, Vec::len);
-            !n.liar && !n.left && twins == 1
-        });
-        let honest: Vec<usize> = honest.collect();
-        if honest.len() < 3 {
-            return;
-        }
-        let Some(m) = self.rng.pick(&honest) else {
-            return;
-        };
-        let id = self.nodes[m].id();
-        self.note(b"leave", m);
-        self.nodes[m].left = true;
-        self.nodes[m].run = None;
-        self.limbo.remove(&m);
-        self.ledger.forgot(m, 0);
-        self.ledger.gone.insert(id);
-        for other in 0..self.nodes.len() {
-            let pause = self.rng.below(3_000);
-            self.after(pause, What::Told(other, id));
-        }
-        self.review_all(m, false);
-    }
-
-    /// Nothing more is written, nothing more goes wrong.
-    fn heal(&mut self) {
-        self.busy = false;
-        self.plan.loss = 0;
-        self.plan.deaf = 0;
-        self.cuts.clear();
-        self.group.fill(0);
-        for m in 0..self.nodes.len() {
-            let n = &self.nodes[m];
-            if n.left {
-                continue;
-            }
-            if n.is_up() {
-                n.disk.settle(None);
-                n.disk.die_at(u32::MAX);
-            } else {
-                self.after(10, What::Start(m));
-            }
-            self.review_all(m, true);
         }
     }
 }

@@ -282,7 +282,9 @@ impl Machine {
     /// What of our own nobody seems to have heard: the announcement was lost, and what we gossip
     /// may never be read, as when two machines have our name.
     fn repeat(&mut self, shown: &[Frontier], me: NodeId, now: u64) -> Vec<Effect> {
-        let ours = shown.iter().flat_map(|f| f.heads.iter().map(move |h| (f, h)));
+        let ours = shown
+            .iter()
+            .flat_map(|f| f.heads.iter().map(move |h| (f, h)));
         let ours: Vec<(&Frontier, Oid)> = ours
             .filter(|(_, (node, _))| *node == me)
             .map(|(f, (_, id))| (f, *id))
