@@ -50,6 +50,7 @@ const FOUND: &[(u64, &str)] = &[
 ];
 const THREADS: u64 = 2;
 const FAILURES_MAX: usize = 4;
+const FRESH_MAX: u64 = 65_536;
 const FRESH_FOR: Duration = Duration::from_secs(4);
 
 fn simulate(plan: Plan, watched: Option<usize>) -> Result<Report, String> {
@@ -174,7 +175,7 @@ fn fresh_seeds_keep_all_promises() {
     let until = Instant::now() + FRESH_FOR;
     println!("fresh seeds from {first}");
     let until = seeds.is_none().then_some(until);
-    let (runs, r) = run_all(first..first + seeds.unwrap_or(u64::from(u16::MAX)), until);
+    let (runs, r) = run_all(first..first + seeds.unwrap_or(FRESH_MAX), until);
     println!(
         "{runs} seeds from {first}: {} steps, {} commits, at most {} heads at once, agreed after \
          at most {} ms",

@@ -282,10 +282,8 @@ impl World {
                 to,
                 start,
                 message,
-            } => {
-                if self.reaches(from, to) && self.runs(to, start) {
-                    return self.deliver(from, to, message);
-                }
+            } if self.reaches(from, to) && self.runs(to, start) => {
+                return self.deliver(from, to, message);
             }
             What::Commit(m, start) if self.runs(m, start) => {
                 self.note(b"commit", m);

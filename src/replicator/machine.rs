@@ -368,3 +368,101 @@ fn believed(cell: &dyn Cell, head: &HeadNotice) -> bool {
     }
     good
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Two;
+
+    impl Cell for Two {
+        fn me(&self) -> NodeId {
+            NodeId([1; 32])
+        }
+
+        fn is_member(&self, node: NodeId) -> bool {
+            node.0[0] <= 2
+        }
+
+        fn is_signed(&self, head: &HeadNotice) -> bool {
+            head.signature == head.node.0
+        }
+    }
+
+    fn head(author: u8, seq: u64) -> HeadNotice {
+        HeadNotice {
+            volume: "cell".parse().unwrap(),
+            node: NodeId([author; 32]),
+            branch: BranchId(u64::from(author)),
+            seq,
+            id: Oid::from([author; 20]),
+            signature: vec![author; 32],
+        }
+    }
+
+    fn look(m: &mut Machine, now: u64) -> Vec<Effect> {
+        let shown = vec![Frontier {
+            volume: "cell".parse().unwrap(),
+            seen: vec![(BranchId(1), 1)],
+            heads: vec![(NodeId([1; 32]), head(1, 1).id)],
+        }];
+        m.handle(Event::Look { shown, place: 0 }, &Two, now)
+    }
+
+    #[test]
+    fn a_head_that_nobody_gossips_is_announced_again() {
+        let mut m = Machine::new(1);
+        m.handle(Event::Committed(head(1, 1), None), &Two, 0);
+        assert_eq!(look(&mut m, 0), vec![]);
+        assert_eq!(look(&mut m, REPEAT_MS - 1), vec![]);
+        let again = vec![Effect::Announce {
+            head: head(1, 1),
+            pack: None,
+        }];
+        assert_eq!(look(&mut m, REPEAT_MS), again);
+        assert_eq!(look(&mut m, REPEAT_MS + 1), vec![]);
+        let (from, heads) = (NodeId([2; 32]), vec![head(1, 1)]);
+        m.handle(Event::Gossiped { from, heads }, &Two, REPEAT_MS + 2);
+        assert_eq!(look(&mut m, 9 * REPEAT_MS), vec![]);
+    }
+
+    #[test]
+    fn what_no_member_signed_is_not_believed() {
+        let mut m = Machine::new(1);
+        let volume: VolumeName = "cell".parse().unwrap();
+        let mut forged = head(2, 1);
+        forged.signature = vec![1; 32];
+        for head in [forged, head(3, 1)] {
+            let (from, pack) = (NodeId([2; 32]), Some(vec![0; 9]));
+            m.handle(
+                Event::Announced {
+                    from,
+                    head: head.clone(),
+                    pack,
+                },
+                &Two,
+                0,
+            );
+            m.handle(
+                Event::Gossiped {
+                    from,
+                    heads: vec![head],
+                },
+                &Two,
+                0,
+            );
+        }
+        assert_eq!((m.behind(&volume), m.carried.len()), (0, 0));
+        let (from, head) = (NodeId([2; 32]), head(2, 1));
+        m.handle(
+            Event::Announced {
+                from,
+                head,
+                pack: None,
+            },
+            &Two,
+            0,
+        );
+        assert_eq!(m.behind(&volume), 1);
+    }
+}
