@@ -47,6 +47,14 @@ const FOUND: &[(u64, &str)] = &[
         117_654_949_855_245,
         "of two machines with one key, what one gossiped hid the other's head",
     ),
+    (
+        2_000_020,
+        "a fetched pack outlived what it built on, which the journal held unsynced",
+    ),
+    (
+        2_000_369,
+        "the same: a head whose commit was here and not all that it needs",
+    ),
 ];
 const THREADS: u64 = 2;
 const FAILURES_MAX: usize = 4;

@@ -428,6 +428,10 @@ impl Disk for Volume {
         Ok(self.journal.append(entry)?)
     }
 
+    fn last(&self) -> u64 {
+        self.journal.last()
+    }
+
     fn sync(&self, number: u64) -> VolumeResult<()> {
         Ok(self.journal.sync(number)?)
     }

@@ -14,6 +14,7 @@ use cellfs::base::id::{NodeId, Oid, VolumeName};
 use cellfs::fs::{Caller, Fs, RenameMode, SetAttr};
 use cellfs::record::model::Kind;
 use cellfs::store::incoming;
+use cellfs::volume::chain::Disk;
 use cellfs::volume::inode::{Ino, ROOT_INO};
 use cellfs::volume::view::HeadInfo;
 use cellfs::volume::{Identity, Outlet, RefUpdate, Volume};
@@ -327,7 +328,8 @@ fn pull(from: &Volume, to: &Volume) {
     incoming::send(&**from.repo(), &want, &ids(to), &mut stream).expect("sent");
     if stream.get(8..12) != Some(&[0; 4]) {
         let came = incoming::receive(to.repo(), stream.as_slice()).expect("received");
-        came.admit(to.repo(), &want).expect("complete");
+        let held_lasts = || to.sync(to.last()).map_err(std::io::Error::other);
+        came.admit(to.repo(), &want, held_lasts).expect("complete");
     }
     to.admit(want).expect("admitted");
 }

@@ -39,6 +39,10 @@ impl Ledger {
         self.tried.insert(dot, act);
     }
 
+    pub(super) fn tries(&self) -> usize {
+        self.tried.len()
+    }
+
     pub(super) fn acknowledged(&mut self, m: usize, now: Ms, act: &Act) {
         let all = act.wrote.iter().map(|t| (*t, m, now));
         self.acknowledged.extend(all);

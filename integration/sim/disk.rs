@@ -233,6 +233,10 @@ impl Disk for SimDisk {
         Ok(d.append(entry.clone()))
     }
 
+    fn last(&self) -> u64 {
+        self.lock().last
+    }
+
     fn sync(&self, number: u64) -> VolumeResult<()> {
         let mut d = self.lock();
         d.used()?;

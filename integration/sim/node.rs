@@ -461,7 +461,7 @@ impl Node {
         let judged = if missing {
             match exchange::believe(pack, &*self.disk, &run.cache, &heads) {
                 Ok((objects, judged)) => {
-                    self.disk.flush(objects)?;
+                    chain::flush(&*self.disk, objects)?;
                     judged
                 }
                 Err(_) => return Ok((false, Vec::new())),

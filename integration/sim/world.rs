@@ -20,6 +20,9 @@ use super::plan::{Ms, Plan, Rng, node_id};
 /// says so, at once.
 const TICK: Ms = 50;
 pub(super) const LOOK: Ms = 500;
+/// Commits that are tried in a run, for each machine: who commits for a commit of others, and is
+/// answered so, has no end.
+const COMMITS_OF_ONE_MAX: usize = 300;
 
 /// What goes over the network.
 #[derive(Debug, Clone)]
@@ -262,6 +265,9 @@ impl World {
             self.now = at;
             self.report.steps += 1;
             self.step(what)?;
+            if self.ledger.tries() > COMMITS_OF_ONE_MAX * self.nodes.len() {
+                return Err("commits without an end".to_owned());
+            }
         }
         self.now = end;
         let hash = *self.trace.finalize().as_bytes();

@@ -107,7 +107,7 @@ fn pull(from: &Volume, to: &Volume) {
     incoming::send(&**from.repo(), &want, &ids(to), &mut stream).unwrap();
     if stream.get(8..12) != Some(&[0; 4]) {
         let came = incoming::receive(to.repo(), stream.as_slice()).unwrap();
-        came.admit(to.repo(), &want).unwrap();
+        came.admit(to.repo(), &want, || Ok(())).unwrap();
     }
     to.admit(want).unwrap();
 }

@@ -146,7 +146,8 @@ fn receive(
     let came = incoming::receive_watched(repo, from, &under_way.pack)?;
     under_way.is_here();
     let judged = exchange::judge(&came.with(repo), volume.cache(), heads)?;
-    came.admit(repo, &judged.roots)?;
+    let held_lasts = || volume.sync(volume.last()).map_err(io::Error::other);
+    came.admit(repo, &judged.roots, held_lasts)?;
     Ok(judged)
 }
 

@@ -350,14 +350,21 @@ impl Objects for With<'_> {
 }
 
 impl Incoming {
-    /// Checks that with what is held the closure of `want` is complete, then makes it durable
-    /// and visible.
+    /// Checks that with what is held the closure of `want` is complete, has `held_lasts` make
+    /// that durable which is held so far, and then makes what came durable and visible: no pack
+    /// outlives what it builds on.
     ///
     /// # Errors
     /// Names what is missing or wrong; nothing is visible then.
-    pub fn admit(self, repo: &Repo, want: &[Oid]) -> Result<(), IncomingError> {
+    pub fn admit(
+        self,
+        repo: &Repo,
+        want: &[Oid],
+        held_lasts: impl FnOnce() -> io::Result<()>,
+    ) -> Result<(), IncomingError> {
         let with = self.with(repo);
         verify(&with, repo, want, &self.ids)?;
+        held_lasts()?;
         repo.install(self.pack.seal()?)?;
         Ok(())
     }
@@ -496,7 +503,7 @@ mod tests {
             !b.has(&c).unwrap(),
             "nothing is visible before it is admitted"
         );
-        i.admit(&b, &[c]).unwrap();
+        i.admit(&b, &[c], || Ok(())).unwrap();
         assert!(b.has(&c).unwrap());
         fsck(&b);
     }
@@ -511,7 +518,7 @@ mod tests {
         let sealed = w.finish().unwrap();
         let stream = std::fs::read(sealed.path()).unwrap();
         let i = receive(&b, stream.as_slice()).unwrap();
-        assert!(i.admit(&b, &[c]).is_err());
+        assert!(i.admit(&b, &[c], || Ok(())).is_err());
         assert!(!b.has(&c).unwrap());
     }
 

@@ -36,7 +36,7 @@ pub trait Disk: Send + Sync {
     /// As the journal; the objects are not here then.
     fn hold(&self, pack: Vec<u8>, objects: Vec<(Oid, Object)>) -> VolumeResult<()>;
 
-    /// Makes objects durable and readable.
+    /// Makes objects durable and readable, by themselves: see [`flush`].
     ///
     /// # Errors
     /// As the store.
@@ -47,6 +47,9 @@ pub trait Disk: Send + Sync {
     /// # Errors
     /// As the journal.
     fn append(&self, entry: &Entry) -> VolumeResult<u64>;
+
+    /// The number of the last entry.
+    fn last(&self) -> u64;
 
     /// Returns when the journal is durable up to this entry.
     ///
@@ -357,13 +360,23 @@ pub fn take_in(desk: &Desk<'_>, base: &View, ids: &[Oid]) -> VolumeResult<Option
 fn write(desk: &Desk<'_>, objects: Vec<(Oid, Object)>) -> VolumeResult<Option<Vec<u8>>> {
     let bytes: usize = objects.iter().map(|(_, o)| o.data.len()).sum();
     if bytes > LOGGED_COMMIT_BYTES_MAX {
-        desk.disk.flush(objects)?;
+        flush(desk.disk, objects)?;
         return Ok(None);
     }
     let pack = pack::encode(&objects)?;
     let small = (pack.len() <= CARRIED_PACK_BYTES_MAX).then(|| pack.clone());
     desk.disk.hold(pack, objects)?;
     Ok(small)
+}
+
+/// Makes objects durable in a pack of their own. What the journal alone holds may be named by
+/// them, so it lasts first: whatever a pack has is taken to be whole from then on.
+///
+/// # Errors
+/// As the store and the journal.
+pub fn flush(disk: &dyn Disk, objects: Vec<(Oid, Object)>) -> VolumeResult<()> {
+    disk.sync(disk.last())?;
+    disk.flush(objects)
 }
 
 /// The commits that refs of this state lead to and those of the base do not: they become
