@@ -18,8 +18,8 @@ use super::world::World;
 /// What was done, acknowledged and forgotten.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    /// What each commit that was tried was to do. It came to be if it is in the history.
-    tried: BTreeMap<Dot, Act>,
+    /// What each commit that was tried was to do, at which machine. It came to be if it is in the history.
+    tried: BTreeMap<Dot, (usize, Act)>,
     /// Which commit was announced under each name.
     announced: BTreeMap<Dot, Oid>,
     /// Tokens whose write was acknowledged: by which machine, when.
@@ -35,8 +35,8 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub(super) fn tried(&mut self, dot: Dot, act: Act) {
-        self.tried.insert(dot, act);
+    pub(super) fn tried(&mut self, dot: Dot, m: usize, act: Act) {
+        self.tried.insert(dot, (m, act));
     }
 
     pub(super) fn tries(&self) -> usize {
@@ -161,7 +161,7 @@ pub(super) fn all(w: &World) -> Result<(), String> {
     }
     let (mut wrote, mut ended) = (BTreeSet::new(), BTreeSet::new());
     let came = w.ledger.tried.iter().filter(|(d, _)| has_seen(&seen, **d));
-    for (_, act) in came {
+    for (_, (_, act)) in came {
         wrote.extend(act.wrote.iter().copied());
         ended.extend(act.ended.iter().copied());
         let missing = act.blobs.iter().find(|b| {
@@ -201,8 +201,11 @@ fn history_is_meant(w: &World, n: &Node) -> Result<(), String> {
         }
         let c = commit::decode(&*n.disk, &id).map_err(|e| e.to_string())?;
         let dot = c.head.stamp.dot();
-        if !w.ledger.tried.contains_key(&dot) {
+        let Some((by, _)) = w.ledger.tried.get(&dot) else {
             return Err(format!("commit {id} was made for nothing"));
+        };
+        if w.nodes[*by].id() != c.head.node {
+            return Err(format!("commit {id} was made in the name of another"));
         }
         stack.extend(c.frontier);
     }

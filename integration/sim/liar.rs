@@ -30,7 +30,7 @@ impl World {
 
     /// One lie.
     pub(super) fn lie(&mut self, m: usize) -> Result<(), String> {
-        if !self.nodes[m].is_up() {
+        if !self.nodes[m].is_up() || self.nodes[m].mute {
             return Ok(());
         }
         let heard = self.rng.pick(&self.ledger.overheard);
@@ -85,6 +85,33 @@ impl World {
             self.flood(m, head, with.clone());
         }
         self.set_state(m, heads);
+        Ok(())
+    }
+
+    /// A commit in another node's name, whose signature the liar does not have. Nothing of the
+    /// liar comes after it: what it builds on it, it vouches for.
+    pub(super) fn forge(&mut self) -> Result<(), String> {
+        let m = self.plan.nodes - 1;
+        if !self.nodes[m].is_up() {
+            return Ok(());
+        }
+        let (now, mut token) = (self.now, self.token);
+        let me = self.nodes[m].id();
+        self.nodes[m].mute = true;
+        self.nodes[m].who.node = self.nodes[0].id();
+        let acted = self.nodes[m].act(&mut self.rng, &mut token, now, true);
+        self.token = token;
+        acted.map_err(|e| e.to_string())?;
+        let done = self.nodes[m].commit(now);
+        self.done(m, done)?;
+        let view = self.nodes[m].run.as_ref().map(|r| r.view.clone());
+        for h in view.into_iter().flat_map(|v| v.heads.as_ref().clone()) {
+            let mut n = self.notice_by(m, h.stamp.branch, h.stamp.seq, h.id);
+            n.node = h.node;
+            n.signature = signature(me, &n);
+            self.flood(m, &n, None);
+            self.set_state(m, vec![n]);
+        }
         Ok(())
     }
 

@@ -107,6 +107,8 @@ pub(super) struct Node {
     /// Counts starts.
     pub(super) starts: u64,
     pub(super) liar: bool,
+    /// A liar that says no more.
+    pub(super) mute: bool,
     /// Gone for good.
     pub(super) left: bool,
     /// Commits that were tried, for the checks: what each was to do; nothing, if what a crash
@@ -153,6 +155,7 @@ impl Node {
             run: None,
             starts: 0,
             liar: false,
+            mute: false,
             left: false,
             tried: Vec::new(),
             lies: Vec::new(),

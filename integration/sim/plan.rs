@@ -84,6 +84,8 @@ pub(super) struct Plan {
     pub(super) twins: usize,
     /// Members that lie.
     pub(super) liars: usize,
+    /// The last of those ends with a commit in another node's name.
+    pub(super) forges: bool,
     /// Nodes that go for good, each followed by one that joins.
     pub(super) leavers: usize,
     /// Git clients that ask for the view, mean pause; none if 0.
@@ -105,6 +107,7 @@ impl Plan {
             _ => r.between(15, 30),
         };
         let n = usize::try_from(nodes).expect("small");
+        let forges = Rng::new(seed ^ 0xF0_63E5).permille(400);
         let mut on = |often: u64, from: u64, to: u64| {
             let value = r.between(from, to);
             if r.permille(often) { value } else { 0 }
@@ -129,6 +132,7 @@ impl Plan {
             skew: on(400, 1_000, 3_600_000),
             twins: usize::try_from(on(200, 1, 2)).expect("small"),
             liars: usize::try_from(on(350, 1, 2)).expect("small").min(n - 2),
+            forges,
             leavers: usize::try_from(on(250, 1, 2)).expect("small").min(n - 2),
             clone_every: on(300, 400, 3_000),
             gossip_every: 1_000,
@@ -157,6 +161,7 @@ impl Plan {
             skew: 10_000,
             twins: 0,
             liars: 0,
+            forges: false,
             leavers: 0,
             clone_every: 0,
             gossip_every: 2_000,

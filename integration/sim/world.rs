@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use cellfs::base::id::{NodeId, Oid};
 use cellfs::replicator::HeadNotice;
-use cellfs::replicator::machine::{Effect, Event};
+use cellfs::replicator::cover::Orphans;
+use cellfs::replicator::machine::{Cell, Effect, Event};
 use cellfs::volume::VolumeResult;
 
 use super::author::Act;
@@ -67,6 +68,7 @@ pub(super) enum What {
     Act,
     Clone,
     Lie(usize),
+    Forge,
     Partition(bool),
     Cut,
     Mend(usize, usize),
@@ -208,6 +210,9 @@ impl World {
         if p.amnesia > 0 {
             self.after(p.busy / 4, What::Snapshot);
         }
+        if p.forges && p.liars > 0 {
+            self.after(p.busy * 3 / 4, What::Forge);
+        }
         for _ in 0..p.twins {
             let at = self.rng.below(p.busy);
             self.after(at, What::Twin);
@@ -335,6 +340,7 @@ impl World {
                 self.after(next, What::Lie(m));
                 return self.lie(m);
             }
+            What::Forge => return self.forge(),
             What::Partition(on) if self.busy => self.partition(on),
             What::Cut if self.busy => self.cut(),
             What::Mend(a, b) => {
@@ -423,7 +429,7 @@ impl World {
             self.note(&dot.branch.0.to_le_bytes(), m);
             let left = || self.limbo.get(&m).cloned().unwrap_or_default();
             let act = act.unwrap_or_else(left);
-            self.ledger.tried(dot, act);
+            self.ledger.tried(dot, m, act);
         }
     }
 
@@ -468,7 +474,8 @@ impl World {
                         Err(e) => return self.done(m, Err(e)),
                     }
                 }
-                Effect::Cover { heads, .. } => {
+                Effect::Cover { heads, orphans, .. } => {
+                    self.may_cover(m, &heads, orphans)?;
                     let now = self.now;
                     match self.nodes[m].cover(&heads, now) {
                         Ok(more) => {
@@ -500,6 +507,18 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Merges are not published: a commit without changes is for heads that members can vouch
+    /// for no more.
+    fn may_cover(&self, m: usize, heads: &[Oid], orphans: Orphans) -> Result<(), String> {
+        let n = &self.nodes[m];
+        let mut shown = n.run.iter().flat_map(|r| r.view.heads.iter());
+        let of_members = shown.find(|h| heads.contains(&h.id) && n.roll.is_member(h.node));
+        match of_members.filter(|_| orphans == Orphans::OfStrangers) {
+            Some(h) => Err(format!("machine {m} covers {}, a member's head", h.id)),
+            None => Ok(()),
+        }
     }
 
     fn ask(&mut self, m: usize, fetch: u64, from: NodeId, rest: Vec<HeadNotice>) {
