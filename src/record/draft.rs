@@ -53,6 +53,8 @@ pub struct Draft<'a> {
     pub(crate) displaced: BTreeSet<FileId>,
     /// Directories whose place changed: every new cycle has one of them in it.
     pub(crate) moved: BTreeSet<FileId>,
+    /// Lists of other names that changed.
+    pub(crate) relinked: BTreeSet<FileId>,
     /// How often each directory had to fall back.
     pub(crate) fallbacks: BTreeMap<FileId, usize>,
     states: HashMap<Dot, Option<State>>,
@@ -88,6 +90,7 @@ impl<'a> Draft<'a> {
             displaced: before.clone(),
             displaced_before: before,
             moved: BTreeSet::new(),
+            relinked: BTreeSet::new(),
             fallbacks: BTreeMap::new(),
             states: HashMap::new(),
             attributes: HashMap::new(),
@@ -149,6 +152,18 @@ impl<'a> Draft<'a> {
                 if record.as_ref().and_then(Record::kind) == Some(Kind::Dir) {
                     self.moved.insert(id);
                 }
+                toggle(&mut self.added, &mut self.removed, p);
+            }
+        }
+        let other_name = |r: &Option<Record>| r.as_ref().and_then(Record::link_entry);
+        let (was_of, is_of) = (other_name(&old), other_name(&record));
+        if was_of != is_of {
+            if let Some(p) = was_of {
+                self.relinked.insert(p.parent);
+                toggle(&mut self.removed, &mut self.added, p);
+            }
+            if let Some(p) = is_of {
+                self.relinked.insert(p.parent);
                 toggle(&mut self.added, &mut self.removed, p);
             }
         }
@@ -236,6 +251,21 @@ impl<'a> Draft<'a> {
         ids.extend(std::mem::take(&mut self.displaced));
         ids.sort_unstable();
         ids.dedup();
+        // Other names first: whether a file has a place of its own may hang on them.
+        let mut rest = BTreeSet::new();
+        for id in ids {
+            let target = self.record(id)?.and_then(|r| r.kind()?.target());
+            let was = self
+                .base
+                .record(self.src, id)?
+                .and_then(|r| r.kind()?.target());
+            if target.is_some() || was.is_some() {
+                self.refill(id)?;
+                rest.extend(target.into_iter().chain(was));
+            }
+            rest.insert(id);
+        }
+        let ids: Vec<FileId> = rest.into_iter().collect();
         let mut without: BTreeSet<FileId> = BTreeSet::new();
         for id in &ids {
             self.refill(*id)?;
@@ -282,7 +312,7 @@ impl<'a> Draft<'a> {
     pub fn finish(self) -> Result<State> {
         let src = self.src;
         let records = self.records.into_iter().map(|(id, r)| match r {
-            Some(r) if r.has_dots() || r.place().is_some() || id == FileId::ROOT => Edit::Put(r),
+            Some(r) if r.has_dots() || r.is_shown() || id == FileId::ROOT => Edit::Put(r),
             _ => Edit::Remove(id),
         });
         let ids = trie::edit(src, self.base.ids, records)?;

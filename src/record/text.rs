@@ -166,11 +166,10 @@ const OTHER: Seen = 1;
 const NEXT: Seen = 2;
 const BEHIND: Seen = 4;
 
-/// The versions that may take the plain name at the place shown.
+/// The versions that may take the plain name at the place shown; all, if the file has other
+/// names only.
 fn unmarked(record: &Record) -> Vec<Content> {
-    let Some(at) = record.shown_location().map(|l| l.stamp.dot()) else {
-        return Vec::new();
-    };
-    let free = record.content.iter().filter(|c| !c.copy_at.contains(&at));
-    free.cloned().collect()
+    let at = record.shown_location().map(|l| l.stamp.dot());
+    let is_free = |c: &&Content| at.is_none_or(|at| !c.copy_at.contains(&at));
+    record.content.iter().filter(is_free).cloned().collect()
 }

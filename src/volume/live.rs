@@ -274,7 +274,7 @@ impl Live {
 
     /// The bytes that are shown: those that only this view derives are kept in memory.
     fn data_of(&self, cx: Context<'_>, s: &Shown) -> Result<Data, VolumeError> {
-        if s.kind == Kind::Dir {
+        if !matches!(s.kind, Kind::File | Kind::Symlink) {
             return Ok(Data::None);
         }
         if let Some(o) = self.view.stage.staged(&s.blob) {
@@ -557,8 +557,8 @@ pub fn stable_ino(s: &Shown) -> Ino {
 pub fn default_mode(kind: Kind) -> u32 {
     match kind {
         Kind::Dir | Kind::Gitlink => 0o755,
-        Kind::File => 0o644,
         Kind::Symlink => 0o777,
+        _ => 0o644,
     }
 }
 
@@ -587,6 +587,9 @@ fn root_inode() -> Inode {
         parents: Vec::new(),
         versions: Vec::new(),
         merged: false,
+        link: Vec::new(),
+        links: 0,
+        xattrs: BTreeMap::new(),
     };
     Inode {
         ino: ROOT_INO,

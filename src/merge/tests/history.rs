@@ -53,6 +53,14 @@ pub(super) enum Flavour {
     Texts,
     /// The same, and `.gitattributes` files that come, change and go.
     Drivers,
+    /// Single words, and files with several names. Authors say nothing of what they expect.
+    Links,
+}
+
+impl Flavour {
+    fn has_texts(self) -> bool {
+        matches!(self, Self::Texts | Self::Drivers)
+    }
 }
 
 impl From<bool> for Flavour {
@@ -74,7 +82,8 @@ const RULES: [&str; 5] = [
 const LINES: &str = "1\n2\n3\n4\n5\n6\n7\n8\n9\n";
 
 /// What a random author may do, with weights. The first that applies to what he sees is done.
-const WEIGHTS: [(&str, usize); 10] = [
+const WEIGHTS: [(&str, usize); 11] = [
+    ("link", 5),
     ("write", 6),
     ("create", 3),
     ("delete", 3),
@@ -90,7 +99,7 @@ const WEIGHTS: [(&str, usize); 10] = [
 impl History {
     /// The history of a seed.
     pub(super) fn random(seed: u64, flavour: Flavour) -> Self {
-        let texts = flavour != Flavour::Words;
+        let texts = flavour.has_texts();
         let mut h = Self {
             world: World::default(),
             expected: Vec::new(),
@@ -145,7 +154,9 @@ impl History {
             }
             if let Some((note, changes, disk)) = self.act(kind, &state, step, flavour) {
                 let commit = self.world.commit(node, parents, time, &note, &changes);
-                self.expected.push((commit, disk));
+                if flavour != Flavour::Links {
+                    self.expected.push((commit, disk));
+                }
                 return commit;
             }
         }
@@ -173,7 +184,7 @@ impl History {
         };
         let w = &mut self.world;
         let rng = &mut self.rng;
-        let texts = flavour != Flavour::Words;
+        let texts = flavour.has_texts();
         let rules = flavour == Flavour::Drivers && rng.chance(30);
         match kind {
             "write" => {
@@ -229,6 +240,13 @@ impl History {
                 follow(&mut disk, &tree, &from, &to);
                 Some((format!("mv {from} {to}"), changes, disk))
             }
+            "link" if flavour == Flavour::Links => {
+                let from = rng.pick(&files)?;
+                let to = free(&["p", "q", "r"], rng)?;
+                let changes = w.link(state, &from, &to);
+                Some((format!("ln {from} {to}"), changes, disk))
+            }
+            "link" => None,
             "mkdir" => {
                 let path = free(&["d", "e", "p"], rng)?;
                 let changes = w.create(state, &path, None);

@@ -24,6 +24,13 @@ fn first_seed() -> u64 {
     set.and_then(|s| s.parse().ok()).unwrap_or(0)
 }
 
+const ALL: [Flavour; 4] = [
+    Flavour::Words,
+    Flavour::Texts,
+    Flavour::Drivers,
+    Flavour::Links,
+];
+
 /// Tells which history broke a law, and how it went.
 macro_rules! law {
     ($h:expr, $holds:expr, $($said:tt)+) => {
@@ -56,7 +63,7 @@ pub(super) fn for_all(
 
 #[test]
 fn order_repetition_and_ancestors_of_heads_do_not_matter() {
-    for flavour in [Flavour::Words, Flavour::Drivers] {
+    for flavour in [Flavour::Words, Flavour::Drivers, Flavour::Links] {
         for_all(150, flavour, |h, sets, seed| {
             for set in sets {
                 let w = &h.world;
@@ -79,7 +86,7 @@ fn order_repetition_and_ancestors_of_heads_do_not_matter() {
 
 #[test]
 fn a_seal_changes_nothing() {
-    for texts in [Flavour::Words, Flavour::Texts, Flavour::Drivers] {
+    for texts in ALL {
         for_all(150, texts, |h, sets, seed| {
             for set in sets.iter().filter(|s| s.len() > 1) {
                 let state = h.world.state(set);
@@ -117,50 +124,60 @@ fn differing(w: &World, a: &State, b: &State) -> Vec<(FileId, Vec<Option<Record>
 
 #[test]
 fn no_write_is_lost_and_what_was_ended_stays_ended() {
-    let mut back = 0;
-    for_all(200, false, |h, sets, seed| {
-        for set in sets {
-            let w = &h.world;
-            let state = w.state(set);
-            let mut shown: BTreeSet<Oid> = w.tree(&state).values().map(|s| s.blob).collect();
-            // Bytes that went into a merged text are in it.
-            for r in state.records(w.src()).expect("reads") {
-                let text = r.filled.text.map(|t| t.versions).unwrap_or_default();
-                let within = r.content.iter().filter(|c| text.contains(&c.stamp.dot()));
-                shown.extend(within.map(|c| c.blob));
-            }
-            let past: BTreeSet<usize> = set
-                .iter()
-                .flat_map(|c| w.ancestors[*c].iter().copied())
-                .collect();
-            let (mut strong, mut weak) = (BTreeSet::new(), BTreeSet::new());
-            for c in &past {
-                for (id, blob, wrote) in &w.written[*c] {
-                    let ended = past.iter().any(|k| {
-                        k != c && w.ancestors[*k].contains(c) && w.ended[*k].contains(&(*id, *blob))
-                    });
-                    if !ended {
-                        weak.insert(*blob);
-                        if *wrote {
-                            strong.insert(*blob);
+    for flavour in [Flavour::Words, Flavour::Links] {
+        let mut back = 0;
+        for_all(200, flavour, |h, sets, seed| {
+            for set in sets {
+                let w = &h.world;
+                let state = w.state(set);
+                let mut shown: BTreeSet<Oid> = w.tree(&state).values().map(|s| s.blob).collect();
+                // Bytes that went into a merged text are in it.
+                for r in state.records(w.src()).expect("reads") {
+                    let text = r.filled.text.as_ref();
+                    let text = text.map(|t| t.versions.clone()).unwrap_or_default();
+                    let within = r.content.iter().filter(|c| text.contains(&c.stamp.dot()));
+                    shown.extend(within.map(|c| c.blob));
+                    // Somebody unlinked each of the names, nobody the last one.
+                    if r.place().is_none() && r.filled.links == 0 {
+                        let ended = r.content.iter().filter(|c| !c.gone_from.is_empty());
+                        shown.extend(ended.map(|c| c.blob));
+                    }
+                }
+                let past: BTreeSet<usize> = set
+                    .iter()
+                    .flat_map(|c| w.ancestors[*c].iter().copied())
+                    .collect();
+                let (mut strong, mut weak) = (BTreeSet::new(), BTreeSet::new());
+                for c in &past {
+                    for (id, blob, wrote) in &w.written[*c] {
+                        let ended = past.iter().any(|k| {
+                            k != c
+                                && w.ancestors[*k].contains(c)
+                                && w.ended[*k].contains(&(*id, *blob))
+                        });
+                        if !ended {
+                            weak.insert(*blob);
+                            if *wrote {
+                                strong.insert(*blob);
+                            }
                         }
                     }
                 }
+                let lost: Vec<String> = strong.difference(&shown).map(|b| w.text(b)).collect();
+                law!(
+                    h,
+                    lost.is_empty(),
+                    "seed {seed} heads {set:?} lost {lost:?}"
+                );
+                let null = Oid::null(gix::hash::Kind::Sha1);
+                if shown.iter().any(|b| *b != null && !weak.contains(b)) {
+                    back += 1;
+                }
             }
-            let lost: Vec<String> = strong.difference(&shown).map(|b| w.text(b)).collect();
-            law!(
-                h,
-                lost.is_empty(),
-                "seed {seed} heads {set:?} lost {lost:?}"
-            );
-            let null = Oid::null(gix::hash::Kind::Sha1);
-            if shown.iter().any(|b| *b != null && !weak.contains(b)) {
-                back += 1;
-            }
-        }
-    });
-    // A move that outlives the bytes which it moved brings them back: rare, and nothing is lost.
-    assert!(back <= histories(200) / 50 + 1, "{back} came back");
+        });
+        // A move that outlives the bytes which it moved brings them back: rare, and nothing is lost.
+        assert!(back <= histories(200) / 50 + 1, "{back} came back");
+    }
 }
 
 /// Plain entries, and per plain name the texts beside it that differ from it.
@@ -229,48 +246,54 @@ fn work_elsewhere_changes_nothing_here() {
 
 #[test]
 fn states_are_whole() {
-    for_all(200, true, |h, sets, seed| {
-        let commits = (0..h.world.heads.len()).map(|c| vec![c]);
-        for set in commits.chain(sets.iter().cloned()) {
-            let w = &h.world;
-            let state = w.state(&set);
-            let records = state.records(w.src()).expect("reads");
-            law!(
-                h,
-                state.names == rebuilt_names(w, &state, &records),
-                "seed {seed} {set:?}"
-            );
-            let tree = w.tree(&state);
-            let shown: BTreeSet<FileId> = tree
-                .values()
-                .flat_map(|s| s.versions.iter().map(|v| v.id))
-                .collect();
-            for r in &records {
-                law!(h, shown.contains(&r.id), "seed {seed} {set:?} hides {r:?}");
-            }
-            // Every entry is found by its name, and nothing else is.
-            for (path, s) in &tree {
-                let found = lookup(w.src(), &state, &s.parents, &s.name).expect("reads");
+    for flavour in [Flavour::Drivers, Flavour::Links] {
+        for_all(200, flavour, |h, sets, seed| {
+            let commits = (0..h.world.heads.len()).map(|c| vec![c]);
+            for set in commits.chain(sets.iter().cloned()) {
+                let w = &h.world;
+                let state = w.state(&set);
+                let records = state.records(w.src()).expect("reads");
                 law!(
                     h,
-                    found.as_ref() == Some(s),
-                    "seed {seed} {set:?} {path}: {found:?}"
+                    state.names == rebuilt_names(w, &state, &records),
+                    "seed {seed} {set:?}"
                 );
+                let tree = w.tree(&state);
+                let shown: BTreeSet<FileId> = tree
+                    .values()
+                    .flat_map(|s| s.versions.iter().map(|v| v.id))
+                    .collect();
+                let names = tree.values().flat_map(|s| s.link.iter().map(|l| l.id));
+                let shown: BTreeSet<FileId> = shown.into_iter().chain(names).collect();
+                for r in &records {
+                    let unlinked = r.place().is_none() && r.filled.links == 0;
+                    let is_shown = shown.contains(&r.id) || unlinked && flavour == Flavour::Links;
+                    law!(h, is_shown, "seed {seed} {set:?} hides {r:?}");
+                }
+                // Every entry is found by its name, and nothing else is.
+                for (path, s) in &tree {
+                    let found = lookup(w.src(), &state, &s.parents, &s.name).expect("reads");
+                    law!(
+                        h,
+                        found.as_ref() == Some(s),
+                        "seed {seed} {set:?} {path}: {found:?}"
+                    );
+                }
+                for other in [
+                    "nothing",
+                    "p.conflict-00000000",
+                    "p.conflict-0000000000000000",
+                ] {
+                    let found = lookup(w.src(), &state, &[FileId::ROOT], &name(other));
+                    law!(
+                        h,
+                        found.expect("reads").is_none(),
+                        "seed {seed} {set:?} {other}"
+                    );
+                }
             }
-            for other in [
-                "nothing",
-                "p.conflict-00000000",
-                "p.conflict-0000000000000000",
-            ] {
-                let found = lookup(w.src(), &state, &[FileId::ROOT], &name(other));
-                law!(
-                    h,
-                    found.expect("reads").is_none(),
-                    "seed {seed} {set:?} {other}"
-                );
-            }
-        }
-    });
+        });
+    }
 }
 
 fn rebuilt_names(w: &World, state: &State, records: &[Record]) -> Oid {
@@ -282,6 +305,7 @@ fn rebuilt_names(w: &World, state: &State, records: &[Record]) -> Oid {
     for id in listed(w.src(), state, DISPLACED).expect("reads") {
         edits.push(Edit::Put(mark(DISPLACED, id)));
     }
+    edits.extend(records.iter().filter_map(Record::link_entry).map(Edit::Put));
     let contested = records.iter().filter(|r| r.is_contested());
     edits.extend(contested.map(|r| Edit::Put(mark(CONTESTED, r.id))));
     let empty = trie::empty::<Placed>(w.src()).expect("memory");
