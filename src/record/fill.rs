@@ -140,7 +140,7 @@ impl Draft<'_> {
             return Ok(None);
         };
         let mut record = Record::new(id);
-        record.fields = old.map_or(then.fields.clone(), |r| r.fields.clone());
+        record.fields = old.map_or_else(|| then.fields.clone(), |r| r.fields.clone());
         record.filled.content = then.shown_content().first().map(|c| {
             Box::new(Content {
                 copy_at: Vec::new(),
