@@ -103,9 +103,12 @@ fn who_joins_is_told_how_far_the_first_sync_is() {
     }
     let lab = Lab::new();
     let a = lab.first("n1");
+    // Enough, of what cannot be compressed, to take much longer than from one word to the next.
     let files = 2_000;
+    let mut noise = vec![0; 20 << 10];
     for i in 0..files {
-        a.write(&format!("f{i}"), format!("{i} ").repeat(2_000));
+        getrandom::fill(&mut noise).expect("randomness");
+        a.write(&format!("f{i}"), &noise);
     }
     a.settled();
     // As `cellfs mount` starts its node in the background.

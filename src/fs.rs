@@ -115,7 +115,7 @@ impl Fs {
         let nlink = match (i.removed, i.kind) {
             (true, _) => 0,
             (false, Kind::Dir) => 2,
-            (false, _) => 1,
+            (false, _) => 1 + i.shown.links,
         };
         Stat {
             ino: i.ino,
@@ -190,9 +190,12 @@ impl Fs {
         fields.extend(set.mtime.map(Field::SetMtime));
         let gone = i.removed;
         if !fields.is_empty() && !gone {
-            let changes = ids
-                .iter()
-                .flat_map(|id| fields.iter().map(|f| Change::Field { id: *id, field: *f }));
+            let changes = ids.iter().flat_map(|id| {
+                fields.iter().map(|f| Change::Field {
+                    id: *id,
+                    field: f.clone(),
+                })
+            });
             self.volume
                 .log(&mut live, changes.map(Patch::Meta).collect())?;
             live.touched.insert(ino);

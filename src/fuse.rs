@@ -84,6 +84,12 @@ fn file_type(kind: Kind) -> FileType {
         Kind::Dir | Kind::Gitlink => FileType::Directory,
         Kind::File => FileType::RegularFile,
         Kind::Symlink => FileType::Symlink,
+        Kind::Fifo => FileType::NamedPipe,
+        Kind::Socket => FileType::Socket,
+        Kind::CharDevice(_) => FileType::CharDevice,
+        Kind::BlockDevice(_) => FileType::BlockDevice,
+        // What such a name shows is the file's kind.
+        Kind::Link(_) => FileType::RegularFile,
     }
 }
 
@@ -101,7 +107,10 @@ fn attr(s: &Stat) -> FileAttr {
         nlink: s.nlink,
         uid: s.uid,
         gid: s.gid,
-        rdev: 0,
+        rdev: match s.kind {
+            Kind::CharDevice(n) | Kind::BlockDevice(n) => n,
+            _ => 0,
+        },
         blksize: 4096,
         flags: 0,
     }

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::net::{Net, cell, cell_with, namespaces};
 use crate::harness::git::{commit_all, fsck, try_git};
 use crate::harness::tree::{assert_same, manifest};
-use crate::harness::{Lab, Node, SOON, agree, rounds, wait_until};
+use crate::harness::{Lab, Node, SOON, agree, rounds, run, wait_until};
 
 /// Every content that is in any folder, and those of conflict copies too.
 fn contents(dir: &Path) -> BTreeSet<String> {
@@ -23,6 +24,39 @@ fn heads(nodes: &[&Node]) -> Vec<Vec<(String, u64)>> {
     nodes.iter().map(of).collect()
 }
 
+/// git beside a node: it runs in that machine's namespace, and yet comes from another address
+/// than loopback, so that the nodes need `--plain-http`.
+fn git(net: &Net, machine: usize, words: &[&str]) {
+    let mut c = Command::new("nsenter");
+    c.args(net.inside(machine).get(1..).expect("a namespace"));
+    run(c.arg("git").args(words));
+}
+
+fn clone(net: &Net, lab: &Lab, nodes: &[&Node], machine: usize) -> PathBuf {
+    let to = lab.path(&format!("clone{machine}"));
+    let url = nodes[machine - 1].url("cell");
+    git(
+        net,
+        machine,
+        &["clone", "-q", &url, to.to_str().expect("UTF-8")],
+    );
+    to
+}
+
+fn push(net: &Net, machine: usize, from: &Path) {
+    let from = from.to_str().expect("UTF-8");
+    git(net, machine, &["-C", from, "push", "-q", "origin", "main"]);
+}
+
+/// Whether a pushed commit is in the history of some head that the node shows.
+fn has_commit(n: &Node, commit: &str) -> bool {
+    let within = |content: &str| {
+        let words = ["merge-base", "--is-ancestor", commit, content];
+        try_git(&n.repo("cell"), &words).status.success()
+    };
+    n.cell().heads.iter().any(|h| within(&h.content))
+}
+
 #[test]
 fn five_nodes_two_sides() {
     if !namespaces() {
@@ -31,13 +65,14 @@ fn five_nodes_two_sides() {
     let files = rounds("CELLFS_TEST_CUT_FILES", 500);
     let lab = Lab::new();
     let net = Net::bridge(5);
-    let mut nodes = cell(&net, &lab);
+    let mut nodes = cell_with(&net, &lab, &["--plain-http"]);
     nodes[0].write("both", "base\n");
     nodes[0].write("text", "1\n2\n3\n4\n5\n6\n7\n8\n9\n");
-    {
+    let clones = {
         let all: Vec<&Node> = nodes.iter().collect();
         agree(&all, "cell", SOON);
-    }
+        [1, 3].map(|machine| (machine, clone(&net, &lab, &all, machine)))
+    };
     // Two on one side, three on the other.
     let side = |i: usize| i <= 2;
     net.only(|a, b| side(a) == side(b));
@@ -61,6 +96,16 @@ fn five_nodes_two_sides() {
     });
     nodes[0].write("text", "ONE\n2\n3\n4\n5\n6\n7\n8\n9\n");
     nodes[2].write("text", "1\n2\n3\n4\n5\n6\n7\n8\nNINE\n");
+    let mut pushed = Vec::new();
+    for (machine, clone) in &clones {
+        for path in ["same-0", "both", "pushed"] {
+            let text = format!("{path}, pushed to {machine}\n");
+            fs::write(clone.join(path), &text).expect("written");
+            written.insert(text);
+        }
+        pushed.push(commit_all(clone, "on one side"));
+        push(&net, *machine, clone);
+    }
     for at in [0, 2] {
         for i in 0..20 {
             written.insert(format!("{} {i}\n", nodes[at].name()));
@@ -100,6 +145,13 @@ fn five_nodes_two_sides() {
         assert_eq!(n, files, "{dir}");
     }
     assert_eq!(all[4].read("text"), "ONE\n2\n3\n4\n5\n6\n7\n8\nNINE\n");
+    for (n, commit) in all.iter().flat_map(|n| pushed.iter().map(move |c| (n, c))) {
+        assert!(
+            has_commit(n, commit),
+            "{commit} is in no head of {}",
+            n.name()
+        );
+    }
 
     // Quiet: nobody commits because somebody else did.
     std::thread::sleep(Duration::from_secs(3));
@@ -133,37 +185,20 @@ fn pushes_on_both_sides_of_a_cut() {
     }
     let lab = Lab::new();
     let net = Net::bridge(4);
-    // git runs beside each node and yet comes from another address than loopback.
     let nodes = cell_with(&net, &lab, &["--plain-http"]);
     nodes[0].write("f", "1\n2\n3\n4\n5\n6\n7\n8\n9\n");
     let all: Vec<&Node> = nodes.iter().collect();
     agree(&all, "cell", SOON);
-    let clone = |i: usize| {
-        let mut c = std::process::Command::new("nsenter");
-        c.args(net.inside(i).get(1..).expect("a namespace"))
-            .args(["git", "clone", "-q", &all[i - 1].url("cell")])
-            .arg(lab.path(&format!("clone{i}")));
-        crate::harness::run(&mut c);
-        lab.path(&format!("clone{i}"))
-    };
-    let push = |i: usize, dir: &Path| {
-        let mut c = std::process::Command::new("nsenter");
-        c.args(net.inside(i).get(1..).expect("a namespace"))
-            .args(["git", "-C"])
-            .arg(dir)
-            .args(["push", "-q", "origin", "main"]);
-        crate::harness::run(&mut c);
-    };
-    let (one, four) = (clone(1), clone(4));
+    let [one, four] = [1, 4].map(|machine| clone(&net, &lab, &all, machine));
     net.only(|a, b| (a <= 2) == (b <= 2));
     fs::write(one.join("f"), "ONE\n2\n3\n4\n5\n6\n7\n8\n9\n").expect("written");
     fs::write(one.join("left"), "left\n").expect("written");
     let left = commit_all(&one, "left");
-    push(1, &one);
+    push(&net, 1, &one);
     fs::write(four.join("f"), "1\n2\n3\n4\n5\n6\n7\n8\nNINE\n").expect("written");
     fs::write(four.join("right"), "right\n").expect("written");
     let right = commit_all(&four, "right");
-    push(4, &four);
+    push(&net, 4, &four);
     agree(&all[..2], "cell", SOON);
     agree(&all[2..], "cell", SOON);
     net.heal();
@@ -174,15 +209,10 @@ fn pushes_on_both_sides_of_a_cut() {
     }
     agree(&all, "cell", SOON);
     for n in &all {
-        let heads = n.cell().heads;
-        for pushed in [&left, &right] {
-            let within = |content: &str| {
-                let words = ["merge-base", "--is-ancestor", pushed, content];
-                try_git(&n.repo("cell"), &words).status.success()
-            };
+        for commit in [&left, &right] {
             assert!(
-                heads.iter().any(|h| within(&h.content)),
-                "{pushed} is in no head of {}",
+                has_commit(n, commit),
+                "{commit} is in no head of {}",
                 n.name()
             );
         }

@@ -395,6 +395,9 @@ fn add_inode(
             first: true,
         }],
         merged: false,
+        link: Vec::new(),
+        links: 0,
+        xattrs: std::collections::BTreeMap::new(),
     };
     let ino = live.fresh_ino();
     let dirty = (!is_dir).then(|| Dirty {

@@ -10,7 +10,7 @@ use crate::base::id::FileId;
 use crate::base::name::EntryName;
 use crate::merge::shown::{self, Shown};
 use crate::record::model::{Kind, Record};
-use crate::record::state::State;
+use crate::record::state::{Placed, State};
 use crate::record::{Result, Source, conflict, trie};
 
 /// A name that shows something else.
@@ -61,7 +61,14 @@ pub fn diff(
     trie::visit_differing(src, &[a.ids, b.ids], &mut |id, row: &[Option<&Record>]| {
         let is_dir = |r: &Record| id == FileId::ROOT || r.kind() == Some(Kind::Dir);
         let moves_names = row.iter().flatten().any(|r| is_dir(r));
-        for place in row.iter().flatten().filter_map(|r| r.place()) {
+        let mut places: Vec<Placed> = row.iter().flatten().filter_map(|r| r.place()).collect();
+        // What a file is shows under all its names.
+        for (r, state) in row.iter().zip([a, b]) {
+            if let Some(r) = r.filter(|r| r.filled.links > 0) {
+                places.extend(state.places(src, r)?);
+            }
+        }
+        for place in places {
             // Files elsewhere change no name of a directory that is known.
             if moves_names || differ.is_known(place.parent)? {
                 differ.note(place.parent, place.name)?;

@@ -6,6 +6,10 @@
 //! copy for good, so that no other bytes appear under a name that he cleared; and versions that
 //! he left lying beside what he wrote are not merged into it afterwards.
 
+mod names;
+
+pub use names::link;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::id::{FileId, Oid};
@@ -69,6 +73,9 @@ pub fn write(
     if (kind, blob) == (shown.kind, shown.blob) {
         return Ok(Vec::new());
     }
+    if !shown.link.is_empty() {
+        return names::write_link(at, shown, (kind, blob));
+    }
     let Some(keeper) = keeper(shown) else {
         let mut out = end(at, &shown.versions, None)?;
         out.extend(create(place_of(shown), fresh, (kind, blob)));
@@ -107,7 +114,7 @@ pub fn delete(at: Sight<'_>, shown: &Shown) -> Result<Vec<Change>> {
         out.extend(at.state.record(at.src, *id)?.map(|r| end_whole(&r)));
     }
     if shown.dirs.is_empty() {
-        out.extend(end(at, &shown.versions, None)?);
+        out.extend(names::end_name(at, shown)?);
     }
     if shown.role == Role::Main {
         out.extend(leave_behind(at, shown, None)?);
@@ -130,13 +137,20 @@ pub fn rename(
     if !shown.dirs.is_empty() {
         return rename_dir(at, shown, target, replaced);
     }
+    if !shown.link.is_empty() {
+        return names::rename_link(at, shown, target, replaced);
+    }
     let over: &[Version] = replaced.map_or(&[], |r| &r.versions);
     let mut out = Vec::new();
+    let other_names = replaced.filter(|r| !r.link.is_empty() || r.links > 0);
+    if let Some(r) = other_names {
+        out.extend(names::end_name(at, r)?);
+    }
     for id in replaced.iter().flat_map(|r| &r.dirs) {
         out.extend(at.state.record(at.src, *id)?.map(|r| end_whole(&r)));
     }
     let over: &[Version] = match replaced {
-        Some(r) if !r.dirs.is_empty() => &[],
+        Some(r) if !r.dirs.is_empty() || other_names.is_some() => &[],
         _ => over,
     };
     let all: Vec<Version> = shown.versions.iter().chain(over).copied().collect();
@@ -220,7 +234,7 @@ pub fn save_over(at: Sight<'_>, from: &Shown, to: &Shown, fresh: FileId) -> Resu
 pub fn set_fields(shown: &Shown, fields: &[SetField]) -> Vec<Change> {
     let ids: BTreeSet<FileId> = shown.versions.iter().map(|v| v.id).collect();
     let each = ids.into_iter().flat_map(|id| {
-        let set = fields.iter().map(move |field| (id, *field));
+        let set = fields.iter().map(move |field| (id, field.clone()));
         set.map(|(id, field)| Change::Field { id, field })
     });
     each.collect()
@@ -299,7 +313,24 @@ fn end_some(record: &Record, dots: &[Dot]) -> Option<Change> {
     })
 }
 
+/// An end of all that is asserted at the file's own place.
 fn end_whole(record: &Record) -> Change {
+    let all = drop_all(record);
+    match all {
+        Change::Drop {
+            id,
+            content,
+            location,
+        } if record.filled.links > 0 => Change::Unlink {
+            id,
+            content,
+            location,
+        },
+        other => other,
+    }
+}
+
+fn drop_all(record: &Record) -> Change {
     let content = record
         .content
         .iter()
@@ -336,6 +367,10 @@ fn leave_beside(
     others.map(mark).collect()
 }
 
+fn writes(change: &Change, file: FileId) -> bool {
+    matches!(change, Change::Write { id, .. } if *id == file)
+}
+
 /// What is left at a name that someone took away stays a copy, but for the file `except`.
 fn leave_behind(at: Sight<'_>, shown: &Shown, except: Option<FileId>) -> Result<Vec<Change>> {
     let mut out = Vec::new();
@@ -343,10 +378,33 @@ fn leave_behind(at: Sight<'_>, shown: &Shown, except: Option<FileId>) -> Result<
         if other.role == Role::Main {
             continue;
         }
-        for v in other.versions.iter().filter(|v| Some(v.id) != except) {
+        if !other.link.is_empty() {
+            let names = other.link.iter().filter(|l| Some(l.id) != except);
+            out.extend(names.map(|l| Change::MarkCopy {
+                id: l.id,
+                content: l.content,
+                location: l.location,
+            }));
+            continue;
+        }
+        let others = other.versions.iter().filter(|v| Some(v.id) != except);
+        for v in others {
+            let mut content = v.content;
+            if other.merged && dots_of(&other.versions, v.id).len() > 1 {
+                // Marks would part what is shown as one: it becomes a version of its own.
+                content = OWN;
+                if !out.iter().any(|c| writes(c, v.id)) {
+                    out.push(Change::Write {
+                        id: v.id,
+                        base: dots_of(&other.versions, v.id),
+                        kind: other.kind,
+                        blob: other.blob,
+                    });
+                }
+            }
             out.push(Change::MarkCopy {
                 id: v.id,
-                content: v.content,
+                content,
                 location: v.location,
             });
         }

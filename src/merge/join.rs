@@ -110,10 +110,14 @@ fn join_record(id: FileId, heads: &[&Head], row: &[Option<&Record>]) -> Record {
     for c in &mut record.content {
         // Marks only grow.
         let same = contents.iter().copied().flatten();
-        let marks = same
-            .filter(|o| o.stamp == c.stamp)
-            .flat_map(|o| o.copy_at.iter().copied());
-        c.copy_at = marks.collect::<BTreeSet<Dot>>().into_iter().collect();
+        let same = same.filter(|o| o.stamp == c.stamp);
+        let all = |marks: fn(&Content) -> &[Dot]| -> Vec<Dot> {
+            let all = same.clone().flat_map(marks).copied();
+            all.collect::<BTreeSet<Dot>>().into_iter().collect()
+        };
+        let copy_at = all(|c| &c.copy_at);
+        let gone_from = all(|c| &c.gone_from);
+        (c.copy_at, c.gone_from) = (copy_at, gone_from);
     }
     record.location = survivors(heads, &locations, |l| l.stamp);
     record.fields = rows
@@ -146,6 +150,17 @@ pub fn join_fields(a: &Fields, b: &Fields) -> Fields {
         mtime: later(a.mtime, b.mtime),
         uid: later(a.uid, b.uid),
         gid: later(a.gid, b.gid),
+        xattrs: if a.xattrs == b.xattrs {
+            a.xattrs.clone()
+        } else {
+            let names: BTreeSet<_> = a.xattrs.keys().chain(b.xattrs.keys()).collect();
+            let of = |f: &Fields, name| f.xattrs.get(name).cloned();
+            let each = names.into_iter().filter_map(|name| {
+                let value = later(of(a, name), of(b, name))?;
+                Some((name.clone(), value))
+            });
+            each.collect()
+        },
     }
 }
 

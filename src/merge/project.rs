@@ -61,8 +61,12 @@ impl Projector<'_> {
     fn find_changed(&mut self, old: &State) -> Result<()> {
         let roots = [old.ids, self.new.ids];
         trie::visit_differing(self.src, &roots, &mut |_, row: &[Option<&Record>]| {
-            for place in row.iter().flatten().filter_map(|r| r.place()) {
-                self.note(place.parent, place.name)?;
+            for (r, state) in row.iter().zip([old, self.new]) {
+                // What a file is shows under all its names.
+                let places = r.map_or(Ok(Vec::new()), |r| state.places(self.src, r))?;
+                for place in places {
+                    self.note(place.parent, place.name)?;
+                }
             }
             Ok(())
         })
@@ -192,6 +196,9 @@ impl Projector<'_> {
     }
 
     fn add(&self, frame: &mut Frame, shown: &Shown) -> Result<()> {
+        if !shown.kind.is_in_git() {
+            return Ok(());
+        }
         let name = escape(self.src, shown.name.as_bytes(), shown.kind, &shown.blob)?;
         if shown.kind == Kind::Dir {
             frame.below.push((name, shown.dirs.clone()));
@@ -224,7 +231,12 @@ pub fn mode_of(shown: &Shown) -> u32 {
     match shown.kind {
         Kind::Dir => TREE,
         Kind::File if shown.mode & 0o100 != 0 => EXECUTABLE,
-        Kind::File => FILE,
+        Kind::File
+        | Kind::Fifo
+        | Kind::Socket
+        | Kind::CharDevice(_)
+        | Kind::BlockDevice(_)
+        | Kind::Link(_) => FILE,
         Kind::Symlink => LINK,
         Kind::Gitlink => GITLINK,
     }

@@ -15,8 +15,8 @@ use crate::base::id::{FileId, Oid};
 use crate::base::name::EntryName;
 use crate::base::stamp::{Dot, Stamp};
 use crate::merge::join::join_fields;
-use crate::record::model::{Fields, Kind, Record};
-use crate::record::state::State;
+use crate::record::model::{Content, Fields, Kind, Record, XattrName};
+use crate::record::state::{State, link_list, listed};
 use crate::record::{Result, Source, conflict};
 
 /// Whether an entry has the name that its author gave.
@@ -71,6 +71,12 @@ pub struct Shown {
     pub versions: Vec<Version>,
     /// Whether the bytes are those of several versions, merged.
     pub merged: bool,
+    /// For another name of a file: the records of that name. All else is of the file.
+    pub link: Vec<Version>,
+    /// How many other names the file has.
+    pub links: u32,
+    /// Extended attributes.
+    pub xattrs: BTreeMap<XattrName, Vec<u8>>,
 }
 
 impl Shown {
@@ -229,19 +235,23 @@ struct Part {
 
 /// The files placed at one name.
 struct Group<'a> {
+    src: Source<'a>,
+    state: &'a State,
     parents: &'a [FileId],
     name: &'a EntryName,
     records: Vec<Record>,
     dirs: Vec<FileId>,
-    /// Versions by kind and bytes, each list latest first.
+    /// Versions by kind and bytes, each list latest first. Other names of one file are a kind.
     parts: BTreeMap<(Kind, Oid), Vec<Part>>,
+    /// Files of which names are here.
+    targets: BTreeMap<FileId, Record>,
     winner: Option<(Kind, Oid)>,
 }
 
 impl<'a> Group<'a> {
     fn read(
-        src: Source<'_>,
-        state: &State,
+        src: Source<'a>,
+        state: &'a State,
         parents: &'a [FileId],
         name: &'a EntryName,
     ) -> Result<Self> {
@@ -253,18 +263,21 @@ impl<'a> Group<'a> {
     }
 
     fn of(
-        src: Source<'_>,
-        state: &State,
+        src: Source<'a>,
+        state: &'a State,
         parents: &'a [FileId],
         name: &'a EntryName,
         ids: &[FileId],
     ) -> Result<Self> {
         let mut group = Self {
+            src,
+            state,
             parents,
             name,
             records: Vec::with_capacity(ids.len()),
             dirs: Vec::new(),
             parts: BTreeMap::new(),
+            targets: BTreeMap::new(),
             winner: None,
         };
         for id in ids {
@@ -274,7 +287,10 @@ impl<'a> Group<'a> {
             if record.kind() == Some(Kind::Dir) {
                 group.dirs.push(*id);
             } else {
-                group.add(&record);
+                match record.kind().and_then(Kind::target) {
+                    Some(target) => group.add_link(&record, target)?,
+                    None => group.add(&record),
+                }
             }
             group.records.push(record);
         }
@@ -313,6 +329,69 @@ impl<'a> Group<'a> {
                 merged: merged.is_some(),
             });
         }
+    }
+
+    /// Another name of a file. A file that has only such shows its conflict copies at one.
+    fn add_link(&mut self, record: &Record, target: FileId) -> Result<()> {
+        let file = self.state.record(self.src, target)?;
+        let (Some(file), Some(place)) = (file, record.shown_location()) else {
+            return Ok(());
+        };
+        let (Some(first), Some(own)) =
+            (file.shown_content().first(), record.shown_content().first())
+        else {
+            return Ok(());
+        };
+        if file
+            .kind()
+            .is_none_or(|k| k == Kind::Dir || k.target().is_some())
+        {
+            return Ok(());
+        }
+        let location = place.stamp.dot();
+        let null = Oid::null(gix::hash::Kind::Sha1);
+        self.parts
+            .entry((Kind::Link(target), null))
+            .or_default()
+            .push(Part {
+                rank: (own.stamp.max(place.stamp), own.stamp, record.id),
+                version: Version {
+                    id: record.id,
+                    content: own.stamp.dot(),
+                    location,
+                    first: true,
+                },
+                marked: own.copy_at.contains(&location),
+                merged: false,
+            });
+        let text = file.filled.text.as_ref();
+        let is_beside = |c: &&Content| {
+            c.blob != first.blob && text.is_none_or(|t| !t.versions.contains(&c.stamp.dot()))
+        };
+        let beside: Vec<Content> = file
+            .shown_content()
+            .iter()
+            .filter(is_beside)
+            .cloned()
+            .collect();
+        if !beside.is_empty() && file.shown_location().is_none() {
+            let all = listed(self.src, self.state, link_list(target))?;
+            for c in beside.iter().filter(|_| all.first() == Some(&record.id)) {
+                self.parts.entry((c.kind, c.blob)).or_default().push(Part {
+                    rank: (c.stamp, c.stamp, target),
+                    version: Version {
+                        id: target,
+                        content: c.stamp.dot(),
+                        location,
+                        first: false,
+                    },
+                    marked: true,
+                    merged: false,
+                });
+            }
+        }
+        self.targets.insert(target, file);
+        Ok(())
     }
 
     fn has_copies(&self) -> bool {
@@ -375,7 +454,21 @@ impl<'a> Group<'a> {
             Kind::File => 1,
             Kind::Symlink => 2,
             Kind::Gitlink => 3,
+            Kind::Fifo => 4,
+            Kind::Socket => 5,
+            Kind::CharDevice(_) => 6,
+            Kind::BlockDevice(_) => 7,
+            Kind::Link(_) => 8,
         }]);
+        match kind {
+            Kind::CharDevice(n) | Kind::BlockDevice(n) => {
+                hasher.update(&n.to_be_bytes());
+            }
+            Kind::Link(id) => {
+                hasher.update(&id.as_u128().to_be_bytes());
+            }
+            _ => {}
+        }
         hasher.update(blob.as_slice());
         let mut shortest = conflict::HEX;
         if conflict::parse(self.name).is_some() {
@@ -386,6 +479,9 @@ impl<'a> Group<'a> {
     }
 
     fn file(&self, key: (Kind, Oid), parts: &[Part], name: EntryName, role: Role) -> Shown {
+        if let Some(file) = key.0.target().and_then(|t| self.targets.get(&t)) {
+            return self.other_name(file, parts, name, role);
+        }
         let versions = parts.iter().map(|p| p.version).collect();
         let latest = parts.iter().map(|p| p.rank.1).max().unwrap_or_default();
         let mut shown = self.entry(key, versions, latest);
@@ -395,13 +491,61 @@ impl<'a> Group<'a> {
         shown
     }
 
+    /// What another name of a file shows: the file.
+    fn other_name(&self, file: &Record, parts: &[Part], name: EntryName, role: Role) -> Shown {
+        let contents = file.shown_content();
+        let text = file.filled.text.as_ref();
+        let first = contents.first();
+        let blob = |c: &Content| {
+            let merged = text.filter(|t| t.versions.contains(&c.stamp.dot()));
+            merged.map_or(c.blob, |t| t.blob)
+        };
+        let key = first.map(|c| (c.kind, blob(c)));
+        let (kind, bytes) = key.unwrap_or((Kind::File, Oid::null(gix::hash::Kind::Sha1)));
+        let same = contents
+            .iter()
+            .enumerate()
+            .filter(|(_, c)| blob(c) == bytes);
+        let location = file
+            .shown_location()
+            .map(|l| l.stamp.dot())
+            .unwrap_or_default();
+        let versions = same.map(|(i, c)| Version {
+            id: file.id,
+            content: c.stamp.dot(),
+            location,
+            first: i == 0,
+        });
+        let versions: Vec<Version> = versions.collect();
+        let latest = first.map(|c| c.stamp).unwrap_or_default();
+        let mut shown = self.entry((kind, bytes), versions, latest);
+        shown.merged = text.is_some_and(|t| t.blob == bytes);
+        shown.link = parts.iter().map(|p| p.version).collect();
+        let here = u32::try_from(shown.link.len()).unwrap_or(u32::MAX);
+        shown.links = shown.links.saturating_sub(here - 1);
+        shown.name = name;
+        shown.role = role;
+        shown
+    }
+
     fn entry(&self, (kind, blob): (Kind, Oid), versions: Vec<Version>, latest: Stamp) -> Shown {
         let ids: BTreeSet<FileId> = versions.iter().map(|v| v.id).collect();
-        let fields = self
+        let targets = self.targets.values();
+        let files = self
             .records
             .iter()
-            .filter(|r| ids.contains(&r.id))
-            .fold(Fields::default(), |sum, r| join_fields(&sum, &r.fields));
+            .chain(targets)
+            .filter(|r| ids.contains(&r.id));
+        // Its own name, if it has one, is not another one; nor is the one shown here.
+        let others = files.clone().map(|r| {
+            r.filled
+                .links
+                .saturating_sub(u32::from(r.place().is_none()))
+        });
+        let links = others.max().unwrap_or(0);
+        let fields = files.fold(Fields::default(), |sum, r| join_fields(&sum, &r.fields));
+        let set = fields.xattrs.into_iter();
+        let xattrs = set.filter_map(|(name, v)| Some((name, v.value?))).collect();
         let written = i64::try_from(latest.hlc.wall_ms()).unwrap_or(0);
         let written = written.saturating_mul(1_000_000);
         Shown {
@@ -419,6 +563,9 @@ impl<'a> Group<'a> {
             gid: fields.gid.map(|f| f.value),
             versions,
             merged: false,
+            link: Vec::new(),
+            links,
+            xattrs,
         }
     }
 }
@@ -428,8 +575,8 @@ impl<'a> Group<'a> {
 pub fn default_mode(kind: Kind) -> u32 {
     match kind {
         Kind::Dir => 0o755,
-        Kind::File | Kind::Gitlink => 0o644,
         Kind::Symlink => 0o777,
+        _ => 0o644,
     }
 }
 

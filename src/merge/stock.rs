@@ -195,7 +195,18 @@ impl Reader<'_> {
     fn rewrite(&mut self, path: &[u8], shown: &Shown, entry: &TreeEntry) -> Result<()> {
         let fresh = self.id_for(path)?;
         let kind = kind_of(entry.mode);
-        let made = intent::write(self.at, shown, (kind, entry.id), fresh)?;
+        let made = if shown.links > 0 {
+            // git knows nothing of the other names: this one becomes a file of its own.
+            let target = Target {
+                dirs: &shown.parents,
+                name: &shown.name,
+            };
+            let mut made = intent::delete(self.at, shown)?;
+            made.extend(intent::create(target, fresh, (kind, entry.id)));
+            made
+        } else {
+            intent::write(self.at, shown, (kind, entry.id), fresh)?
+        };
         // A sibling's bytes go to a file of their own, which has no mode yet.
         let born = made.iter().any(|c| matches!(c, Change::Born { .. }));
         self.out.changes.extend(made);

@@ -5,4 +5,5 @@ mod derived;
 mod examples;
 mod history;
 mod laws;
+mod links;
 mod world;

@@ -37,7 +37,11 @@ const FIRST_RTT: Duration = Duration::from_millis(100);
 const STRANGER_WINDOW_BYTES: u32 = 128 << 10;
 /// What a member can make us buffer, per connection and per stream.
 const MEMBER_WINDOW_BYTES: u32 = 48 << 20;
-const STREAM_WINDOW_BYTES: u32 = 8 << 20;
+/// The transport gives a connection up when more than 2048 packets of one stream wait for their
+/// reader, also when none is missing: what fits into so many of the smallest packets is less.
+const STREAM_WINDOW_BYTES: u32 = 2 << 20;
+/// What we have under way on a connection.
+const SEND_WINDOW_BYTES: u64 = 8 << 20;
 /// Streams that a member can have open at a time, of each kind.
 const MEMBER_STREAMS_MAX: u32 = 256;
 /// A silent connection is pinged this often and given up after this long.
@@ -110,7 +114,7 @@ impl Transport {
             .max_concurrent_uni_streams(VarInt::from_u32(0))
             .receive_window(VarInt::from_u32(STRANGER_WINDOW_BYTES))
             .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
-            .send_window(u64::from(STREAM_WINDOW_BYTES))
+            .send_window(SEND_WINDOW_BYTES)
             .datagram_receive_buffer_size(None)
             .initial_rtt(FIRST_RTT)
             .keep_alive_interval(KEEP_ALIVE)

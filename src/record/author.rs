@@ -86,12 +86,17 @@ impl Author<'_> {
                 content,
                 location,
             } => self.drop_parts(*id, content, location),
+            Change::Unlink {
+                id,
+                content,
+                location,
+            } => self.unlink(*id, content, location),
             Change::MarkCopy {
                 id,
                 content,
                 location,
             } => self.mark_copy(*id, *content, *location),
-            Change::Field { id, field } => self.set_field(*id, *field),
+            Change::Field { id, field } => self.set_field(*id, field.clone()),
             Change::Ref { name, base, to } => {
                 let stamp = self.stamp;
                 self.draft.refs_mut()?.set(name, base, stamp, *to);
@@ -115,6 +120,7 @@ impl Author<'_> {
             blob,
             over,
             copy_at: Vec::new(),
+            gone_from: Vec::new(),
         }
     }
 
@@ -229,6 +235,46 @@ impl Author<'_> {
         self.draft.set(id, (!dead).then_some(record))
     }
 
+    /// Takes one of a file's names away: its own place, or another name, whose record was dropped
+    /// before. The versions are left for the names that remain, and marked, so that they do not
+    /// bring this one back once those are gone, too. Without any left, they end.
+    fn unlink(&mut self, id: FileId, content: &[Dot], location: &[Dot]) -> Result<()> {
+        if self.draft.record(id)?.is_none() {
+            return Ok(());
+        }
+        self.touch(id)?;
+        let mut record = self.draft.record_or_new(id)?;
+        let own = self.stamp.dot();
+        let former = self.formerly.get(&id);
+        let resolve = |dot: Dot, formerly: Option<&Vec<Dot>>| {
+            let is_own = dot == OWN || formerly.is_some_and(|f| f.contains(&dot));
+            if is_own { own } else { dot }
+        };
+        let named = |dots: &[Dot], formerly: Option<&Vec<Dot>>| -> BTreeSet<Dot> {
+            let both = dots.iter().flat_map(|d| [*d, resolve(*d, formerly)]);
+            both.filter(|d| *d != OWN).collect()
+        };
+        let content = named(content, former.map(|f| &f.content));
+        let location = named(location, former.map(|f| &f.location));
+        for c in &mut record.content {
+            if content.contains(&c.stamp.dot()) {
+                let all = c.gone_from.iter().chain(&location).copied();
+                c.gone_from = all.collect::<BTreeSet<Dot>>().into_iter().collect();
+            }
+        }
+        record
+            .location
+            .retain(|l| !location.contains(&l.stamp.dot()));
+        record.filled.location = None;
+        if record.location.is_empty() && self.draft.links(id)?.is_empty() {
+            record.content.retain(|c| !content.contains(&c.stamp.dot()));
+            if record.content.is_empty() {
+                return self.draft.set(id, None);
+            }
+        }
+        self.draft.set(id, Some(record))
+    }
+
     fn mark_copy(&mut self, id: FileId, content: Dot, location: Dot) -> Result<()> {
         let Some(record) = self.draft.record(id)? else {
             return Ok(());
@@ -266,6 +312,9 @@ impl Author<'_> {
             SetField::SetMtime(value) => fields.mtime = Some(Lww { stamp, value }),
             SetField::SetUid(value) => fields.uid = Some(Lww { stamp, value }),
             SetField::SetGid(value) => fields.gid = Some(Lww { stamp, value }),
+            SetField::SetXattr { name, value } => {
+                fields.xattrs.insert(name, Lww { stamp, value });
+            }
         }
         self.draft.set(id, Some(record))
     }
@@ -333,7 +382,8 @@ impl Author<'_> {
     /// wrote the parts which the change replaces.
     fn bring_back(&mut self, id: FileId, base: &[Dot]) -> Result<()> {
         let record = self.draft.record(id)?;
-        if record.as_ref().is_some_and(|r| r.place().is_some()) || id == FileId::ROOT {
+        let is_here = |r: &Record| r.place().is_some() || r.filled.links > 0;
+        if record.as_ref().is_some_and(is_here) || id == FileId::ROOT {
             return Ok(());
         }
         let mut record = record.unwrap_or_else(|| Record::new(id));

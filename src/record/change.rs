@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::id::{BranchId, FileId, Oid};
 use crate::base::name::EntryName;
 use crate::base::stamp::Dot;
-use crate::record::model::{Kind, maybe_oid_bytes, oid_bytes};
+use crate::record::model::{Kind, XattrName, maybe_oid_bytes, oid_bytes};
 
 pub use crate::record::author::apply;
 
@@ -78,6 +78,16 @@ pub enum Change {
         /// The places that end.
         location: Vec<Dot>,
     },
+    /// One of a file's several names is taken away: its own place, or one whose record
+    /// ([`Kind::Link`]) was dropped before. The file lives on under the others, if there are any.
+    Unlink {
+        /// The file.
+        id: FileId,
+        /// The versions seen: they end with the last name, and do not bring this one back.
+        content: Vec<Dot>,
+        /// The places of the name.
+        location: Vec<Dot>,
+    },
     /// A version that shall not take the plain name at a place, because someone took the name
     /// away from above it.
     MarkCopy {
@@ -108,7 +118,7 @@ pub enum Change {
 }
 
 /// A value for one field.
-#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
 pub enum SetField {
     /// Permission bits.
     SetMode(u32),
@@ -118,6 +128,13 @@ pub enum SetField {
     SetUid(u32),
     /// Group.
     SetGid(u32),
+    /// An extended attribute, or its end.
+    SetXattr {
+        /// Its name.
+        name: XattrName,
+        /// Its value.
+        value: Option<Vec<u8>>,
+    },
 }
 
 impl Change {
@@ -129,6 +146,7 @@ impl Change {
             | Self::Write { id, .. }
             | Self::Move { id, .. }
             | Self::Drop { id, .. }
+            | Self::Unlink { id, .. }
             | Self::MarkCopy { id, .. }
             | Self::Field { id, .. } => Some(*id),
             Self::Ref { .. } => None,
@@ -144,6 +162,9 @@ impl Change {
                 all(base);
             }
             Self::Drop {
+                content, location, ..
+            }
+            | Self::Unlink {
                 content, location, ..
             } => {
                 all(content);

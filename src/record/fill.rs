@@ -11,6 +11,7 @@ use crate::base::stamp::Stamp;
 use crate::record::conflict;
 use crate::record::draft::Draft;
 use crate::record::model::{Content, Filled, Kind, Location, Record};
+use crate::record::state::{link_list, listed};
 use crate::record::{Result, model};
 
 /// A directory may have to be looked at again when one in it moves; this often at most.
@@ -25,8 +26,11 @@ impl Draft<'_> {
         if !record.has_dots() {
             return Ok(());
         }
-        record.filled = Filled::default();
-        if record.location.is_empty() {
+        record.filled = Filled {
+            links: self.count_links(id)?,
+            ..Filled::default()
+        };
+        if record.location.is_empty() && record.filled.links == 0 {
             record.filled.location = self.location_for(&record)?.map(Box::new);
         }
         if record.content.is_empty() {
@@ -36,15 +40,41 @@ impl Draft<'_> {
     }
 
     fn location_for(&mut self, record: &Record) -> Result<Option<Location>> {
+        let mut unlinked = false;
         for version in &record.content {
-            let then = self.record_at(version.stamp, record.id)?;
-            if let Some(l) = then.as_ref().and_then(Record::shown_location) {
-                return Ok(Some(Location {
-                    stamp: version.stamp,
-                    prev: None,
-                    ..l.clone()
-                }));
+            let Some(state) = self.state_at(version.stamp)? else {
+                continue;
+            };
+            let Some(then) = state.record(self.src, record.id)? else {
+                continue;
+            };
+            let at = |parent, name| Location {
+                stamp: version.stamp,
+                parent,
+                name,
+                prev: None,
+            };
+            if let Some(l) = then.shown_location() {
+                if !version.gone_from.contains(&l.stamp.dot()) {
+                    return Ok(Some(at(l.parent, l.name.clone())));
+                }
+                unlinked = true;
+            } else if then.filled.links > 0 {
+                // It had no name of its own then, only others.
+                for link in listed(self.src, &state, link_list(record.id))? {
+                    let link = state.record(self.src, link)?;
+                    let Some(l) = link.as_ref().and_then(Record::shown_location) else {
+                        continue;
+                    };
+                    if !version.gone_from.contains(&l.stamp.dot()) {
+                        return Ok(Some(at(l.parent, l.name.clone())));
+                    }
+                    unlinked = true;
+                }
             }
+        }
+        if unlinked {
+            return Ok(None);
         }
         let first = record.content.first();
         Ok(first.map(|c| at_root(record.id, c.stamp, None)))
@@ -58,6 +88,7 @@ impl Draft<'_> {
         let version = then.as_ref().and_then(|r| r.shown_content().first());
         Ok(version.map(|c| Content {
             copy_at: Vec::new(),
+            gone_from: Vec::new(),
             ..c.clone()
         }))
     }
@@ -87,16 +118,59 @@ impl Draft<'_> {
         Ok(())
     }
 
-    /// The record of a directory that lives for its children only: it is where it was when the
-    /// latest of them was put into it.
-    fn held_by_children(&mut self, id: FileId, old: Option<&Record>) -> Result<Option<Record>> {
+    /// When the latest of these was put where it is.
+    fn latest_of(&self, ids: &[FileId]) -> Result<Option<Stamp>> {
         let mut latest: Option<Stamp> = None;
-        for child in self.children(id)? {
-            let record = self.record(child)?;
+        for id in ids {
+            let record = self.record(*id)?;
             let shown = record.as_ref().and_then(Record::shown_location);
             latest = latest.max(shown.map(|l| l.stamp));
         }
-        let Some(stamp) = latest else { return Ok(None) };
+        Ok(latest)
+    }
+
+    /// The record of a file that lives for its other names only: what it was when the latest of
+    /// them came to be where it is. It has no place of its own.
+    fn held_by_links(&mut self, id: FileId, old: Option<&Record>) -> Result<Option<Record>> {
+        let links = self.links(id)?;
+        let Some(stamp) = self.latest_of(&links)? else {
+            return Ok(None);
+        };
+        let Some(then) = self.record_at(stamp, id)? else {
+            return Ok(None);
+        };
+        let mut record = Record::new(id);
+        record.fields = old.map_or_else(|| then.fields.clone(), |r| r.fields.clone());
+        record.filled.content = then.shown_content().first().map(|c| {
+            Box::new(Content {
+                copy_at: Vec::new(),
+                gone_from: Vec::new(),
+                ..c.clone()
+            })
+        });
+        record.filled.links = u32::try_from(links.len()).unwrap_or(u32::MAX);
+        Ok(Some(record))
+    }
+
+    /// The other names of a file, as they are now.
+    pub(crate) fn links(&self, id: FileId) -> Result<Vec<FileId>> {
+        self.children(link_list(id))
+    }
+
+    fn count_links(&self, id: FileId) -> Result<u32> {
+        if !self.relinked.contains(&link_list(id)) {
+            let base = self.base.record(self.src, id)?;
+            return Ok(base.map_or(0, |r| r.filled.links));
+        }
+        Ok(u32::try_from(self.links(id)?.len()).unwrap_or(u32::MAX))
+    }
+
+    /// The record of a directory that lives for its children only: it is where it was when the
+    /// latest of them was put into it.
+    fn held_by_children(&mut self, id: FileId, old: Option<&Record>) -> Result<Option<Record>> {
+        let Some(stamp) = self.latest_of(&self.children(id)?)? else {
+            return self.held_by_links(id, old);
+        };
         let then = self.record_at(stamp, id)?;
         let mut record = Record::new(id);
         record.fields = match (old, &then) {
@@ -109,6 +183,7 @@ impl Draft<'_> {
             blob: Oid::null(gix::hash::Kind::Sha1),
             over: Vec::new(),
             copy_at: Vec::new(),
+            gone_from: Vec::new(),
         }));
         let was = then.as_ref().and_then(Record::shown_location);
         let fell_back = self.fallbacks.contains_key(&id);

@@ -1,5 +1,7 @@
 //! The record of one file, as it is stored and merged.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::base::id::{FileId, Oid};
@@ -17,6 +19,33 @@ pub enum Kind {
     Symlink,
     /// A submodule of a repository that came by git: carried, not shown in the mount.
     Gitlink,
+    /// A pipe with a name. No blob: git has no such thing, records alone hold it.
+    Fifo,
+    /// A socket's name. As a fifo.
+    Socket,
+    /// A character device with its number, as Linux encodes it in 32 bits. As a fifo.
+    CharDevice(u32),
+    /// A block device with its number. As a fifo.
+    BlockDevice(u32),
+    /// Another name of a file: a hard link. What the name shows is that file's.
+    Link(FileId),
+}
+
+impl Kind {
+    /// Whether git can hold it: the others are in records only.
+    #[must_use]
+    pub fn is_in_git(self) -> bool {
+        matches!(self, Self::Dir | Self::File | Self::Symlink | Self::Gitlink)
+    }
+
+    /// The file that it is another name of, if it is one.
+    #[must_use]
+    pub fn target(self) -> Option<FileId> {
+        match self {
+            Self::Link(id) => Some(id),
+            _ => None,
+        }
+    }
 }
 
 /// One surviving version of a file's bytes, named by the commit that wrote it.
@@ -34,6 +63,9 @@ pub struct Content {
     /// Locations (their dots, sorted) at which this version stays a conflict copy for good,
     /// because someone took the plain name away from under it.
     pub copy_at: Vec<Dot>,
+    /// Locations (their dots, sorted), of the file or of other names of it, that this version
+    /// does not bring back, because they were unlinked while the file had other names.
+    pub gone_from: Vec<Dot>,
 }
 
 /// One surviving place of a file.
@@ -69,7 +101,12 @@ pub struct Fields {
     pub uid: Option<Lww<u32>>,
     /// Group; absent: the group of the mount.
     pub gid: Option<Lww<u32>>,
+    /// Extended attributes, ACLs among them, by name: each is merged on its own.
+    pub xattrs: BTreeMap<XattrName, Lww<Option<Vec<u8>>>>,
 }
+
+/// Name of an extended attribute, with its namespace: `user.x`.
+pub type XattrName = Vec<u8>;
 
 /// All that is known of one file.
 ///
@@ -99,6 +136,8 @@ pub struct Filled {
     pub location: Option<Box<Location>>,
     /// What several versions make together, if their texts merge without a conflict.
     pub text: Option<Box<MergedText>>,
+    /// How many other names the file has: see [`Kind::Link`].
+    pub links: u32,
 }
 
 /// Bytes that stand for several versions at once.

@@ -119,6 +119,26 @@ impl Record {
         })
     }
 
+    /// For a file's other name, the entry by which the file finds it.
+    #[must_use]
+    pub fn link_entry(&self) -> Option<Placed> {
+        let target = self.kind()?.target()?;
+        self.place()?;
+        Some(crate::record::draft::mark(link_list(target), self.id))
+    }
+
+    /// Whether several versions survive.
+    #[must_use]
+    pub fn is_contested(&self) -> bool {
+        self.content.len() > 1
+    }
+
+    /// Whether any name shows it.
+    #[must_use]
+    pub fn is_shown(&self) -> bool {
+        self.place().is_some() || (self.filled.links > 0 && !self.shown_content().is_empty())
+    }
+
     /// Whether anybody asserts the file: else it lives for its children only.
     #[must_use]
     pub fn has_dots(&self) -> bool {
@@ -191,6 +211,21 @@ impl State {
         Ok(out)
     }
 
+    /// All places where a file is shown: its own, then those of its other names in the order of
+    /// their ids.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub fn places(&self, src: Source<'_>, record: &Record) -> Result<Vec<Placed>> {
+        let mut out: Vec<Placed> = record.place().into_iter().collect();
+        if record.filled.links > 0 {
+            for link in listed(src, self, link_list(record.id))? {
+                out.extend(self.record(src, link)?.and_then(|r| r.place()));
+            }
+        }
+        Ok(out)
+    }
+
     /// All records, in the order of their ids. For checks and exports: it opens everything.
     ///
     /// # Errors
@@ -230,16 +265,33 @@ pub const DISPLACED: FileId = FileId {
     n: u64::MAX,
 };
 
-/// Files displaced in this state, sorted. See [`DISPLACED`].
+/// Another one: the files of which several versions survive. What these show depends on more
+/// than their own records.
+pub const CONTESTED: FileId = FileId {
+    branch: u64::MAX,
+    n: u64::MAX - 1,
+};
+
+/// Another one for each file: the names that it has besides its own, by their ids.
+#[must_use]
+pub fn link_list(file: FileId) -> FileId {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"links\0");
+    hasher.update(&file.as_u128().to_be_bytes());
+    let mut halves = [[0; 8]; 2];
+    let mut bytes = hasher.finalize_xof();
+    halves.iter_mut().for_each(|h| bytes.fill(h));
+    let [branch, n] = halves.map(u64::from_be_bytes);
+    FileId { branch, n }
+}
+
+/// The files listed in one of the directories that do not exist, sorted.
 ///
 /// # Errors
 /// When the state cannot be read.
-pub fn displaced(src: Source<'_>, state: &State) -> Result<Vec<FileId>> {
-    let mut ids: Vec<FileId> = state
-        .placed_in(src, DISPLACED)?
-        .into_iter()
-        .map(|(_, id)| id)
-        .collect();
+pub fn listed(src: Source<'_>, state: &State, list: FileId) -> Result<Vec<FileId>> {
+    let placed = state.placed_in(src, list)?;
+    let mut ids: Vec<FileId> = placed.into_iter().map(|(_, id)| id).collect();
     ids.sort_unstable();
     Ok(ids)
 }

@@ -6,7 +6,7 @@
 //! commit without changes on top: that is the member's own head, and has all below it.
 //!
 //! One such commit is enough. The connected members take turns by their ids: the first waits
-//! [`FIRST_MS`], each one after it [`STEP_MS`] longer, and who meanwhile hears of the commit
+//! a second, each one after it two seconds longer, and who meanwhile hears of the commit
 //! has nothing left to cover. Invariant: a commit too many does no harm and begets none: it is
 //! alike all others on the same heads, and its author is a member.
 

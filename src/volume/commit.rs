@@ -199,31 +199,41 @@ fn fold(changes: Vec<Change>) -> Vec<Change> {
             _ => {}
         }
     }
-    let mut last: HashMap<(FileId, u8), usize> = HashMap::new();
+    let mut last: HashMap<(FileId, FieldName<'_>), usize> = HashMap::new();
     for (n, c) in changes.iter().enumerate() {
         if let Change::Field { id, field } = c {
-            last.insert((*id, field_number(field)), n);
+            last.insert((*id, name_of(field)), n);
         }
     }
-    let keep = |n: usize, c: &Change| match c {
+    let keep = |(n, c): &(usize, &Change)| match c {
         Change::Field { id, field } => {
-            !gone.contains(id) && last.get(&(*id, field_number(field))) == Some(&n)
+            !gone.contains(id) && last.get(&(*id, name_of(field))) == Some(n)
         }
         _ => c.id().is_none_or(|id| !gone.contains(&id)),
     };
+    let kept: HashSet<usize> = changes
+        .iter()
+        .enumerate()
+        .filter(keep)
+        .map(|(n, _)| n)
+        .collect();
     let numbered = changes.into_iter().enumerate();
     numbered
-        .filter(|(n, c)| keep(*n, c))
+        .filter(|(n, _)| kept.contains(n))
         .map(|(_, c)| c)
         .collect()
 }
 
-fn field_number(f: &Field) -> u8 {
+/// A field, and which of the extended attributes.
+type FieldName<'a> = (u8, &'a [u8]);
+
+fn name_of(f: &Field) -> FieldName<'_> {
     match f {
-        Field::SetMode(_) => 0,
-        Field::SetMtime(_) => 1,
-        Field::SetUid(_) => 2,
-        Field::SetGid(_) => 3,
+        Field::SetMode(_) => (0, &[]),
+        Field::SetMtime(_) => (1, &[]),
+        Field::SetUid(_) => (2, &[]),
+        Field::SetGid(_) => (3, &[]),
+        Field::SetXattr { name, .. } => (4, name),
     }
 }
 

@@ -262,7 +262,7 @@ impl Live {
 
     /// The bytes that are shown: those that only this view derives are kept in memory.
     fn data_of(&self, cx: Context<'_>, s: &Shown) -> Result<Data, VolumeError> {
-        if s.kind == Kind::Dir {
+        if !matches!(s.kind, Kind::File | Kind::Symlink) {
             return Ok(Data::None);
         }
         if let Some(o) = self.view.stage.staged(&s.blob) {
@@ -545,8 +545,8 @@ pub fn stable_ino(s: &Shown) -> Ino {
 pub fn default_mode(kind: Kind) -> u32 {
     match kind {
         Kind::Dir | Kind::Gitlink => 0o755,
-        Kind::File => 0o644,
         Kind::Symlink => 0o777,
+        _ => 0o644,
     }
 }
 
@@ -575,6 +575,9 @@ fn root_inode() -> Inode {
         parents: Vec::new(),
         versions: Vec::new(),
         merged: false,
+        link: Vec::new(),
+        links: 0,
+        xattrs: BTreeMap::new(),
     };
     Inode {
         ino: ROOT_INO,

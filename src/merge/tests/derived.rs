@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::history::{Disk, History, disk_of};
+use super::history::{Disk, Flavour, History, disk_of};
 use super::laws::for_all;
 use super::world::World;
 use crate::base::id::{BranchId, FileId, Oid};
@@ -46,24 +46,26 @@ fn files(w: &World, tree: Oid) -> Disk {
 
 #[test]
 fn a_tree_made_from_another_is_the_tree_made_from_nothing() {
-    for_all(150, true, |h, sets, seed| {
-        let states = states(h, sets);
-        let w = &h.world;
-        let mut trees = Vec::new();
-        for state in &states {
-            let tree = project(w.src(), None, state).expect("projects");
-            let mut disk = disk_of(w, &w.tree(state));
-            disk.retain(|_, text| text != "/");
-            assert_eq!(files(w, tree), disk, "seed {seed}");
-            trees.push(tree);
-        }
-        for (a, old) in states.iter().zip(&trees) {
-            for (b, new) in states.iter().zip(&trees) {
-                let tree = project(w.src(), Some((a, *old)), b).expect("projects");
-                assert_eq!(tree, *new, "seed {seed}\n{}", w.notes.join("\n"));
+    for flavour in [Flavour::Drivers, Flavour::Links] {
+        for_all(120, flavour, |h, sets, seed| {
+            let states = states(h, sets);
+            let w = &h.world;
+            let mut trees = Vec::new();
+            for state in &states {
+                let tree = project(w.src(), None, state).expect("projects");
+                let mut disk = disk_of(w, &w.tree(state));
+                disk.retain(|_, text| text != "/");
+                assert_eq!(files(w, tree), disk, "seed {seed}");
+                trees.push(tree);
             }
-        }
-    });
+            for (a, old) in states.iter().zip(&trees) {
+                for (b, new) in states.iter().zip(&trees) {
+                    let tree = project(w.src(), Some((a, *old)), b).expect("projects");
+                    assert_eq!(tree, *new, "seed {seed}\n{}", w.notes.join("\n"));
+                }
+            }
+        });
+    }
 }
 
 type Listing = BTreeMap<(FileId, EntryName), Shown>;
@@ -93,77 +95,81 @@ fn unified_if_placed(w: &World, state: &State, dir: FileId) -> Vec<FileId> {
 
 #[test]
 fn differences_turn_one_listing_into_the_other() {
-    for_all(150, true, |h, sets, seed| {
-        let states = states(h, sets);
-        let w = &h.world;
-        for a in &states {
-            for b in &states {
-                let (before, after) = (listing(w, a), listing(w, b));
-                let mut patched = before.clone();
-                let all = diff(w.src(), a, b, &|_| true).expect("reads");
-                // Who knows few directories is told of those alone.
-                let some = |id: FileId| (id.n ^ seed).is_multiple_of(3);
-                let few = diff(w.src(), a, b, &some).expect("reads").names;
-                let want = all.names.iter().filter(|c| {
-                    let groups = [a, b].map(|s| unified_if_placed(w, s, c.dir));
-                    groups.iter().flatten().any(|d| some(*d))
-                });
-                assert!(few.iter().eq(want), "seed {seed}\n{}", w.notes.join("\n"));
-                for c in all.names {
-                    let key = (c.dir, c.name.clone());
-                    assert_eq!(before.get(&key), c.before.as_ref(), "seed {seed}");
-                    assert_ne!(c.before, c.after, "seed {seed}");
-                    patched.remove(&key);
-                    patched.extend(c.after.map(|s| (key, s)));
+    for flavour in [Flavour::Drivers, Flavour::Links] {
+        for_all(120, flavour, |h, sets, seed| {
+            let states = states(h, sets);
+            let w = &h.world;
+            for a in &states {
+                for b in &states {
+                    let (before, after) = (listing(w, a), listing(w, b));
+                    let mut patched = before.clone();
+                    let all = diff(w.src(), a, b, &|_| true).expect("reads");
+                    // Who knows few directories is told of those alone.
+                    let some = |id: FileId| (id.n ^ seed).is_multiple_of(3);
+                    let few = diff(w.src(), a, b, &some).expect("reads").names;
+                    let want = all.names.iter().filter(|c| {
+                        let groups = [a, b].map(|s| unified_if_placed(w, s, c.dir));
+                        groups.iter().flatten().any(|d| some(*d))
+                    });
+                    assert!(few.iter().eq(want), "seed {seed}\n{}", w.notes.join("\n"));
+                    for c in all.names {
+                        let key = (c.dir, c.name.clone());
+                        assert_eq!(before.get(&key), c.before.as_ref(), "seed {seed}");
+                        assert_ne!(c.before, c.after, "seed {seed}");
+                        patched.remove(&key);
+                        patched.extend(c.after.map(|s| (key, s)));
+                    }
+                    assert!(patched == after, "seed {seed}\n{}", w.notes.join("\n"));
                 }
-                assert!(patched == after, "seed {seed}\n{}", w.notes.join("\n"));
             }
-        }
-    });
+        });
+    }
 }
 
 #[test]
 fn a_stock_commit_is_shown_as_it_was_made() {
     let mut exact = 0;
     let mut all = 0;
-    for_all(150, true, |h, sets, seed| {
-        let states = states(h, sets);
-        let w = &h.world;
-        let stamp = Stamp {
-            hlc: Hlc(1 << 40),
-            branch: BranchId(99),
-            seq: 1,
-        };
-        for base in &states {
-            for wanted in &states {
-                let stock = Stock {
-                    base,
-                    base_tree: project(w.src(), None, base).expect("projects"),
-                    commit: base.ids,
-                    tree: project(w.src(), None, wanted).expect("projects"),
-                };
-                let meant = meant(w.src(), stock).expect("reads");
-                assert!(meant.refused.is_empty());
-                let state = apply(w.src(), w, base, stamp, &meant.changes).expect("applies");
-                let tree = project(w.src(), None, &state).expect("projects");
-                all += 1;
-                exact += usize::from(tree == stock.tree);
-                let (made, wanted_files) = (files(w, tree), files(w, stock.tree));
-                let copies = w.tree(base).values().any(|s| s.role != Role::Main);
-                assert!(
-                    tree == stock.tree || copies,
-                    "seed {seed}: {made:?} for {wanted_files:?}\n{}",
-                    w.notes.join("\n")
-                );
-                // Whatever copies do to names, all bytes are there.
-                let texts = |d: &Disk| d.values().cloned().collect::<BTreeSet<String>>();
-                assert!(
-                    texts(&made).is_superset(&texts(&wanted_files)),
-                    "seed {seed}"
-                );
+    for flavour in [Flavour::Drivers, Flavour::Links] {
+        for_all(120, flavour, |h, sets, seed| {
+            let states = states(h, sets);
+            let w = &h.world;
+            let stamp = Stamp {
+                hlc: Hlc(1 << 40),
+                branch: BranchId(99),
+                seq: 1,
+            };
+            for base in &states {
+                for wanted in &states {
+                    let stock = Stock {
+                        base,
+                        base_tree: project(w.src(), None, base).expect("projects"),
+                        commit: base.ids,
+                        tree: project(w.src(), None, wanted).expect("projects"),
+                    };
+                    let meant = meant(w.src(), stock).expect("reads");
+                    assert!(meant.refused.is_empty());
+                    let state = apply(w.src(), w, base, stamp, &meant.changes).expect("applies");
+                    let tree = project(w.src(), None, &state).expect("projects");
+                    all += 1;
+                    exact += usize::from(tree == stock.tree);
+                    let (made, wanted_files) = (files(w, tree), files(w, stock.tree));
+                    let copies = w.tree(base).values().any(|s| s.role != Role::Main);
+                    assert!(
+                        tree == stock.tree || copies,
+                        "seed {seed}: {made:?} for {wanted_files:?}\n{}",
+                        w.notes.join("\n")
+                    );
+                    // Whatever copies do to names, all bytes are there.
+                    let texts = |d: &Disk| d.values().cloned().collect::<BTreeSet<String>>();
+                    assert!(
+                        texts(&made).is_superset(&texts(&wanted_files)),
+                        "seed {seed}"
+                    );
+                }
             }
-        }
-    });
+        });
+    }
     assert!(exact * 100 >= all * 95, "{exact} of {all}");
 }
 

@@ -3,14 +3,15 @@
 
 use std::collections::BTreeSet;
 
-use super::history::{Disk, History, disk_of};
+use super::history::{Disk, Flavour, History, disk_of};
 use super::world::{World, name};
 use crate::base::id::{FileId, Oid};
 use crate::merge::join::join;
 use crate::merge::shown::{Role, list, lookup};
 use crate::record::conflict;
+use crate::record::draft::mark;
 use crate::record::model::{Kind, Record};
-use crate::record::state::{DISPLACED, Placed, State, displaced};
+use crate::record::state::{CONTESTED, DISPLACED, Placed, State, listed};
 use crate::record::trie::{self, Edit};
 
 fn histories(default: u64) -> u64 {
@@ -23,6 +24,13 @@ fn first_seed() -> u64 {
     set.and_then(|s| s.parse().ok()).unwrap_or(0)
 }
 
+const ALL: [Flavour; 4] = [
+    Flavour::Words,
+    Flavour::Texts,
+    Flavour::Drivers,
+    Flavour::Links,
+];
+
 /// Tells which history broke a law, and how it went.
 macro_rules! law {
     ($h:expr, $holds:expr, $($said:tt)+) => {
@@ -34,11 +42,12 @@ macro_rules! law {
 
 pub(super) fn for_all(
     count: u64,
-    texts: bool,
+    flavour: impl Into<Flavour>,
     mut check: impl FnMut(&mut History, &[Vec<usize>], u64),
 ) {
+    let flavour = flavour.into();
     for seed in first_seed()..first_seed() + histories(count) {
-        let mut h = History::random(seed, texts);
+        let mut h = History::random(seed, flavour);
         let all: BTreeSet<usize> = (0..h.world.heads.len()).collect();
         let mut sets = vec![h.world.maximal(&all)];
         for _ in 0..2 {
@@ -54,28 +63,30 @@ pub(super) fn for_all(
 
 #[test]
 fn order_repetition_and_ancestors_of_heads_do_not_matter() {
-    for_all(150, false, |h, sets, seed| {
-        for set in sets {
-            let w = &h.world;
-            let state = w.state(set);
-            let mut mixed = w.heads(set);
-            mixed.reverse();
-            let turn = h.rng.below(mixed.len());
-            mixed.rotate_left(turn);
-            mixed.extend(w.heads(&set[..1]));
-            for head in set {
-                let below: Vec<usize> = w.ancestors[*head].iter().copied().collect();
-                mixed.extend(w.heads(&[h.rng.pick(&below).expect("itself at least")]));
+    for flavour in [Flavour::Words, Flavour::Drivers, Flavour::Links] {
+        for_all(150, flavour, |h, sets, seed| {
+            for set in sets {
+                let w = &h.world;
+                let state = w.state(set);
+                let mut mixed = w.heads(set);
+                mixed.reverse();
+                let turn = h.rng.below(mixed.len());
+                mixed.rotate_left(turn);
+                mixed.extend(w.heads(&set[..1]));
+                for head in set {
+                    let below: Vec<usize> = w.ancestors[*head].iter().copied().collect();
+                    mixed.extend(w.heads(&[h.rng.pick(&below).expect("itself at least")]));
+                }
+                let again = join(w.src(), w, &mixed).expect("joins");
+                law!(h, again == state, "seed {seed} heads {set:?}");
             }
-            let again = join(w.src(), w, &mixed).expect("joins");
-            law!(h, again == state, "seed {seed} heads {set:?}");
-        }
-    });
+        });
+    }
 }
 
 #[test]
 fn a_seal_changes_nothing() {
-    for texts in [false, true] {
+    for texts in ALL {
         for_all(150, texts, |h, sets, seed| {
             for set in sets.iter().filter(|s| s.len() > 1) {
                 let state = h.world.state(set);
@@ -113,50 +124,60 @@ fn differing(w: &World, a: &State, b: &State) -> Vec<(FileId, Vec<Option<Record>
 
 #[test]
 fn no_write_is_lost_and_what_was_ended_stays_ended() {
-    let mut back = 0;
-    for_all(200, false, |h, sets, seed| {
-        for set in sets {
-            let w = &h.world;
-            let state = w.state(set);
-            let mut shown: BTreeSet<Oid> = w.tree(&state).values().map(|s| s.blob).collect();
-            // Bytes that went into a merged text are in it.
-            for r in state.records(w.src()).expect("reads") {
-                let text = r.filled.text.map(|t| t.versions).unwrap_or_default();
-                let within = r.content.iter().filter(|c| text.contains(&c.stamp.dot()));
-                shown.extend(within.map(|c| c.blob));
-            }
-            let past: BTreeSet<usize> = set
-                .iter()
-                .flat_map(|c| w.ancestors[*c].iter().copied())
-                .collect();
-            let (mut strong, mut weak) = (BTreeSet::new(), BTreeSet::new());
-            for c in &past {
-                for (id, blob, wrote) in &w.written[*c] {
-                    let ended = past.iter().any(|k| {
-                        k != c && w.ancestors[*k].contains(c) && w.ended[*k].contains(&(*id, *blob))
-                    });
-                    if !ended {
-                        weak.insert(*blob);
-                        if *wrote {
-                            strong.insert(*blob);
+    for flavour in [Flavour::Words, Flavour::Links] {
+        let mut back = 0;
+        for_all(200, flavour, |h, sets, seed| {
+            for set in sets {
+                let w = &h.world;
+                let state = w.state(set);
+                let mut shown: BTreeSet<Oid> = w.tree(&state).values().map(|s| s.blob).collect();
+                // Bytes that went into a merged text are in it.
+                for r in state.records(w.src()).expect("reads") {
+                    let text = r.filled.text.as_ref();
+                    let text = text.map(|t| t.versions.clone()).unwrap_or_default();
+                    let within = r.content.iter().filter(|c| text.contains(&c.stamp.dot()));
+                    shown.extend(within.map(|c| c.blob));
+                    // Somebody unlinked each of the names, nobody the last one.
+                    if r.place().is_none() && r.filled.links == 0 {
+                        let ended = r.content.iter().filter(|c| !c.gone_from.is_empty());
+                        shown.extend(ended.map(|c| c.blob));
+                    }
+                }
+                let past: BTreeSet<usize> = set
+                    .iter()
+                    .flat_map(|c| w.ancestors[*c].iter().copied())
+                    .collect();
+                let (mut strong, mut weak) = (BTreeSet::new(), BTreeSet::new());
+                for c in &past {
+                    for (id, blob, wrote) in &w.written[*c] {
+                        let ended = past.iter().any(|k| {
+                            k != c
+                                && w.ancestors[*k].contains(c)
+                                && w.ended[*k].contains(&(*id, *blob))
+                        });
+                        if !ended {
+                            weak.insert(*blob);
+                            if *wrote {
+                                strong.insert(*blob);
+                            }
                         }
                     }
                 }
+                let lost: Vec<String> = strong.difference(&shown).map(|b| w.text(b)).collect();
+                law!(
+                    h,
+                    lost.is_empty(),
+                    "seed {seed} heads {set:?} lost {lost:?}"
+                );
+                let null = Oid::null(gix::hash::Kind::Sha1);
+                if shown.iter().any(|b| *b != null && !weak.contains(b)) {
+                    back += 1;
+                }
             }
-            let lost: Vec<String> = strong.difference(&shown).map(|b| w.text(b)).collect();
-            law!(
-                h,
-                lost.is_empty(),
-                "seed {seed} heads {set:?} lost {lost:?}"
-            );
-            let null = Oid::null(gix::hash::Kind::Sha1);
-            if shown.iter().any(|b| *b != null && !weak.contains(b)) {
-                back += 1;
-            }
-        }
-    });
-    // A move that outlives the bytes which it moved brings them back: rare, and nothing is lost.
-    assert!(back <= histories(200) / 50 + 1, "{back} came back");
+        });
+        // A move that outlives the bytes which it moved brings them back: rare, and nothing is lost.
+        assert!(back <= histories(200) / 50 + 1, "{back} came back");
+    }
 }
 
 /// Plain entries, and per plain name the texts beside it that differ from it.
@@ -225,48 +246,54 @@ fn work_elsewhere_changes_nothing_here() {
 
 #[test]
 fn states_are_whole() {
-    for_all(200, true, |h, sets, seed| {
-        let commits = (0..h.world.heads.len()).map(|c| vec![c]);
-        for set in commits.chain(sets.iter().cloned()) {
-            let w = &h.world;
-            let state = w.state(&set);
-            let records = state.records(w.src()).expect("reads");
-            law!(
-                h,
-                state.names == rebuilt_names(w, &state, &records),
-                "seed {seed} {set:?}"
-            );
-            let tree = w.tree(&state);
-            let shown: BTreeSet<FileId> = tree
-                .values()
-                .flat_map(|s| s.versions.iter().map(|v| v.id))
-                .collect();
-            for r in &records {
-                law!(h, shown.contains(&r.id), "seed {seed} {set:?} hides {r:?}");
-            }
-            // Every entry is found by its name, and nothing else is.
-            for (path, s) in &tree {
-                let found = lookup(w.src(), &state, &s.parents, &s.name).expect("reads");
+    for flavour in [Flavour::Drivers, Flavour::Links] {
+        for_all(200, flavour, |h, sets, seed| {
+            let commits = (0..h.world.heads.len()).map(|c| vec![c]);
+            for set in commits.chain(sets.iter().cloned()) {
+                let w = &h.world;
+                let state = w.state(&set);
+                let records = state.records(w.src()).expect("reads");
                 law!(
                     h,
-                    found.as_ref() == Some(s),
-                    "seed {seed} {set:?} {path}: {found:?}"
+                    state.names == rebuilt_names(w, &state, &records),
+                    "seed {seed} {set:?}"
                 );
+                let tree = w.tree(&state);
+                let shown: BTreeSet<FileId> = tree
+                    .values()
+                    .flat_map(|s| s.versions.iter().map(|v| v.id))
+                    .collect();
+                let names = tree.values().flat_map(|s| s.link.iter().map(|l| l.id));
+                let shown: BTreeSet<FileId> = shown.into_iter().chain(names).collect();
+                for r in &records {
+                    let unlinked = r.place().is_none() && r.filled.links == 0;
+                    let is_shown = shown.contains(&r.id) || unlinked && flavour == Flavour::Links;
+                    law!(h, is_shown, "seed {seed} {set:?} hides {r:?}");
+                }
+                // Every entry is found by its name, and nothing else is.
+                for (path, s) in &tree {
+                    let found = lookup(w.src(), &state, &s.parents, &s.name).expect("reads");
+                    law!(
+                        h,
+                        found.as_ref() == Some(s),
+                        "seed {seed} {set:?} {path}: {found:?}"
+                    );
+                }
+                for other in [
+                    "nothing",
+                    "p.conflict-00000000",
+                    "p.conflict-0000000000000000",
+                ] {
+                    let found = lookup(w.src(), &state, &[FileId::ROOT], &name(other));
+                    law!(
+                        h,
+                        found.expect("reads").is_none(),
+                        "seed {seed} {set:?} {other}"
+                    );
+                }
             }
-            for other in [
-                "nothing",
-                "p.conflict-00000000",
-                "p.conflict-0000000000000000",
-            ] {
-                let found = lookup(w.src(), &state, &[FileId::ROOT], &name(other));
-                law!(
-                    h,
-                    found.expect("reads").is_none(),
-                    "seed {seed} {set:?} {other}"
-                );
-            }
-        }
-    });
+        });
+    }
 }
 
 fn rebuilt_names(w: &World, state: &State, records: &[Record]) -> Oid {
@@ -275,13 +302,12 @@ fn rebuilt_names(w: &World, state: &State, records: &[Record]) -> Oid {
         .filter_map(Record::place)
         .map(Edit::Put)
         .collect();
-    for id in displaced(w.src(), state).expect("reads") {
-        edits.push(Edit::Put(Placed {
-            parent: DISPLACED,
-            name: conflict::lost(FileId::ROOT, None),
-            id,
-        }));
+    for id in listed(w.src(), state, DISPLACED).expect("reads") {
+        edits.push(Edit::Put(mark(DISPLACED, id)));
     }
+    edits.extend(records.iter().filter_map(Record::link_entry).map(Edit::Put));
+    let contested = records.iter().filter(|r| r.is_contested());
+    edits.extend(contested.map(|r| Edit::Put(mark(CONTESTED, r.id))));
     let empty = trie::empty::<Placed>(w.src()).expect("memory");
     trie::edit(w.src(), empty, edits).expect("memory")
 }
@@ -319,7 +345,7 @@ fn the_histories_are_hard_enough() {
                 merged += usize::from(tree.values().any(|s| s.merged));
                 let records = state.records(w.src()).expect("reads");
                 standing_in += usize::from(records.iter().any(|r| !r.has_dots()));
-                let moved = displaced(w.src(), &state).expect("reads");
+                let moved = listed(w.src(), &state, DISPLACED).expect("reads");
                 fallen_back += usize::from(!moved.is_empty());
             }
         });

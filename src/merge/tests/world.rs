@@ -168,14 +168,22 @@ impl World {
                 let again = new_content
                     .iter()
                     .any(|n| n.stamp == stamp && n.blob == c.blob && !meant.contains(&id));
-                if !stays && !again && c.kind != Kind::Dir {
+                if !stays && !again && is_bytes(c.kind) {
                     ended.insert((id, c.blob));
                 }
             }
             let moved = new
                 .as_ref()
                 .is_some_and(|r| r.location.iter().any(|l| l.stamp == stamp));
-            for c in new_content.iter().filter(|c| c.kind != Kind::Dir) {
+            // Another name keeps the bytes alive that its author saw.
+            for target in new_content.iter().filter_map(|c| c.kind.target()) {
+                let new = new_content.iter().any(|c| c.stamp == stamp) || moved;
+                let file = after.record(self.src(), target).expect("memory");
+                for c in file.iter().flat_map(|f| f.shown_content()).filter(|_| new) {
+                    written.push((target, c.blob, false));
+                }
+            }
+            for c in new_content.iter().filter(|c| is_bytes(c.kind)) {
                 if c.stamp == stamp || moved {
                     written.push((id, c.blob, c.stamp == stamp && meant.contains(&id)));
                 }
@@ -278,8 +286,21 @@ impl World {
         intent::rename(self.sight(state), &tree[from], target, tree.get(to), fresh).expect("reads")
     }
 
+    /// What giving a file another name means.
+    pub(super) fn link(&mut self, state: &State, from: &str, to: &str) -> Vec<Change> {
+        let ids = (self.fresh(), self.fresh());
+        let tree = self.tree(state);
+        let (dir, last) = split(to);
+        let dirs = self.dirs(state, dir);
+        let target = Target {
+            dirs: &dirs,
+            name: &last,
+        };
+        intent::link(self.sight(state), &tree[from], target, ids).expect("reads")
+    }
+
     /// Creates, writes (`+path=text`, `=path=text`), deletes (`-path`), makes directories
-    /// (`/path`) and renames (`a>b`), in one commit.
+    /// (`/path`), renames (`a>b`) and links (`a~~b`), in one commit.
     pub(super) fn act(&mut self, node: u64, parents: &[usize], time: u64, acts: &[&str]) -> usize {
         let state = self.state(parents);
         let mut changes = Vec::new();
@@ -293,6 +314,9 @@ impl World {
         if let Some((from, to)) = act.split_once('>') {
             return self.rename(state, from, to);
         }
+        if let Some((from, to)) = act.split_once("~~") {
+            return self.link(state, from, to);
+        }
         let rest = &act[1..];
         match (&act[..1], rest.split_once('=')) {
             ("+", Some((path, text))) => self.create(state, path, Some(text)),
@@ -302,6 +326,10 @@ impl World {
             _ => panic!("no act: {act}"),
         }
     }
+}
+
+fn is_bytes(kind: Kind) -> bool {
+    kind != Kind::Dir && kind.target().is_none()
 }
 
 /// The copies in a listing: plain path to the texts beside it.

@@ -143,3 +143,25 @@ async fn leaving_is_told_and_the_node_can_come_back() {
     let b = Node::start(b.dir, b.config, cell).await;
     until("back", || a.has_link(&b) && c.has_link(&b)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_is_slow_gets_all() {
+    let one = Node::found("one").await;
+    let two = Node::join("two", &one.ticket(1).await).await;
+    until("linked", || one.has_link(&two) && two.has_link(&one)).await;
+    let bytes: Vec<u8> = (0..6_000_000_u32).flat_map(u32::to_le_bytes).collect();
+    let (mut send, mut recv) = one.peers.request(two.id()).await.unwrap();
+    send.write_all(&bytes).await.unwrap();
+    send.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    for _ in 0..4 {
+        // By now as much waits here as may.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let mut some = vec![0; 4_000_000];
+        recv.read_exact(&mut some).await.unwrap();
+        answer.extend(some);
+    }
+    recv.read_to_end(&mut answer).await.unwrap();
+    answer.reverse();
+    assert!(answer == bytes);
+}

@@ -1,0 +1,153 @@
+//! Several names of one file (rule 14): a name of its own, and records of other names.
+//!
+//! What is done by any of the names is done to the file; who takes a name away takes that name
+//! alone, and with the last one the file.
+
+use std::collections::BTreeSet;
+
+use super::{
+    Bytes, Sight, Target, create, dots_of, drop_all, end, end_whole, keeper, leave_behind,
+    leave_beside, place_of, relocate,
+};
+use crate::base::id::{FileId, Oid};
+use crate::merge::shown::{Role, Shown, Version};
+use crate::record::Result;
+use crate::record::change::Change;
+use crate::record::model::Kind;
+
+/// Another name of a file, for what is shown. `fresh` names it; the second id is used when what
+/// is shown has to become a file of its own first, because it is one of several versions.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn link(
+    at: Sight<'_>,
+    shown: &Shown,
+    target: Target<'_>,
+    (fresh, own): (FileId, FileId),
+) -> Result<Vec<Change>> {
+    let null = Oid::null(gix::hash::Kind::Sha1);
+    let mut out = Vec::new();
+    let file = match keeper(shown) {
+        Some(keeper) => keeper.id,
+        None => {
+            out.extend(end(at, &shown.versions, None)?);
+            out.extend(create(place_of(shown), own, (shown.kind, shown.blob)));
+            own
+        }
+    };
+    out.extend(create(target, fresh, (Kind::Link(file), null)));
+    Ok(out)
+}
+
+/// New bytes for a file by another name of it.
+pub(super) fn write_link(at: Sight<'_>, shown: &Shown, (kind, blob): Bytes) -> Result<Vec<Change>> {
+    let Some(file) = shown.versions.first() else {
+        return Ok(Vec::new());
+    };
+    let mut out = vec![Change::Write {
+        id: file.id,
+        base: dots_of(&shown.versions, file.id),
+        kind,
+        blob,
+    }];
+    let record = at.state.record(at.src, file.id)?;
+    let beside = leave_beside(record.as_ref(), file.id, &shown.versions, file.location);
+    out.extend(beside);
+    if let Role::Copy { .. } = &shown.role {
+        // It was a copy because another file has the name. Now it goes by the copy's name.
+        for name in &shown.link {
+            let record = at.state.record(at.src, name.id)?;
+            out.extend(record.map(|r| relocate(&r, place_of(shown), None)));
+        }
+    }
+    Ok(out)
+}
+
+/// An end of another name of a file; whether it was the last one is seen when it is done.
+pub(super) fn end_link(at: Sight<'_>, shown: &Shown) -> Result<Vec<Change>> {
+    let file = shown.versions.first().map(|v| v.id);
+    let file = match file {
+        Some(id) => at.state.record(at.src, id)?,
+        None => None,
+    };
+    let mut out = Vec::new();
+    for name in &shown.link {
+        let Some(record) = at.state.record(at.src, name.id)? else {
+            continue;
+        };
+        out.push(drop_all(&record));
+        out.extend(file.as_ref().map(|f| {
+            Change::Unlink {
+                id: f.id,
+                content: f.shown_content().iter().map(|c| c.stamp.dot()).collect(),
+                location: record
+                    .shown_location()
+                    .map(|l| l.stamp.dot())
+                    .into_iter()
+                    .collect(),
+            }
+        }));
+    }
+    Ok(out)
+}
+
+/// An end of what is shown at a name, but for files that have others: those lose this one.
+pub(super) fn end_name(at: Sight<'_>, shown: &Shown) -> Result<Vec<Change>> {
+    if !shown.link.is_empty() {
+        return end_link(at, shown);
+    }
+    if shown.role == Role::Main && shown.links > 0 {
+        return unlink(at, &shown.versions);
+    }
+    end(at, &shown.versions, None)
+}
+
+/// A new place for another name of a file.
+pub(super) fn rename_link(
+    at: Sight<'_>,
+    shown: &Shown,
+    target: Target<'_>,
+    replaced: Option<&Shown>,
+) -> Result<Vec<Change>> {
+    let mut out = Vec::new();
+    for id in replaced.iter().flat_map(|r| &r.dirs) {
+        out.extend(at.state.record(at.src, *id)?.map(|r| end_whole(&r)));
+    }
+    if let Some(r) = replaced.filter(|r| r.dirs.is_empty()) {
+        out.extend(end_name(at, r)?);
+    }
+    for (i, name) in shown.link.iter().enumerate() {
+        let Some(record) = at.state.record(at.src, name.id)? else {
+            continue;
+        };
+        if i > 0 {
+            out.push(end_whole(&record));
+            continue;
+        }
+        let prev = record.place().map(|p| (p.parent, p.name));
+        out.push(relocate(&record, target, prev));
+    }
+    if shown.role == Role::Main {
+        out.extend(leave_behind(at, shown, shown.link.first().map(|l| l.id))?);
+    }
+    Ok(out)
+}
+
+/// An end of these versions at a plain name: files that have other names live on under those.
+fn unlink(at: Sight<'_>, versions: &[Version]) -> Result<Vec<Change>> {
+    let ids: BTreeSet<FileId> = versions.iter().map(|v| v.id).collect();
+    let mut out = Vec::new();
+    for id in ids {
+        let Some(record) = at.state.record(at.src, id)? else {
+            continue;
+        };
+        if record.filled.links > 0 {
+            out.push(end_whole(&record));
+        } else {
+            let own: Vec<Version> = versions.iter().filter(|v| v.id == id).copied().collect();
+            out.extend(end(at, &own, None)?);
+        }
+    }
+    Ok(out)
+}
