@@ -637,7 +637,7 @@ mod tests {
         // What comes from elsewhere meanwhile is fetched from there.
         let (from, head) = (node(3), head(2));
         let out = r.handle(Input::Heard { from, head }, now + 200);
-        assert_eq!(fetches(&out), vec![(node(3), vec![2])]);
+        assert_eq!(fetches(&out), vec![(node(3), vec![1, 2])]);
         // Who is gone is not waited for.
         let out = r.handle(Input::Down(node(3)), now + 300);
         assert_eq!(out, vec![Output::GiveUp(name)]);
