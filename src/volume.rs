@@ -25,6 +25,7 @@ use crate::store::objects::{Memory, Object, Objects};
 use crate::store::pack;
 use crate::store::repo::Repo;
 
+mod amend;
 pub mod blobs;
 mod commit;
 mod derive;
@@ -42,6 +43,7 @@ use error::VolumeError;
 use live::{Context, Live, Stale};
 use view::{HeadInfo, View};
 
+pub use amend::Amendment;
 pub use git::{RefUpdate, RefVerdict};
 
 /// Result of an operation on a volume.
@@ -87,6 +89,7 @@ enum Work {
         bool,
         SyncSender<VolumeResult<Vec<RefVerdict>>>,
     ),
+    Run(amend::Job),
     Flush(SyncSender<VolumeResult<()>>),
     Stop(SyncSender<VolumeResult<()>>),
 }

@@ -1,0 +1,107 @@
+//! Changes that no mount and no git client made: what a person asked the node for.
+
+use super::commit::{self, Sealed};
+use super::view::View;
+use super::worker::Worker;
+use super::{Volume, VolumeResult, Work};
+use crate::base::id::{FileId, Oid};
+use crate::merge::{project, view as merge_view};
+use crate::record::change::{self, Change};
+use crate::store::objects::Memory;
+use std::collections::BTreeSet;
+use std::sync::mpsc::sync_channel;
+
+use super::error::VolumeError;
+
+/// What the volume's thread is to do.
+pub(super) type Job = Box<dyn FnOnce(&mut Worker<'_>) + Send>;
+
+/// Changes and what to say of them.
+#[derive(Debug)]
+pub struct Amendment<T> {
+    /// For the view that they were worked out on. None: nothing is to be done.
+    pub changes: Vec<Change>,
+    /// What was done, for the commit.
+    pub message: String,
+    /// Handed back to who asked.
+    pub told: T,
+}
+
+impl Volume {
+    /// Makes one commit of changes that `make` works out on the view, after all that was written
+    /// and closed is in it. `make` may put objects into the stage that it is given, and mint ids.
+    /// Returns what it tells, and the content commit; no commit if nothing changes.
+    ///
+    /// # Errors
+    /// As the store and the journal; nothing is changed then. The inner error is that of `make`.
+    pub fn amend<T: Send + 'static, E: Send + 'static>(
+        &self,
+        make: impl FnOnce(&View, &Memory, &mut dyn FnMut() -> FileId) -> Result<Amendment<T>, E>
+        + Send
+        + 'static,
+    ) -> VolumeResult<Result<(T, Option<Oid>), E>> {
+        let (tx, rx) = sync_channel(1);
+        let job: Job = Box::new(move |w| {
+            if tx.try_send(w.amend(make)).is_err() {
+                tracing::debug!("nobody waits for an amendment any more");
+            }
+        });
+        self.work
+            .send(Work::Run(job))
+            .map_err(|_| VolumeError::Stopped)?;
+        rx.recv().map_err(|_| VolumeError::Stopped)?
+    }
+}
+
+impl Worker<'_> {
+    fn amend<T, E>(
+        &mut self,
+        make: impl FnOnce(&View, &Memory, &mut dyn FnMut() -> FileId) -> Result<Amendment<T>, E>,
+    ) -> VolumeResult<Result<(T, Option<Oid>), E>> {
+        self.commit(false)?;
+        let v = self.volume;
+        let base = v.view();
+        let stage = Memory::over(base.stage.clone());
+        let made = match make(&base, &stage, &mut || v.lock().mint()) {
+            Ok(made) => made,
+            Err(e) => return Ok(Err(e)),
+        };
+        if made.changes.is_empty() {
+            return Ok(Ok((made.told, None)));
+        }
+        let (stamp, births) = self.next_stamp();
+        let src = v.source_of(&stage);
+        let dots = super::dots::Ancestry::new(v, &base.heads);
+        let state = change::apply(src, &dots, &base.state, stamp, &made.changes)?;
+        let tree = project::project(src, Some((&base.state, base.tree)), &state)?;
+        let contents: BTreeSet<Oid> = base.heads.iter().filter_map(|h| h.content).collect();
+        let only = contents.first().copied().filter(|_| contents.len() == 1);
+        let content = match only {
+            // Only records change: the content commit stands.
+            Some(only) if tree == base.tree => only,
+            _ => {
+                let (name, email) = v.author();
+                let new = merge_view::NewContent {
+                    tree,
+                    parents: contents.into_iter().collect(),
+                    dot: stamp.dot(),
+                    name: &name,
+                    email: &email,
+                    seconds: i64::try_from(stamp.hlc.wall_ms() / 1000).unwrap_or(i64::MAX),
+                    message: &made.message,
+                };
+                merge_view::mint(&stage, new)?
+            }
+        };
+        let sealed = Sealed {
+            stamp,
+            births,
+            content: Some(content),
+            state,
+            tree,
+        };
+        let fixed = commit::seal_in(v, &base, &stage, sealed)?;
+        self.publish(&base, fixed)?;
+        Ok(Ok((made.told, Some(content))))
+    }
+}
