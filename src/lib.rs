@@ -8,6 +8,7 @@ pub mod control;
 pub mod doors;
 pub mod fs;
 pub mod fuse;
+pub mod history;
 pub mod journal;
 pub mod merge;
 pub mod node;
