@@ -11,7 +11,7 @@
 //! node that has the same ones gives the same answer. Threads: any.
 
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
 
@@ -99,6 +99,7 @@ struct Caches {
     records: Cache,
     /// The conflicts of the state that was looked at last.
     conflicts: Mutex<Option<(State, Arc<Vec<conflicts::Conflict>>)>>,
+    listings: Mutex<past::Listings>,
 }
 
 /// The history of one volume. Clones share its caches.
@@ -125,6 +126,7 @@ impl History {
                 steps: Mutex::new(LruCache::new(n(STEPS_MAX))),
                 records: Cache::new(n(NODES_MAX)),
                 conflicts: Mutex::default(),
+                listings: Mutex::default(),
             }),
         }
     }
@@ -132,6 +134,11 @@ impl History {
     /// Where records are read that `objs` reads.
     pub(crate) fn source<'a>(&'a self, objs: &'a dyn Objects) -> Source<'a> {
         Source::new(objs, &self.caches.records)
+    }
+
+    fn listings(&self) -> MutexGuard<'_, past::Listings> {
+        let l = self.caches.listings.lock();
+        l.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A stage for what is derived.

@@ -58,11 +58,44 @@ impl VolumePath {
         self.0.is_empty()
     }
 
+    /// The path as a word for a shell.
+    #[must_use]
+    pub fn for_shell(&self) -> String {
+        quoted(&self.0)
+    }
+
     /// The names on the way.
     #[must_use]
     pub fn names(&self) -> Vec<EntryName> {
         let parts = self.0.split(|b| *b == b'/');
         parts.filter_map(|p| EntryName::new(p).ok()).collect()
+    }
+}
+
+/// A word for a shell.
+fn quoted(path: &[u8]) -> String {
+    let plain = |b: &u8| b.is_ascii_alphanumeric() || b"/._-+:@%,=".contains(b);
+    if !path.is_empty() && path.iter().all(plain) && !path.starts_with(b"-") {
+        return String::from_utf8_lossy(path).into_owned();
+    }
+    match std::str::from_utf8(path) {
+        Ok(text) if !text.contains(char::is_control) => {
+            let text = text.replace('\'', r"'\''");
+            let here = if text.starts_with('-') { "./" } else { "" };
+            format!("'{here}{text}'")
+        }
+        _ => {
+            let mut out = "$'".to_owned();
+            for b in path {
+                match b {
+                    b'\'' | b'\\' => out.extend(['\\', char::from(*b)]),
+                    0x20..0x7f => out.push(char::from(*b)),
+                    b => out += &format!("\\x{b:02x}"),
+                }
+            }
+            out.push('\'');
+            out
+        }
     }
 }
 
@@ -122,5 +155,26 @@ mod tests {
         }
         assert!(VolumePath::new(b"a/../b").is_err());
         assert!(serde_json::from_str::<VolumePath>("\"a\\u0000\"").is_err());
+    }
+
+    #[test]
+    fn commands_can_be_pasted_into_a_shell() {
+        for (path, word) in [
+            (&b"a/b.txt"[..], "a/b.txt"),
+            (b"a b", "'a b'"),
+            (b"it's", r"'it'\''s'"),
+            (b"-x", "'./-x'"),
+            (b"", "''"),
+            (b"\xff'\n", r"$'\xff\'\x0a'"),
+        ] {
+            assert_eq!(quoted(path), word);
+            if !path.is_empty() && !path.starts_with(b"-") {
+                let out = std::process::Command::new("bash")
+                    .args(["-c", &format!("printf %s {word}")])
+                    .output()
+                    .expect("a shell");
+                assert_eq!(out.stdout, path);
+            }
+        }
     }
 }

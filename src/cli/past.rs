@@ -96,28 +96,22 @@ pub(super) fn log(args: &Log) -> Answer<()> {
     let rows: Vec<_> = entries
         .iter()
         .map(|e| {
-            let mut row = vec![
-                short(&e.id),
-                time(e.time),
-                e.author.clone(),
-                e.summary.clone(),
-            ];
+            let mut row = vec![short(&e.id), time(e.time), e.author.clone()];
             if paths {
-                row.push(
-                    e.path
-                        .as_ref()
-                        .map(VolumePath::to_string)
-                        .unwrap_or_default(),
-                );
+                row.extend([e
+                    .path
+                    .as_ref()
+                    .map(VolumePath::to_string)
+                    .unwrap_or_default()]);
             }
+            row.push(e.summary.clone());
             row
         })
         .collect();
-    let headings = ["COMMIT", "TIME", "AUTHOR", "WHAT", "PATH"];
-    out.table(
-        headings.get(..4 + usize::from(paths)).unwrap_or(&headings),
-        &rows,
-    )
+    if paths {
+        return out.table(&["COMMIT", "TIME", "AUTHOR", "PATH", "WHAT"], &rows);
+    }
+    out.table(&["COMMIT", "TIME", "AUTHOR", "WHAT"], &rows)
 }
 
 fn whose(v: &Version) -> String {

@@ -31,8 +31,10 @@ pub struct Event {
     pub time: i64,
     /// Which node.
     pub node: String,
-    /// Its name then; empty if the commit does not tell.
+    /// Its name then, empty if the commit does not tell; the author, if the commit came by git.
     pub author: String,
+    /// What the author said, if the commit came by git.
+    pub message: Option<String>,
     /// `created`, `edited`, `moved`, `mode`, `owner`, `time`, `deleted`, `restored`.
     pub what: Vec<&'static str>,
     /// Where the file was afterwards; where it had been, if it was deleted.
@@ -202,11 +204,18 @@ impl History {
         };
         t.came = (what == ["restored"]).then_some(out.len());
         let o = self.origin(step);
+        let id = self.name_of(step)?;
+        let pushed = self.pushed(id);
+        let (author, message) = match pushed {
+            Some((author, message)) => (author, Some(message)),
+            None => (o.name.unwrap_or_default(), None),
+        };
         out.push(Event {
-            id: self.name_of(step)?.to_string(),
+            id: id.to_string(),
             time: i64::try_from(o.time_ms / 1000).unwrap_or(0),
             node: o.node.to_string(),
-            author: o.name.unwrap_or_default(),
+            author,
+            message,
             what,
             path,
             from,

@@ -348,64 +348,11 @@ impl History {
                 time: i64::try_from(o.time_ms / 1000).unwrap_or(0),
                 undo: format!(
                     "cellfs restore {} --at {short} --volume {volume}",
-                    quoted(path.as_bytes())
+                    path.for_shell()
                 ),
                 commit,
             });
         }
         Ok(out)
-    }
-}
-
-/// A word for a shell.
-fn quoted(path: &[u8]) -> String {
-    let plain = |b: &u8| b.is_ascii_alphanumeric() || b"/._-+:@%,=".contains(b);
-    if !path.is_empty() && path.iter().all(plain) && !path.starts_with(b"-") {
-        return String::from_utf8_lossy(path).into_owned();
-    }
-    match std::str::from_utf8(path) {
-        Ok(text) if !text.contains(char::is_control) => {
-            let text = text.replace('\'', r"'\''");
-            let here = if text.starts_with('-') { "./" } else { "" };
-            format!("'{here}{text}'")
-        }
-        _ => {
-            let mut out = "$'".to_owned();
-            for b in path {
-                match b {
-                    b'\'' | b'\\' => out.extend(['\\', char::from(*b)]),
-                    0x20..0x7f => out.push(char::from(*b)),
-                    b => out += &format!("\\x{b:02x}"),
-                }
-            }
-            out.push('\'');
-            out
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn commands_can_be_pasted_into_a_shell() {
-        for (path, word) in [
-            (&b"a/b.txt"[..], "a/b.txt"),
-            (b"a b", "'a b'"),
-            (b"it's", r"'it'\''s'"),
-            (b"-x", "'./-x'"),
-            (b"", "''"),
-            (b"\xff'\n", r"$'\xff\'\x0a'"),
-        ] {
-            assert_eq!(quoted(path), word);
-            if !path.is_empty() && !path.starts_with(b"-") {
-                let out = std::process::Command::new("bash")
-                    .args(["-c", &format!("printf %s {word}")])
-                    .output()
-                    .expect("a shell");
-                assert_eq!(out.stdout, path);
-            }
-        }
     }
 }

@@ -1,8 +1,7 @@
 //! A tree of the past, to be looked into.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use lru::LruCache;
 
@@ -17,10 +16,46 @@ use crate::record::model::Kind;
 use crate::record::state::State;
 use crate::store::objects::{Memory, ObjectKind, Objects};
 
-/// Trees of git kept parsed, for who looks names up one by one.
-const TREES_MAX: usize = 8;
+/// Entries of listings that are kept, for who lists a directory and then looks at each name.
+const LISTED_MAX: usize = 1 << 17;
 
-type Trees = Mutex<LruCache<Oid, Arc<BTreeMap<EntryName, Entry>>>>;
+/// Directories by the past that they are of.
+type Which = ([u8; 32], Dir);
+
+/// A directory's entries by name.
+type Names = Arc<BTreeMap<EntryName, Entry>>;
+
+/// The listings that were made last, up to a number of entries in all.
+#[derive(Debug)]
+pub(super) struct Listings {
+    kept: LruCache<Which, Names>,
+    entries: usize,
+}
+
+impl Default for Listings {
+    fn default() -> Self {
+        Self {
+            kept: LruCache::unbounded(),
+            entries: 0,
+        }
+    }
+}
+
+impl Listings {
+    fn keep(&mut self, which: Which, names: Names) {
+        // An empty directory takes room, too.
+        let room = |n: &Names| n.len() + 16;
+        self.entries += room(&names);
+        if let Some(old) = self.kept.put(which, names) {
+            self.entries -= room(&old);
+        }
+        while self.entries > LISTED_MAX
+            && let Some((_, old)) = self.kept.pop_lru()
+        {
+            self.entries -= room(&old);
+        }
+    }
+}
 
 /// See the module. Clones share it.
 #[derive(Clone)]
@@ -28,7 +63,7 @@ pub struct Past {
     history: History,
     stage: Arc<Memory>,
     what: What,
-    trees: Arc<Trees>,
+    key: [u8; 32],
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -105,24 +140,23 @@ impl Past {
     }
 
     fn new(history: History, what: What, stage: Arc<Memory>) -> Self {
-        let n = NonZeroUsize::new(TREES_MAX).unwrap_or(NonZeroUsize::MIN);
+        let mut h = blake3::Hasher::new();
+        match what {
+            What::Records(s) => h.update(s.ids.as_slice()).update(s.names.as_slice()),
+            What::Tree(t, at) => h.update(t.as_slice()).update(&at.to_le_bytes()),
+        };
         Self {
             history,
             stage,
             what,
-            trees: Arc::new(Mutex::new(LruCache::new(n))),
+            key: *h.finalize().as_bytes(),
         }
     }
 
     /// What tells this past from others that show anything else.
     #[must_use]
     pub fn key(&self) -> [u8; 32] {
-        let mut h = blake3::Hasher::new();
-        match self.what {
-            What::Records(s) => h.update(s.ids.as_slice()).update(s.names.as_slice()),
-            What::Tree(t, at) => h.update(t.as_slice()).update(&at.to_le_bytes()),
-        };
-        *h.finalize().as_bytes()
+        self.key
     }
 
     /// The state, if it is known by records.
@@ -206,15 +240,20 @@ impl Past {
     /// # Errors
     /// When the past cannot be read.
     pub fn lookup(&self, dir: &Dir, name: &EntryName) -> Result<Option<Entry>> {
-        let found = match (self.what, dir) {
+        let which = (self.key, dir.clone());
+        if let Some(names) = self.history.listings().kept.get(&which) {
+            return Ok(names.get(name).cloned());
+        }
+        match (self.what, dir) {
             (What::Records(state), Dir::Ids(ids)) => {
                 let src = self.history.source(&*self.stage);
-                shown::lookup(src, &state, ids, name)?.map(Entry::from)
+                let found = shown::lookup(src, &state, ids, name)?;
+                Ok(found.filter(|s| s.kind != Kind::Gitlink).map(Entry::from))
             }
-            (_, Dir::Tree(tree)) => self.parsed(*tree)?.get(name).cloned(),
-            (What::Tree(..), Dir::Ids(_)) => None,
-        };
-        Ok(found.filter(|e| e.kind != Kind::Gitlink))
+            // git has no index of names.
+            (_, Dir::Tree(_)) => Ok(self.names(dir)?.get(name).cloned()),
+            (What::Tree(..), Dir::Ids(_)) => Ok(None),
+        }
     }
 
     /// All entries of a directory, by name. Submodules are not among them.
@@ -222,29 +261,36 @@ impl Past {
     /// # Errors
     /// When the past cannot be read.
     pub fn list(&self, dir: &Dir) -> Result<Vec<Entry>> {
+        Ok(self.names(dir)?.values().cloned().collect())
+    }
+
+    fn names(&self, dir: &Dir) -> Result<Names> {
+        let which = (self.key, dir.clone());
+        if let Some(names) = self.history.listings().kept.get(&which) {
+            return Ok(names.clone());
+        }
         let mut all: Vec<Entry> = match (self.what, dir) {
             (What::Records(state), Dir::Ids(ids)) => {
                 let src = self.history.source(&*self.stage);
                 let shown = shown::list(src, &state, ids)?;
                 shown.into_iter().map(Entry::from).collect()
             }
-            (_, Dir::Tree(tree)) => self.parsed(*tree)?.values().cloned().collect(),
+            (_, Dir::Tree(tree)) => self.parsed(*tree)?,
             (What::Tree(..), Dir::Ids(_)) => Vec::new(),
         };
         all.retain(|e| e.kind != Kind::Gitlink);
-        Ok(all)
+        let names = all.into_iter().map(|e| (e.name.clone(), e));
+        let names: Names = Arc::new(names.collect());
+        self.history.listings().keep(which, names.clone());
+        Ok(names)
     }
 
-    fn parsed(&self, tree: Oid) -> Result<Arc<BTreeMap<EntryName, Entry>>> {
-        let lock = || self.trees.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(t) = lock().get(&tree) {
-            return Ok(t.clone());
-        }
+    fn parsed(&self, tree: Oid) -> Result<Vec<Entry>> {
         let seconds = match self.what {
             What::Tree(_, at) => at,
             What::Records(_) => 0,
         };
-        let mut out = BTreeMap::new();
+        let mut out = Vec::new();
         for e in git_tree::read(&*self.stage, &tree)? {
             let Ok(name) = EntryName::new(unescape(&e.name)) else {
                 continue;
@@ -259,9 +305,8 @@ impl Past {
                 EXECUTABLE => 0o755,
                 _ => default_mode(kind),
             };
-            let is_dir = kind == Kind::Dir;
-            let entry = Entry {
-                name: name.clone(),
+            out.push(Entry {
+                name,
                 kind,
                 blob: e.id,
                 mode,
@@ -269,12 +314,9 @@ impl Past {
                 uid: None,
                 gid: None,
                 id: None,
-                dir: is_dir.then_some(Dir::Tree(e.id)),
-            };
-            out.insert(name, entry);
+                dir: (kind == Kind::Dir).then_some(Dir::Tree(e.id)),
+            });
         }
-        let out = Arc::new(out);
-        lock().put(tree, out.clone());
         Ok(out)
     }
 
@@ -294,5 +336,41 @@ impl Past {
             }
         }
         Ok(Some(at))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listings_are_kept_up_to_a_number_of_entries() {
+        let names = |n: usize| -> Names {
+            let e = Entry {
+                name: EntryName::new(b"x").expect("a name"),
+                kind: Kind::File,
+                blob: Oid::null(gix::hash::Kind::Sha1),
+                mode: 0,
+                mtime: 0,
+                uid: None,
+                gid: None,
+                id: None,
+                dir: None,
+            };
+            let name = |i: usize| EntryName::new(i.to_string()).expect("a name");
+            Arc::new((0..n).map(|i| (name(i), e.clone())).collect())
+        };
+        let which = |n: u8| ([n; 32], Dir::Ids(Vec::new()));
+        let mut all = Listings::default();
+        let third = LISTED_MAX / 3;
+        for n in 0..10 {
+            all.keep(which(n), names(third));
+            all.keep(which(n), names(third));
+            assert!(all.entries <= LISTED_MAX);
+        }
+        assert_eq!(all.kept.len(), 2);
+        assert!(all.kept.contains(&which(9)) && !all.kept.contains(&which(0)));
+        all.keep(which(0), names(LISTED_MAX));
+        assert_eq!((all.kept.len(), all.entries), (0, 0));
     }
 }

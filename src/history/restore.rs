@@ -62,8 +62,8 @@ impl History {
         };
         let mut names = path.names();
         let Some(last) = names.pop() else {
-            let root = past.root_entry()?;
-            work.fields(&[FileId::ROOT], &root, None);
+            let (root, now) = (past.root_entry()?, self.present(now).root_entry()?);
+            work.fields(&[FileId::ROOT], &root, Some(facts(&now)));
             work.compare(&past.root(), &[FileId::ROOT])?;
             return work.finish();
         };
@@ -221,7 +221,7 @@ impl Work<'_, '_> {
     ) -> Result<Option<(Dir, Vec<FileId>)>> {
         match (s.filter(|s| !self.moved.contains(&s.id())), &e.dir) {
             (Some(s), Some(dir)) if s.kind == Kind::Dir => {
-                self.fields(&s.dirs, e, Some(&s));
+                self.fields(&s.dirs, e, Some(facts_now(&s)));
                 return Ok(Some((dir.clone(), s.dirs)));
             }
             (Some(s), None) if s.kind != Kind::Dir => self.rewrite(&s, e)?,
@@ -246,26 +246,28 @@ impl Work<'_, '_> {
             self.out.changes.extend(made);
         }
         let before = self.out.changes.len();
-        self.fields(&ids, e, (!bytes_differ).then_some(s));
+        self.fields(&ids, e, (!bytes_differ).then(|| facts_now(s)));
         self.out.changed += u64::from(bytes_differ || self.out.changes.len() > before);
         Ok(())
     }
 
     /// Modes, owners and times of then, as far as they differ from what is shown now.
-    fn fields(&mut self, ids: &[FileId], e: &Entry, now: Option<&Shown>) {
+    fn fields(&mut self, ids: &[FileId], e: &Entry, now: Option<Facts>) {
+        let (mode, mtime, uid, gid) = facts(e);
         let mut set = Vec::new();
-        if now.is_none_or(|s| s.mode != e.mode) {
-            set.push(SetField::SetMode(e.mode & 0o7777));
+        if now.is_none_or(|n| n.0 != mode) {
+            set.push(SetField::SetMode(mode));
         }
+        // What has no id came by git, which has no times and owners.
         if e.id.is_some() {
-            if now.is_none_or(|s| s.mtime != e.mtime) {
-                set.push(SetField::SetMtime(e.mtime));
+            if now.is_none_or(|n| n.1 != mtime) {
+                set.push(SetField::SetMtime(mtime));
             }
-            if now.is_none_or(|s| s.uid != e.uid) {
-                set.extend(e.uid.map(SetField::SetUid));
+            if now.is_none_or(|n| n.2 != uid) {
+                set.extend(uid.map(SetField::SetUid));
             }
-            if now.is_none_or(|s| s.gid != e.gid) {
-                set.extend(e.gid.map(SetField::SetGid));
+            if now.is_none_or(|n| n.3 != gid) {
+                set.extend(gid.map(SetField::SetGid));
             }
         }
         let mut ids = ids.to_vec();
@@ -376,7 +378,7 @@ impl Work<'_, '_> {
         match &e.dir {
             Some(dir) => {
                 self.out.changed += 1;
-                self.fields(&s.dirs, e, Some(s));
+                self.fields(&s.dirs, e, Some(facts_now(s)));
                 self.compare(dir, &s.dirs)
             }
             None => {
@@ -387,6 +389,17 @@ impl Work<'_, '_> {
             }
         }
     }
+}
+
+/// Mode, time, owner and group.
+type Facts = (u32, i64, Option<u32>, Option<u32>);
+
+fn facts(e: &Entry) -> Facts {
+    (e.mode & 0o7777, e.mtime, e.uid, e.gid)
+}
+
+fn facts_now(s: &Shown) -> Facts {
+    (s.mode & 0o7777, s.mtime, s.uid, s.gid)
 }
 
 /// What ends, by file, directory and name, with the order in which it was met.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{History, Result, Step};
 use crate::base::id::{NodeId, Oid};
 use crate::base::stamp::{Dot, Stamp};
-use crate::merge::view::dot_of;
+use crate::merge::view::{MERGE_HEADER, dot_of};
 use crate::record::commit;
 use crate::record::draft::Dots;
 use crate::record::git_commit;
@@ -90,6 +90,18 @@ impl History {
             name,
             time_ms: step.stamp.hlc.wall_ms(),
         }
+    }
+
+    /// Author and first line of a content commit, if it came by git as it is.
+    pub(super) fn pushed(&self, content: Oid) -> Option<(String, String)> {
+        let c = git_commit::read(&*self.repo, &content).ok()?;
+        let ours = dot_of(&c).is_some() || c.header(MERGE_HEADER).is_some();
+        if ours || self.step(&content).is_ok() {
+            return None;
+        }
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes.trim_ascii()).into_owned();
+        let author = c.author.split(|b| *b == b'<').next()?;
+        Some((text(author), text(c.message.split(|b| *b == b'\n').next()?)))
     }
 
     /// The id by which people name a commit: that of its content commit, unless an earlier commit

@@ -34,12 +34,16 @@ const DIFFERING_MAX: usize = 1_000;
 
 impl From<HistoryError> for Failure {
     fn from(e: HistoryError) -> Self {
+        const LOG: &str = "cellfs log lists what was changed, and when";
         let f = Self::failed(&e);
+        let word = |p: &VolumePath| p.for_shell();
         match &e {
-            HistoryError::NoPath(_) => f.hint("cellfs log lists what was changed"),
-            HistoryError::NotNow(p) => f.hint(format!("what it was: cellfs log {p}")),
+            HistoryError::NoPath(_) | HistoryError::BeforeFirst { .. } | HistoryError::Empty => {
+                f.hint(LOG)
+            }
+            HistoryError::NotNow(p) => f.hint(format!("what became of it: cellfs log {}", word(p))),
             HistoryError::NotThen { path, .. } => {
-                f.hint(format!("when it was there: cellfs log {path}"))
+                f.hint(format!("when it was there: cellfs log {}", word(path)))
             }
             HistoryError::NoSpec(_) => {
                 f.hint("times are like 2026-11-21T10:00 (UTC) or 10min; commits are in cellfs log")
@@ -47,22 +51,20 @@ impl From<HistoryError> for Failure {
             HistoryError::Ambiguous { .. } => {
                 f.hint("give more of the commit's id: cellfs log --json")
             }
-            HistoryError::BeforeFirst { .. } => f.hint("cellfs log lists what was changed"),
             HistoryError::Future(_) => f.hint("times are UTC; how things are now is called main"),
             HistoryError::NoConflict(_) => f.hint("cellfs conflicts"),
             HistoryError::IsCopy { copy, of } => {
-                f.hint(format!("cellfs resolve {of} --take {copy}"))
+                f.hint(format!("cellfs resolve {} --take {}", word(of), word(copy)))
             }
             HistoryError::NoVersion { path, .. } | HistoryError::ManyVersions { path, .. } => f
                 .hint(format!(
-                    "cellfs resolve {path} --take COPY, one of those that cellfs conflicts lists"
+                    "cellfs resolve {} --take COPY, one of those that cellfs conflicts lists",
+                    word(path)
                 )),
             HistoryError::IsDirectory(p) | HistoryError::NotDirectory(p) => {
-                f.hint(format!("move what is in the way: mv {p} OTHER"))
+                f.hint(format!("move what is in the way: mv {} OTHER", word(p)))
             }
-            HistoryError::NotFile(p) => {
-                f.hint(format!("cellfs log {p} lists the commits that touched it"))
-            }
+            HistoryError::NotFile(p) => f.hint(format!("cellfs log {}", word(p))),
             HistoryError::Own(_) => f.hint("take what you need from it: cp"),
             _ => f,
         }
@@ -331,16 +333,21 @@ impl NodeInner {
         let names = self.names();
         let entry = |e: crate::history::file::Event| {
             let mut author = e.author;
-            rename(&mut author, &e.node, &names);
-            let from = e.from.as_ref();
+            if e.message.is_none() {
+                rename(&mut author, &e.node, &names);
+            }
+            let mut summary = e.what.join(", ");
+            if let Some(from) = &e.from {
+                summary += &format!(" from {from}");
+            }
+            if let Some(message) = &e.message {
+                summary += &format!(": {message}");
+            }
             LogEntry {
                 id: e.id,
                 time: e.time,
                 author,
-                summary: match from {
-                    Some(from) => format!("{} from {from}", e.what.join(", ")),
-                    None => e.what.join(", "),
-                },
+                summary,
                 node: Some(e.node),
                 what: e.what.iter().map(|w| (*w).to_owned()).collect(),
                 path: Some(e.path),
