@@ -11,12 +11,14 @@ use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use lru::LruCache;
 
 use super::dir::{DirEntry, cookie};
 use super::{Caller, Result, Stat};
 use crate::base::clock;
+use crate::base::id::Oid;
 use crate::base::name::{EntryName, OWN_NAME};
 use crate::history::past::{Entry, Past};
 use crate::history::{History, HistoryError, Now};
@@ -32,6 +34,9 @@ const AT: Ino = RANGE | 2;
 const CONFLICTS: Ino = RANGE | 3;
 /// Inodes kept that nobody has open.
 const NODES_MAX: usize = 65_536;
+/// Names below `at/` whose meaning is kept, for so long.
+const SPECS_MAX: usize = 16;
+const SPEC_FOR: Duration = Duration::from_secs(1);
 /// Handles of files below this are not ours.
 const FIRST_HANDLE: u64 = 1 << 32;
 
@@ -72,6 +77,8 @@ struct Table {
     open: HashMap<Ino, (u32, Node)>,
     /// What lists read by handle hold.
     texts: HashMap<u64, Arc<Vec<u8>>>,
+    /// What names below `at/` meant lately, by the heads of that moment.
+    specs: LruCache<Vec<u8>, (Instant, Vec<Oid>, Past)>,
 }
 
 /// See the module.
@@ -121,6 +128,7 @@ impl Own {
                 nodes: LruCache::new(n(NODES_MAX)),
                 open: HashMap::new(),
                 texts: HashMap::new(),
+                specs: LruCache::new(n(SPECS_MAX)),
             }),
             next: AtomicU64::new(FIRST_HANDLE),
         }
@@ -248,8 +256,18 @@ impl Own {
             return Ok(None);
         };
         let now = now_of(&self.volume.view());
+        if let Some((since, heads, past)) = self.table().specs.get(spec)
+            && since.elapsed() < SPEC_FOR
+            && *heads == now.heads
+        {
+            return Ok(Some(past.clone()));
+        }
         match self.history.at(&now, text) {
-            Ok(past) => Ok(Some(past)),
+            Ok(past) => {
+                let kept = (Instant::now(), now.heads, past.clone());
+                self.table().specs.put(spec.to_vec(), kept);
+                Ok(Some(past))
+            }
             Err(HistoryError::Records(e)) => Err(e.into()),
             Err(e) => {
                 tracing::debug!(spec = text, error = %e, "no such past");
