@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod doors;
+pub mod driver;
 pub mod fs;
 pub mod fuse;
 pub mod history;

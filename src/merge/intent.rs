@@ -336,6 +336,10 @@ fn leave_beside(
     others.map(mark).collect()
 }
 
+fn writes(change: &Change, file: FileId) -> bool {
+    matches!(change, Change::Write { id, .. } if *id == file)
+}
+
 /// What is left at a name that someone took away stays a copy, but for the file `except`.
 fn leave_behind(at: Sight<'_>, shown: &Shown, except: Option<FileId>) -> Result<Vec<Change>> {
     let mut out = Vec::new();
@@ -343,10 +347,24 @@ fn leave_behind(at: Sight<'_>, shown: &Shown, except: Option<FileId>) -> Result<
         if other.role == Role::Main {
             continue;
         }
-        for v in other.versions.iter().filter(|v| Some(v.id) != except) {
+        let others = other.versions.iter().filter(|v| Some(v.id) != except);
+        for v in others {
+            let mut content = v.content;
+            if other.merged && dots_of(&other.versions, v.id).len() > 1 {
+                // Marks would part what is shown as one: it becomes a version of its own.
+                content = OWN;
+                if !out.iter().any(|c| writes(c, v.id)) {
+                    out.push(Change::Write {
+                        id: v.id,
+                        base: dots_of(&other.versions, v.id),
+                        kind: other.kind,
+                        blob: other.blob,
+                    });
+                }
+            }
             out.push(Change::MarkCopy {
                 id: v.id,
-                content: v.content,
+                content,
                 location: v.location,
             });
         }

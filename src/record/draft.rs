@@ -8,13 +8,15 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use crate::base::id::{FileId, Oid};
 use crate::base::name::EntryName;
 use crate::base::stamp::{Dot, Stamp};
+use crate::record::attributes::names_drivers;
 use crate::record::model::{Kind, Record};
 use crate::record::refs::{self, Refs};
-use crate::record::state::{DISPLACED, Placed, State, displaced};
+use crate::record::state::{CONTESTED, DISPLACED, Placed, State, listed};
 use crate::record::trie::{self, Edit};
 use crate::record::{Result, Source, commit};
 
@@ -54,6 +56,8 @@ pub struct Draft<'a> {
     /// How often each directory had to fall back.
     pub(crate) fallbacks: BTreeMap<FileId, usize>,
     states: HashMap<Dot, Option<State>>,
+    /// What `.gitattributes` say, by the ids of their directory, once they are merged.
+    pub(crate) attributes: HashMap<Vec<FileId>, Option<Arc<Vec<u8>>>>,
     refs: Option<Refs>,
 }
 
@@ -72,7 +76,7 @@ impl<'a> Draft<'a> {
     /// # Errors
     /// When the base cannot be read.
     pub fn new(src: Source<'a>, dots: &'a dyn Dots, base: State, own: Option<Dot>) -> Result<Self> {
-        let before: BTreeSet<FileId> = displaced(src, &base)?.into_iter().collect();
+        let before: BTreeSet<FileId> = listed(src, &base, DISPLACED)?.into_iter().collect();
         Ok(Self {
             src,
             dots,
@@ -86,6 +90,7 @@ impl<'a> Draft<'a> {
             moved: BTreeSet::new(),
             fallbacks: BTreeMap::new(),
             states: HashMap::new(),
+            attributes: HashMap::new(),
             refs: None,
         })
     }
@@ -147,8 +152,25 @@ impl<'a> Draft<'a> {
                 toggle(&mut self.added, &mut self.removed, p);
             }
         }
+        let contested = |r: &Option<Record>| r.as_ref().is_some_and(Record::is_contested);
+        match (contested(&old), contested(&record)) {
+            (false, true) => toggle(&mut self.added, &mut self.removed, mark(CONTESTED, id)),
+            (true, false) => toggle(&mut self.removed, &mut self.added, mark(CONTESTED, id)),
+            _ => {}
+        }
         self.records.insert(id, record);
         Ok(())
+    }
+
+    /// The files that are at exactly this name now.
+    pub(crate) fn placed(&self, dir: FileId, name: &EntryName) -> Result<Vec<FileId>> {
+        let gone = self.removed.get(&dir);
+        let is_gone = |id: &FileId| gone.is_some_and(|g| g.contains(&(name.clone(), *id)));
+        let mut out = self.base.placed(self.src, dir, name)?;
+        out.retain(|id| !is_gone(id));
+        let new = self.added.get(&dir).into_iter().flatten();
+        out.extend(new.filter(|(n, _)| n == name).map(|(_, id)| *id));
+        Ok(out)
     }
 
     /// The files that are shown in a directory now.
@@ -226,7 +248,28 @@ impl<'a> Draft<'a> {
         }
         self.keep_for_children(without)?;
         self.break_cycles()?;
+        self.merge_texts(ids)
+    }
+
+    /// Merges what has several versions: first what tells how the others are merged. Other
+    /// files than those that changed are looked at if their drivers may be others now.
+    fn merge_texts(&mut self, ids: Vec<FileId>) -> Result<()> {
+        let mut paths_changed = !self.moved.is_empty();
+        let mut todo: BTreeSet<FileId> = BTreeSet::new();
         for id in ids {
+            let now = self.record(id)?.and_then(|r| r.place());
+            let is_first = now.as_ref().is_some_and(names_drivers);
+            if is_first {
+                self.merge_text(id)?;
+            } else {
+                todo.insert(id);
+            }
+            paths_changed |= is_first || self.base_place(id)?.as_ref().is_some_and(names_drivers);
+        }
+        if paths_changed {
+            todo.extend(self.children(CONTESTED)?);
+        }
+        for id in todo {
             self.merge_text(id)?;
         }
         Ok(())
@@ -251,20 +294,32 @@ impl<'a> Draft<'a> {
         for (parent, new) in self.added {
             places.extend(new.into_iter().map(|p| Edit::Put(placed(parent, p))));
         }
-        let mark = |id| Placed {
-            parent: DISPLACED,
-            name: crate::record::conflict::lost(FileId::ROOT, None),
-            id,
-        };
         let (before, now) = (&self.displaced_before, &self.displaced);
-        places.extend(before.difference(now).map(|id| Edit::Remove(mark(*id))));
-        places.extend(now.difference(before).map(|id| Edit::Put(mark(*id))));
+        places.extend(
+            before
+                .difference(now)
+                .map(|id| Edit::Remove(mark(DISPLACED, *id))),
+        );
+        places.extend(
+            now.difference(before)
+                .map(|id| Edit::Put(mark(DISPLACED, *id))),
+        );
         let names = trie::edit(src, self.base.names, places)?;
         let refs = match &self.refs {
             Some(r) => refs::put(src.objs, r)?,
             None => self.base.refs,
         };
         Ok(State { ids, names, refs })
+    }
+}
+
+/// A file's entry in a list of state.
+pub(crate) fn mark(list: FileId, id: FileId) -> Placed {
+    let name = EntryName::new(format!("{:032x}", id.as_u128()));
+    Placed {
+        parent: list,
+        name: name.unwrap_or_else(|_| unreachable!("digits are a name")),
+        id,
     }
 }
 

@@ -119,6 +119,12 @@ impl Record {
         })
     }
 
+    /// Whether several versions survive.
+    #[must_use]
+    pub fn is_contested(&self) -> bool {
+        self.content.len() > 1
+    }
+
     /// Whether anybody asserts the file: else it lives for its children only.
     #[must_use]
     pub fn has_dots(&self) -> bool {
@@ -221,16 +227,20 @@ pub const DISPLACED: FileId = FileId {
     n: u64::MAX,
 };
 
-/// Files displaced in this state, sorted. See [`DISPLACED`].
+/// Another one: the files of which several versions survive. What these show depends on more
+/// than their own records.
+pub const CONTESTED: FileId = FileId {
+    branch: u64::MAX,
+    n: u64::MAX - 1,
+};
+
+/// The files listed in one of the directories that do not exist, sorted.
 ///
 /// # Errors
 /// When the state cannot be read.
-pub fn displaced(src: Source<'_>, state: &State) -> Result<Vec<FileId>> {
-    let mut ids: Vec<FileId> = state
-        .placed_in(src, DISPLACED)?
-        .into_iter()
-        .map(|(_, id)| id)
-        .collect();
+pub fn listed(src: Source<'_>, state: &State, list: FileId) -> Result<Vec<FileId>> {
+    let placed = state.placed_in(src, list)?;
+    let mut ids: Vec<FileId> = placed.into_iter().map(|(_, id)| id).collect();
     ids.sort_unstable();
     Ok(ids)
 }

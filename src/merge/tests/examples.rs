@@ -238,3 +238,49 @@ fn an_edit_follows_a_moved_file_and_a_create_a_moved_directory() {
     let disk = w.disk(&[a, d]);
     assert!(disk.contains_key("/r") && !disk.contains_key("/q"));
 }
+
+#[test]
+fn attributes_of_the_merged_tree_decide_how_files_merge() {
+    let (mut w, o) = start(&["+/p=O", "^/d"]);
+    let o = w.act(0, &[o], 1, &["+/d/p=O"]);
+    let a = w.act(1, &[o], 2, &["=/p=v1\n", "=/d/p=v1\n"]);
+    let b = w.act(2, &[o], 3, &["=/p=v2\n", "=/d/p=v2\n"]);
+    assert_eq!(at(&w, &[a, b], "/p"), some("v2\n", &["v1\n"]));
+    // The rules come from a third side: what was merged long ago is merged anew.
+    let s = w.seal(4, &[a, b], 4);
+    let c = w.act(3, &[o], 5, &["+/.gitattributes=d/* merge=union\n"]);
+    for set in [[a, b, c].as_slice(), &[s, c]] {
+        assert_eq!(at(&w, set, "/p"), some("v2\n", &["v1\n"]));
+        assert_eq!(at(&w, set, "/d/p"), some("v1\nv2\n", &[]));
+    }
+    // A directory that moves takes its files to other rules, and rules that change take effect.
+    let d = w.act(4, &[s, c], 6, &["/d>/e"]);
+    assert_eq!(at(&w, &[d], "/e/p"), some("v2\n", &["v1\n"]));
+    let e = w.act(4, &[d], 7, &["=/.gitattributes=e/* merge=lww\n"]);
+    assert_eq!(at(&w, &[e], "/e/p"), some("v2\n", &[]));
+    let f = w.act(4, &[e], 8, &["=/.gitattributes=e/* merge=none-of-ours\n"]);
+    assert_eq!(at(&w, &[f], "/e/p"), some("v2\n", &["v1\n"]));
+    // Rules in a directory count for what is in it, and two sides' rules merge as text.
+    let g = w.act(5, &[e], 9, &["+/e/.gitattributes=p merge=union\n"]);
+    assert_eq!(at(&w, &[f, g], "/e/p"), some("v1\nv2\n", &[]));
+    // Who writes over what is shown ends all that is in it.
+    let h = w.act(6, &[g], 10, &["=/e/p=v3\n"]);
+    let i = w.act(6, &[h], 11, &["-/e/.gitattributes"]);
+    assert_eq!(at(&w, &[i], "/e/p"), some("v3\n", &[]));
+}
+
+#[test]
+fn a_merged_copy_stays_one_when_the_name_beside_it_is_moved_away() {
+    let base = "1\n2\n3\n4\n5\n6\n";
+    let (mut w, o) = start(&[&format!("+/p={base}"), "+/q=v"]);
+    let a = w.act(1, &[o], 2, &[&format!("=/p={}", base.replace('1', "a"))]);
+    let b = w.act(2, &[o], 3, &[&format!("=/p={}", base.replace('6', "b"))]);
+    // Another file takes the name; what the edits make together is a copy beside it.
+    let c = w.act(3, &[o], 4, &["-/p"]);
+    let c = w.act(3, &[c], 5, &["/q>/p"]);
+    let both = base.replace('1', "a").replace('6', "b");
+    assert_eq!(at(&w, &[a, b, c], "/p"), some("v", &[&both]));
+    let d = w.act(4, &[a, b, c], 6, &["/p>/elsewhere"]);
+    assert_eq!(at(&w, &[d], "/elsewhere"), some("v", &[]));
+    assert_eq!(at(&w, &[d], "/p"), (None, vec![both]));
+}

@@ -44,6 +44,32 @@ pub(super) struct History {
     pub(super) rng: Rng,
 }
 
+/// What files are like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Flavour {
+    /// Single words: nothing merges.
+    Words,
+    /// Several lines: edits may merge.
+    Texts,
+    /// The same, and `.gitattributes` files that come, change and go.
+    Drivers,
+}
+
+impl From<bool> for Flavour {
+    fn from(texts: bool) -> Self {
+        if texts { Self::Texts } else { Self::Words }
+    }
+}
+
+const ATTRIBUTES: &str = ".gitattributes";
+const RULES: [&str; 5] = [
+    "* merge=union\n",
+    "p merge=lww\n",
+    "d/* merge=union\nq merge=lww\n",
+    "* -merge\n",
+    "*.x merge=union\n* merge=unheard-of\n",
+];
+
 /// A file with room for edits that do not touch each other.
 const LINES: &str = "1\n2\n3\n4\n5\n6\n7\n8\n9\n";
 
@@ -62,8 +88,9 @@ const WEIGHTS: [(&str, usize); 10] = [
 ];
 
 impl History {
-    /// The history of a seed. With `texts`, files have several lines and edits may merge.
-    pub(super) fn random(seed: u64, texts: bool) -> Self {
+    /// The history of a seed.
+    pub(super) fn random(seed: u64, flavour: Flavour) -> Self {
+        let texts = flavour != Flavour::Words;
         let mut h = Self {
             world: World::default(),
             expected: Vec::new(),
@@ -85,7 +112,7 @@ impl History {
                 }
             }
             let parents: Vec<usize> = h.world.maximal(&known[node]).into_iter().collect();
-            let commit = h.step(node as u64 + 1, &parents, step, texts);
+            let commit = h.step(node as u64 + 1, &parents, step, flavour);
             known[node].insert(commit);
             own[node] = commit;
         }
@@ -99,7 +126,7 @@ impl History {
         latest.max().unwrap_or(0) + 1 + self.rng.below(4) as u64
     }
 
-    fn step(&mut self, node: u64, parents: &[usize], step: usize, texts: bool) -> usize {
+    fn step(&mut self, node: u64, parents: &[usize], step: usize, flavour: Flavour) -> usize {
         let time = self.time_after(parents);
         let state = self.world.state(parents);
         let sum: usize = WEIGHTS.iter().map(|(_, w)| w).sum();
@@ -116,7 +143,7 @@ impl History {
             if kind == "seal" && parents.len() > 1 {
                 return self.world.seal(node, parents, time);
             }
-            if let Some((note, changes, disk)) = self.act(kind, &state, step, texts) {
+            if let Some((note, changes, disk)) = self.act(kind, &state, step, flavour) {
                 let commit = self.world.commit(node, parents, time, &note, &changes);
                 self.expected.push((commit, disk));
                 return commit;
@@ -130,7 +157,7 @@ impl History {
         kind: &str,
         state: &State,
         step: usize,
-        texts: bool,
+        flavour: Flavour,
     ) -> Option<(String, Vec<Change>, Disk)> {
         let tree = self.world.tree(state);
         let mut disk = disk_of(&self.world, &tree);
@@ -146,17 +173,26 @@ impl History {
         };
         let w = &mut self.world;
         let rng = &mut self.rng;
+        let texts = flavour != Flavour::Words;
+        let rules = flavour == Flavour::Drivers && rng.chance(30);
         match kind {
             "write" => {
                 let path = rng.pick(&files)?;
-                let text = new_text(rng, &disk[&path], step, texts);
+                let text = if path.ends_with(ATTRIBUTES) {
+                    rng.pick(&RULES)?.to_owned()
+                } else {
+                    new_text(rng, &disk[&path], step, texts)
+                };
                 let changes = w.write(state, &path, &text);
                 disk.insert(path.clone(), text.clone());
                 Some((format!("write {path}={text:?}"), changes, disk))
             }
             "create" => {
-                let path = free(&["p", "q"], rng)?;
-                let text = if rng.chance(80) {
+                let names: &[&str] = if rules { &[ATTRIBUTES] } else { &["p", "q"] };
+                let path = free(names, rng)?;
+                let text = if rules {
+                    rng.pick(&RULES)?.to_owned()
+                } else if rng.chance(80) {
                     format!("v{step}")
                 } else {
                     "O".into()

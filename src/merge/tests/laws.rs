@@ -3,14 +3,15 @@
 
 use std::collections::BTreeSet;
 
-use super::history::{Disk, History, disk_of};
+use super::history::{Disk, Flavour, History, disk_of};
 use super::world::{World, name};
 use crate::base::id::{FileId, Oid};
 use crate::merge::join::join;
 use crate::merge::shown::{Role, list, lookup};
 use crate::record::conflict;
+use crate::record::draft::mark;
 use crate::record::model::{Kind, Record};
-use crate::record::state::{DISPLACED, Placed, State, displaced};
+use crate::record::state::{CONTESTED, DISPLACED, Placed, State, listed};
 use crate::record::trie::{self, Edit};
 
 fn histories(default: u64) -> u64 {
@@ -34,11 +35,12 @@ macro_rules! law {
 
 pub(super) fn for_all(
     count: u64,
-    texts: bool,
+    flavour: impl Into<Flavour>,
     mut check: impl FnMut(&mut History, &[Vec<usize>], u64),
 ) {
+    let flavour = flavour.into();
     for seed in first_seed()..first_seed() + histories(count) {
-        let mut h = History::random(seed, texts);
+        let mut h = History::random(seed, flavour);
         let all: BTreeSet<usize> = (0..h.world.heads.len()).collect();
         let mut sets = vec![h.world.maximal(&all)];
         for _ in 0..2 {
@@ -54,28 +56,30 @@ pub(super) fn for_all(
 
 #[test]
 fn order_repetition_and_ancestors_of_heads_do_not_matter() {
-    for_all(150, false, |h, sets, seed| {
-        for set in sets {
-            let w = &h.world;
-            let state = w.state(set);
-            let mut mixed = w.heads(set);
-            mixed.reverse();
-            let turn = h.rng.below(mixed.len());
-            mixed.rotate_left(turn);
-            mixed.extend(w.heads(&set[..1]));
-            for head in set {
-                let below: Vec<usize> = w.ancestors[*head].iter().copied().collect();
-                mixed.extend(w.heads(&[h.rng.pick(&below).expect("itself at least")]));
+    for flavour in [Flavour::Words, Flavour::Drivers] {
+        for_all(150, flavour, |h, sets, seed| {
+            for set in sets {
+                let w = &h.world;
+                let state = w.state(set);
+                let mut mixed = w.heads(set);
+                mixed.reverse();
+                let turn = h.rng.below(mixed.len());
+                mixed.rotate_left(turn);
+                mixed.extend(w.heads(&set[..1]));
+                for head in set {
+                    let below: Vec<usize> = w.ancestors[*head].iter().copied().collect();
+                    mixed.extend(w.heads(&[h.rng.pick(&below).expect("itself at least")]));
+                }
+                let again = join(w.src(), w, &mixed).expect("joins");
+                law!(h, again == state, "seed {seed} heads {set:?}");
             }
-            let again = join(w.src(), w, &mixed).expect("joins");
-            law!(h, again == state, "seed {seed} heads {set:?}");
-        }
-    });
+        });
+    }
 }
 
 #[test]
 fn a_seal_changes_nothing() {
-    for texts in [false, true] {
+    for texts in [Flavour::Words, Flavour::Texts, Flavour::Drivers] {
         for_all(150, texts, |h, sets, seed| {
             for set in sets.iter().filter(|s| s.len() > 1) {
                 let state = h.world.state(set);
@@ -275,13 +279,11 @@ fn rebuilt_names(w: &World, state: &State, records: &[Record]) -> Oid {
         .filter_map(Record::place)
         .map(Edit::Put)
         .collect();
-    for id in displaced(w.src(), state).expect("reads") {
-        edits.push(Edit::Put(Placed {
-            parent: DISPLACED,
-            name: conflict::lost(FileId::ROOT, None),
-            id,
-        }));
+    for id in listed(w.src(), state, DISPLACED).expect("reads") {
+        edits.push(Edit::Put(mark(DISPLACED, id)));
     }
+    let contested = records.iter().filter(|r| r.is_contested());
+    edits.extend(contested.map(|r| Edit::Put(mark(CONTESTED, r.id))));
     let empty = trie::empty::<Placed>(w.src()).expect("memory");
     trie::edit(w.src(), empty, edits).expect("memory")
 }
@@ -319,7 +321,7 @@ fn the_histories_are_hard_enough() {
                 merged += usize::from(tree.values().any(|s| s.merged));
                 let records = state.records(w.src()).expect("reads");
                 standing_in += usize::from(records.iter().any(|r| !r.has_dots()));
-                let moved = displaced(w.src(), &state).expect("reads");
+                let moved = listed(w.src(), &state, DISPLACED).expect("reads");
                 fallen_back += usize::from(!moved.is_empty());
             }
         });
