@@ -305,7 +305,12 @@ impl Node for Answers {
         let of = what.clone();
         match self.0.blocking(move |n| n.file_log(&of)).await? {
             Some(entries) => Ok(entries),
-            None => super::history::log(&v, what.path, what.limit).await,
+            None => {
+                let w = v.clone();
+                let settled = move |_: &_| w.settle().map_err(Failure::failed);
+                self.0.blocking(settled).await?;
+                super::history::log(&v, what.path, what.limit).await
+            }
         }
     }
 

@@ -40,16 +40,31 @@ impl Volume {
         + Send
         + 'static,
     ) -> VolumeResult<Result<(T, Option<Oid>), E>> {
+        self.run(move |w| w.amend(make))?
+    }
+
+    /// Returns when git, run by hand in the repository, finds all commits that are shown.
+    ///
+    /// # Errors
+    /// As the store.
+    pub fn settle(&self) -> VolumeResult<()> {
+        self.run(|w| w.settle())?
+    }
+
+    fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Worker<'_>) -> T + Send + 'static,
+    ) -> VolumeResult<T> {
         let (tx, rx) = sync_channel(1);
         let job: Job = Box::new(move |w| {
-            if tx.try_send(w.amend(make)).is_err() {
-                tracing::debug!("nobody waits for an amendment any more");
+            if tx.try_send(work(w)).is_err() {
+                tracing::debug!("nobody waits for the answer any more");
             }
         });
         self.work
             .send(Work::Run(job))
             .map_err(|_| VolumeError::Stopped)?;
-        rx.recv().map_err(|_| VolumeError::Stopped)?
+        rx.recv().map_err(|_| VolumeError::Stopped)
     }
 }
 
