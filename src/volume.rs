@@ -61,6 +61,10 @@ const WORK_QUEUE: usize = 256;
 pub trait Invalidate: Send + Sync {
     /// Forget these.
     fn invalidate(&self, stale: &[Stale]);
+
+    /// Returns when the kernel has forgotten what it was told to, or soon in any case. Not for
+    /// threads that serve the kernel or hold a lock.
+    fn settled(&self) {}
 }
 
 /// What a volume tells the node that carries it.
@@ -383,6 +387,17 @@ impl Volume {
         };
         for t in to {
             t.invalidate(&stale);
+        }
+    }
+
+    /// Returns when all mounts show what the view shows; see [`Invalidate::settled`].
+    fn shown(&self) {
+        let to: Vec<Arc<dyn Invalidate>> = {
+            let n = self.notices.read().unwrap_or_else(PoisonError::into_inner);
+            n.values().cloned().collect()
+        };
+        for t in to {
+            t.settled();
         }
     }
 

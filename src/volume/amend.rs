@@ -40,7 +40,10 @@ impl Volume {
         + Send
         + 'static,
     ) -> VolumeResult<Result<(T, Option<Oid>), E>> {
-        self.run(move |w| w.amend(make))?
+        let done = self.run(move |w| w.amend(make))?;
+        // Who asked looks at the folder next.
+        self.shown();
+        done
     }
 
     /// Returns when git, run by hand in the repository, finds all commits that are shown.
