@@ -207,7 +207,31 @@ fn people_and_scripts_see_members_log_and_conflicts() {
         home.json(&["conflicts", "--json"])["conflicts"][0]["path"],
         "a"
     );
-    assert!(home.ok(&["conflicts"]).contains("FILE"));
+    let both = home.json(&["conflicts", "--json"]);
+    assert_eq!(both["conflicts"].as_array().map(Vec::len), Some(2));
+    assert!(home.ok(&["conflicts"]).contains("WRITTEN"));
+    // With a volume's name a path is from that volume's root.
+    let said = home.run(&["resolve", "d/f", "--take", "node:n2", "--volume", "v"]);
+    assert_eq!(said.code, 1);
+    assert!(
+        said.err.contains("Node(\"n2\")") && said.err.contains("\"d/f\""),
+        "{}",
+        said.err
+    );
+    assert!(said.err.contains("Hint: cellfs conflicts"), "{}", said.err);
+    assert_eq!(home.run(&["resolve", "f"]).code, 2);
+    assert_eq!(home.run(&["restore", "f"]).code, 2);
+    let done = home.json(&["restore", &path, "--at", "1h", "--json"]);
+    assert_eq!(
+        (&done["path"], &done["commit"]),
+        (&"a b".into(), &"1h".into())
+    );
+    assert_eq!(
+        home.json(&["merges", "-n", "3", "--json"])["merges"][0]["what"],
+        "text 3"
+    );
+    let said = home.run(&["diff", "1h", "main", &path]);
+    assert_eq!((said.code, said.err.as_str()), (1, "Error: 1h main a b\n"));
 }
 
 #[test]

@@ -4,10 +4,12 @@
 //! Invariant: a value of a type in this room is valid; text and bytes from outside are
 //! parsed into these types once, at the edge. No threads.
 
+pub mod calendar;
 pub mod clock;
 pub mod durable;
 pub mod format;
 pub mod id;
 pub mod limit;
 pub mod name;
+pub mod path;
 pub mod stamp;

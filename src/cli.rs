@@ -11,6 +11,7 @@ mod folder;
 mod hook;
 mod logging;
 mod output;
+mod past;
 mod paths;
 mod screen;
 mod show;
@@ -142,8 +143,12 @@ fn run(args: Args, process: Process<'_>) -> Answer<()> {
         Verb::Umount(a) => folder::umount(&a),
         Verb::Status(a) => show::status(&a.state.dir(), a.json),
         Verb::Members(a) => show::members(&a.state.dir(), a.json),
-        Verb::Log(a) => show::log(&a),
-        Verb::Conflicts(a) => show::conflicts(&a),
+        Verb::Log(a) => past::log(&a),
+        Verb::Diff(a) => past::diff(&a),
+        Verb::Restore(a) => past::restore(&a),
+        Verb::Conflicts(a) => past::conflicts(&a),
+        Verb::Resolve(a) => past::resolve(&a),
+        Verb::Merges(a) => past::merges(&a),
         Verb::Version(a) => show::version(a.json),
         Verb::Invite(a) => {
             let expires_s = duration::parse(&a.expires).map_err(|why| {

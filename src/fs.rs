@@ -22,12 +22,15 @@ mod data;
 mod dir;
 mod errno;
 mod names;
+mod own;
 #[cfg(test)]
 mod tests;
 
+pub use data::Opened;
 pub use dir::{DirEntry, FIRST_COOKIE};
 pub use errno::errno;
 pub use names::RenameMode;
+pub use own::now_of;
 
 /// Result of an operation.
 pub type Result<T> = std::result::Result<T, VolumeError>;
@@ -84,13 +87,16 @@ pub struct Fs {
     mount: MountId,
     read_only: bool,
     owner: Caller,
+    own: Arc<own::Own>,
 }
 
 impl Fs {
     /// A mount of `volume`, whose files without a recorded owner belong to `owner`.
     #[must_use]
     pub fn new(volume: Arc<Volume>, mount: MountId, read_only: bool, owner: Caller) -> Self {
+        let own = Arc::new(own::Own::new(volume.clone(), owner));
         Self {
+            own,
             volume,
             mount,
             read_only,
@@ -109,6 +115,22 @@ impl Fs {
             return Err(VolumeError::ReadOnly);
         }
         Ok(())
+    }
+
+    /// As [`Self::may_write`], for an inode that may be in the past.
+    fn may_change(&self, ino: Ino) -> Result<()> {
+        if own::is_own(ino) {
+            return Err(VolumeError::ReadOnly);
+        }
+        self.may_write()
+    }
+
+    /// As [`Self::may_change`], for a name in a directory.
+    fn may_name(&self, dir: Ino, name: &EntryName) -> Result<()> {
+        if own::is_own_name(dir, name.as_bytes()) {
+            return Err(VolumeError::ReadOnly);
+        }
+        self.may_change(dir)
     }
 
     fn stat_of(&self, i: &Inode) -> Stat {
@@ -133,6 +155,9 @@ impl Fs {
     /// # Errors
     /// `Stale`.
     pub fn getattr(&self, ino: Ino) -> Result<Stat> {
+        if own::is_own(ino) {
+            return self.own.getattr(ino);
+        }
         let mut live = self.volume.lock();
         self.refresh_root(&mut live, ino)?;
         Ok(self.stat_of(live.inode(ino)?))
@@ -151,6 +176,12 @@ impl Fs {
     /// # Errors
     /// As the store; `NotDir`.
     pub fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Option<Stat>> {
+        if own::is_own(dir) {
+            return self.own.lookup(dir, name);
+        }
+        if own::is_own_name(dir, name) {
+            return self.own.top();
+        }
         let name = EntryName::new(name)?;
         let mut live = self.volume.lock();
         let Some(ino) = live.child(self.volume.cx(), dir, &name)? else {
@@ -161,8 +192,17 @@ impl Fs {
         Ok(Some(self.stat_of(live.inode(ino)?)))
     }
 
+    /// Whether what is known of the names in a directory holds until it is told otherwise.
+    #[must_use]
+    pub fn may_keep(&self, dir: Ino) -> bool {
+        own::Own::may_keep(dir)
+    }
+
     /// The kernel gives up references.
     pub fn forget(&self, ino: Ino, n: u64) {
+        if own::is_own(ino) {
+            return self.own.forget(ino);
+        }
         self.volume.lock().forget(ino, n);
     }
 
@@ -171,7 +211,7 @@ impl Fs {
     /// # Errors
     /// `ReadOnly`, the journal's, `Stale`, `IsDir` for the size of a directory.
     pub fn setattr(&self, ino: Ino, set: SetAttr) -> Result<Stat> {
-        self.may_write()?;
+        self.may_change(ino)?;
         let (mut live, moved) = match set.size {
             Some(len) if len > 0 => self.lock_for(ino, len)?,
             _ => (self.volume.lock(), data::Moved::default()),
@@ -247,6 +287,9 @@ impl Fs {
     /// # Errors
     /// `Invalid` when it is no link; the store's.
     pub fn readlink(&self, ino: Ino) -> Result<Vec<u8>> {
+        if own::is_own(ino) {
+            return self.own.readlink(ino);
+        }
         let live = self.volume.lock();
         let i = live.inode(ino)?;
         if i.kind != Kind::Symlink {

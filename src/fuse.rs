@@ -21,7 +21,7 @@ use fuser::{
 };
 
 use crate::base::clock;
-use crate::fs::{Caller, DirEntry, Fs, RenameMode, SetAttr, Stat, errno};
+use crate::fs::{Caller, DirEntry, Fs, Opened, RenameMode, SetAttr, Stat, errno};
 use crate::record::model::Kind;
 use crate::volume::error::VolumeError;
 
@@ -32,6 +32,8 @@ pub use mount::{Mount, MountError, detach};
 
 /// The kernel may keep what it knows until told otherwise.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+/// What a name like `10min` means, it means for so long.
+const A_WHILE: Duration = Duration::from_secs(1);
 
 /// See the module.
 #[derive(Debug)]
@@ -188,8 +190,13 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let valid = if self.fs.may_keep(parent.0) {
+            FOREVER
+        } else {
+            A_WHILE
+        };
         match self.fs.lookup(parent.0, name.as_bytes()) {
-            Ok(Some(s)) => reply.entry(&FOREVER, &attr(&s), GENERATION),
+            Ok(Some(s)) => reply.entry(&valid, &attr(&s), GENERATION),
             Ok(None) => {
                 // Number 0 lets the kernel remember that there is no such name.
                 let none = Stat {
@@ -208,7 +215,7 @@ impl Filesystem for Adapter {
                     uid: 0,
                     gid: 0,
                 };
-                reply.entry(&FOREVER, &attr(&none), GENERATION);
+                reply.entry(&valid, &attr(&none), GENERATION);
             }
             Err(e) => reply.error(fail("lookup", parent.0, &e)),
         }
@@ -362,7 +369,8 @@ impl Filesystem for Adapter {
         let truncate = flags.0 & libc::O_TRUNC != 0;
         match self.fs.open(ino.0, writes(flags), truncate) {
             // An inode's bytes change only through this kernel: its cache stays good.
-            Ok(()) => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE),
+            Ok(Opened::Bytes) => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE),
+            Ok(Opened::Text(fh)) => reply.opened(FileHandle(fh), FopenFlags::FOPEN_DIRECT_IO),
             Err(e) => reply.error(fail("open", ino.0, &e)),
         }
     }
@@ -393,14 +401,14 @@ impl Filesystem for Adapter {
         &self,
         _req: &Request,
         ino: INodeNo,
-        _fh: FileHandle,
+        fh: FileHandle,
         offset: u64,
         size: u32,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        match self.fs.read(ino.0, offset, size) {
+        match self.fs.read_by(ino.0, fh.0, offset, size) {
             Ok(bytes) => reply.data(&bytes),
             Err(e) => reply.error(fail("read", ino.0, &e)),
         }
@@ -447,7 +455,8 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         // A handle of `create` counts as a writer whatever its flags say.
-        self.fs.release(ino.0, writes(flags) || fh.0 == 1);
+        let write = writes(flags) || fh.0 == 1;
+        self.fs.release_by(ino.0, fh.0, write);
         reply.ok();
     }
 

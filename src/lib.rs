@@ -9,6 +9,7 @@ pub mod doors;
 pub mod driver;
 pub mod fs;
 pub mod fuse;
+pub mod history;
 pub mod journal;
 pub mod merge;
 pub mod node;

@@ -18,6 +18,7 @@ use crate::config::Options;
 use crate::control::failure::{Answer, Failure};
 use crate::doors::git::repo;
 use crate::fuse::Mount;
+use crate::history::History;
 use crate::peers::{NodeKey, Peers};
 use crate::replicator::HeadNotice;
 use crate::volume::view::HeadInfo;
@@ -56,6 +57,8 @@ pub(crate) struct NodeInner {
     /// What is being fetched.
     fetches: Mutex<BTreeMap<VolumeName, Arc<fetching::Fetching>>>,
     skews: Mutex<BTreeMap<NodeId, i64>>,
+    /// What is kept in mind of volumes' pasts.
+    histories: Mutex<BTreeMap<VolumeName, History>>,
     /// This node is about to leave the cell: nothing new is taken in.
     leaving: AtomicBool,
     stop: CancellationToken,

@@ -22,6 +22,7 @@ use crate::record::cache::Cache;
 use crate::store::objects::{Object, Objects};
 use crate::store::repo::Repo;
 
+mod amend;
 pub mod blobs;
 pub mod chain;
 mod commit;
@@ -41,6 +42,7 @@ use error::VolumeError;
 use live::{Context, Live, Stale};
 use view::{HeadInfo, View};
 
+pub use amend::Amendment;
 pub use git::{RefUpdate, RefVerdict};
 
 /// Result of an operation on a volume.
@@ -58,6 +60,10 @@ const WORK_QUEUE: usize = 256;
 pub trait Invalidate: Send + Sync {
     /// Forget these.
     fn invalidate(&self, stale: &[Stale]);
+
+    /// Returns when the kernel has forgotten what it was told to, or soon in any case. Not for
+    /// threads that serve the kernel or hold a lock.
+    fn settled(&self) {}
 }
 
 /// What a volume tells the node that carries it.
@@ -94,6 +100,7 @@ enum Work {
         bool,
         SyncSender<VolumeResult<Vec<RefVerdict>>>,
     ),
+    Run(amend::Job),
     Flush(SyncSender<VolumeResult<()>>),
     Stop(SyncSender<VolumeResult<()>>),
 }
@@ -385,6 +392,17 @@ impl Volume {
         };
         for t in to {
             t.invalidate(&stale);
+        }
+    }
+
+    /// Returns when all mounts show what the view shows; see [`Invalidate::settled`].
+    fn shown(&self) {
+        let to: Vec<Arc<dyn Invalidate>> = {
+            let n = self.notices.read().unwrap_or_else(PoisonError::into_inner);
+            n.values().cloned().collect()
+        };
+        for t in to {
+            t.settled();
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use cellfs::base::id::VolumeName;
+use cellfs::base::path::VolumePath;
 use cellfs::config::Options;
 use cellfs::control::failure::{Answer, Failure};
 use cellfs::control::lock::StateLock;
@@ -14,7 +14,9 @@ use cellfs::control::node::Node;
 use cellfs::control::readiness::{Readiness, Ready};
 use cellfs::control::server::Server;
 use cellfs::control::wire::{
-    Attach, Conflict, Head, Invite, LogEntry, LogOf, Member, Mounted, Status, UrlOf, Volume,
+    Attach, Changed, Checkout, Conflict, Conflicts, ConflictsOf, DiffOf, Differing, Head, Invite,
+    LogEntry, LogOf, Member, Merge, Merges, MergesOf, Mounted, PathOf, ResolveOf, RestoreOf, Side,
+    Status, UrlOf, Version, Volume,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -206,12 +208,52 @@ impl Node for Fake {
         }])
     }
 
-    async fn conflicts(&self, _: Option<VolumeName>) -> Answer<Vec<Conflict>> {
-        Ok(vec![Conflict {
-            path: "a".to_owned(),
-            copy: "a.conflict".to_owned(),
+    async fn conflicts(&self, what: ConflictsOf) -> Answer<Conflicts> {
+        let one = Conflict {
+            path: VolumePath::new(b"a").expect("a path"),
+            copies: vec![Version::default()],
             ..Conflict::default()
-        }])
+        };
+        // Two answers, to be put together.
+        Ok(Conflicts {
+            conflicts: if what.skip < 2 { vec![one] } else { Vec::new() },
+            total: 2,
+        })
+    }
+
+    async fn resolve(&self, what: ResolveOf) -> Answer<Changed> {
+        Err(Failure::failed(format!("{:?} for {:?}", what.take, what.of)).hint("cellfs conflicts"))
+    }
+
+    async fn checkout(&self, _: PathOf) -> Answer<Checkout> {
+        Err(Failure::failed("no versions"))
+    }
+
+    async fn merges(&self, what: MergesOf) -> Answer<Merges> {
+        let merge = Merge {
+            what: format!("text {}", what.limit),
+            sides: vec![Side::default()],
+            ..Merge::default()
+        };
+        Ok(Merges {
+            merges: vec![merge],
+            complete: false,
+        })
+    }
+
+    async fn diff(&self, what: DiffOf) -> Answer<Differing> {
+        Err(Failure::failed(format!(
+            "{} {} {}",
+            what.a, what.b, what.of.path
+        )))
+    }
+
+    async fn restore(&self, what: RestoreOf) -> Answer<Changed> {
+        Ok(Changed {
+            path: what.of.path,
+            commit: Some(what.at),
+            ..Changed::default()
+        })
     }
 
     async fn shutdown(&self) -> Answer<()> {

@@ -6,6 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::limit::NAME_BYTES_MAX;
 
+/// The name at the top of every mounted folder under which the past and the conflicts are. No
+/// file can have it there.
+pub const OWN_NAME: &[u8] = b".cellfs";
+
 /// One valid name in a directory: 1 to 255 bytes, any but `/` and NUL, not `.` or `..`.
 ///
 /// The bytes need not be UTF-8.

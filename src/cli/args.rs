@@ -9,6 +9,8 @@ use crate::config::{self, ConfigError, LogFormat, OneOrMany, Options, Source};
 use crate::control::failure::{Answer, Code, Failure};
 use crate::control::wire::UrlOf;
 
+pub(super) mod past;
+
 /// One folder on every node, whose history is git.
 #[derive(Debug, Parser)]
 #[command(name = "cellfs", version, after_help = exit_codes(), max_term_width = 100)]
@@ -37,10 +39,18 @@ pub(super) enum Verb {
     Status(Show),
     /// List the cell's nodes, and those who want in
     Members(Show),
-    /// List commits, newest first
+    /// List commits, or the history of one file, newest first
     Log(Log),
+    /// Compare a file or directory at two times or commits
+    Diff(past::Diff),
+    /// Bring a file or directory back as it was
+    Restore(past::Restore),
     /// List conflict copies
-    Conflicts(Conflicts),
+    Conflicts(past::Conflicts),
+    /// Settle a conflict
+    Resolve(past::Resolve),
+    /// List what was merged, and how to undo it
+    Merges(past::Merges),
     /// Print a ticket with which other nodes may join
     Invite(Invite),
     /// Print the git URL of a volume, with a token in it
@@ -277,19 +287,12 @@ impl Volume {
 
 #[derive(Debug, Group)]
 pub(super) struct Log {
-    /// Only commits that touched this path: in a mounted folder, or from a volume's root
+    /// A file, through renames, or a directory: in a mounted folder, or with --volume from the
+    /// volume's root
     pub(super) path: Option<PathBuf>,
     /// At most so many
     #[arg(short = 'n', long, value_name = "N", default_value_t = 50)]
     pub(super) limit: u32,
-    #[command(flatten)]
-    pub(super) volume: Volume,
-    #[command(flatten)]
-    pub(super) show: Show,
-}
-
-#[derive(Debug, Group)]
-pub(super) struct Conflicts {
     #[command(flatten)]
     pub(super) volume: Volume,
     #[command(flatten)]

@@ -1,17 +1,14 @@
-//! Printers: status, members, log, conflicts, version.
+//! Printers: status, members, version.
 
 use std::path::Path;
 
-use super::args::{Conflicts, Log};
 use super::output::{Out, time, visible};
-use super::paths::lexical;
 use super::screen::progress;
 use crate::base::format;
-use crate::base::id::VolumeName;
 use crate::control::PROTOCOL_VERSION;
 use crate::control::client::Client;
-use crate::control::failure::{Answer, Failure};
-use crate::control::wire::{LogOf, Mounted, Status};
+use crate::control::failure::Answer;
+use crate::control::wire::Status;
 
 pub(super) fn status(state: &Path, json: bool) -> Answer<()> {
     let status = Client::connect(state)?.status()?;
@@ -101,7 +98,7 @@ fn section(out: &mut Out, headings: &[&str], rows: &[Vec<String>]) -> Answer<()>
     out.table(headings, rows)
 }
 
-fn short(id: &str) -> String {
+pub(super) fn short(id: &str) -> String {
     id.chars().take(10).collect()
 }
 
@@ -134,94 +131,6 @@ pub(super) fn members(state: &Path, json: bool) -> Answer<()> {
     )
 }
 
-pub(super) fn log(args: &Log) -> Answer<()> {
-    let mut client = Client::connect(&args.show.state.dir())?;
-    let mut what = LogOf {
-        volume: args.volume.name()?,
-        path: None,
-        limit: args.limit,
-    };
-    if let Some(path) = &args.path {
-        let status = client.status()?;
-        let (volume, path) = in_volume(path, &status.mounts)?;
-        what.volume = what.volume.or(volume);
-        what.path = Some(path);
-    }
-    let entries = client.log(what)?;
-    let mut out = Out::new();
-    if args.show.json {
-        return out.json(Some("log"), &entries);
-    }
-    let rows: Vec<_> = entries
-        .iter()
-        .map(|e| {
-            vec![
-                short(&e.id),
-                time(e.time),
-                e.author.clone(),
-                e.summary.clone(),
-            ]
-        })
-        .collect();
-    out.table(&["COMMIT", "TIME", "AUTHOR", "WHAT"], &rows)
-}
-
-/// A path in a mounted folder is named from its volume's root; any other, if it is relative,
-/// is taken to be one already.
-fn in_volume(path: &Path, mounts: &[Mounted]) -> Answer<(Option<VolumeName>, String)> {
-    let text = |p: &Path| {
-        p.to_str()
-            .map(str::to_owned)
-            .ok_or_else(|| Failure::usage(format!("{}: not UTF-8", p.display())))
-    };
-    let words = lexical(path);
-    let real = match (words.parent(), words.file_name()) {
-        (Some(parent), Some(name)) => parent.canonicalize().map(|p| p.join(name)).ok(),
-        _ => None,
-    };
-    for candidate in [Some(words.as_path()), real.as_deref()]
-        .into_iter()
-        .flatten()
-    {
-        let inside = mounts
-            .iter()
-            .filter_map(|m| Some((m, candidate.strip_prefix(&m.dir).ok()?)))
-            .max_by_key(|(m, _)| m.dir.as_os_str().len());
-        if let Some((mount, rest)) = inside {
-            return Ok((mount.volume.parse().ok(), text(rest)?));
-        }
-    }
-    if path.is_absolute() {
-        return Err(
-            Failure::failed(format!("{} is in no mounted folder", path.display()))
-                .hint("cellfs status lists the mounted folders"),
-        );
-    }
-    Ok((None, text(path)?))
-}
-
-pub(super) fn conflicts(args: &Conflicts) -> Answer<()> {
-    let volume = args.volume.name()?;
-    let conflicts = Client::connect(&args.show.state.dir())?.conflicts(volume)?;
-    let mut out = Out::new();
-    if args.show.json {
-        return out.json(Some("conflicts"), &conflicts);
-    }
-    let rows: Vec<_> = conflicts
-        .iter()
-        .map(|c| {
-            vec![
-                c.path.clone(),
-                c.copy.clone(),
-                c.kind.clone(),
-                short(&c.node),
-                time(c.time),
-            ]
-        })
-        .collect();
-    out.table(&["FILE", "COPY", "WHAT", "FROM", "TIME"], &rows)
-}
-
 pub(super) fn version(json: bool) -> Answer<()> {
     let version = env!("CARGO_PKG_VERSION");
     let mut out = Out::new();
@@ -246,28 +155,4 @@ pub(super) fn version(json: bool) -> Answer<()> {
         .map(|(name, n)| format!("{name} {n}"))
         .collect();
     out.line(format_args!("disk formats: {}", disk.join(", ")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_in_mounts_are_named_from_the_volumes_root() {
-        let mount = |dir: &str, volume: &str| Mounted {
-            dir: dir.into(),
-            volume: volume.to_owned(),
-            read_only: false,
-        };
-        let mounts = [mount("/mnt/cell", "cell"), mount("/mnt/cell/x", "inner")];
-        let find = |p: &str| in_volume(Path::new(p), &mounts);
-        let (volume, path) = find("/mnt/cell/a/../b").expect("inside");
-        assert_eq!(volume.map(String::from).as_deref(), Some("cell"));
-        assert_eq!(path, "b");
-        let (volume, path) = find("/mnt/cell/x/y").expect("inside");
-        assert_eq!(volume.map(String::from).as_deref(), Some("inner"));
-        assert_eq!(path, "y");
-        assert_eq!(find("src/a").expect("relative"), (None, "src/a".to_owned()));
-        assert!(find("/etc/passwd").is_err());
-    }
 }

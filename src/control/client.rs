@@ -11,11 +11,11 @@ use super::failure::{Answer, Code, Failure};
 use super::readiness::Ready;
 use super::socket::SocketPath;
 use super::wire::{
-    AnswerLine, Attach, Conflict, Invite, LogEntry, LogOf, Member, Request, RequestLine, Status,
-    UrlOf,
+    AnswerLine, Attach, Changed, Checkout, Conflicts, ConflictsOf, DiffOf, Differing, Invite,
+    LogEntry, LogOf, Member, Merges, MergesOf, PathOf, Request, RequestLine, ResolveOf, RestoreOf,
+    Status, UrlOf,
 };
 use super::{LINE_BYTES_MAX, PROTOCOL_VERSION, SOCKET_NAME};
-use crate::base::id::VolumeName;
 
 /// How long a node may take to answer.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -207,12 +207,52 @@ impl Client {
         self.ask(Request::Log(what))
     }
 
-    /// Lists conflict copies.
+    /// Lists conflict copies: those that follow after so many.
     ///
     /// # Errors
     /// As [`Self::ask`].
-    pub fn conflicts(&mut self, volume: Option<VolumeName>) -> Answer<Vec<Conflict>> {
-        self.ask(Request::Conflicts { volume })
+    pub fn conflicts(&mut self, what: ConflictsOf) -> Answer<Conflicts> {
+        self.ask(Request::Conflicts(what))
+    }
+
+    /// Settles a conflict.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn resolve(&mut self, what: ResolveOf) -> Answer<Changed> {
+        self.ask(Request::Resolve(what))
+    }
+
+    /// Has the versions of a conflict written to files.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn checkout(&mut self, what: PathOf) -> Answer<Checkout> {
+        self.ask(Request::Checkout(what))
+    }
+
+    /// Lists what merges did.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn merges(&mut self, what: MergesOf) -> Answer<Merges> {
+        self.ask(Request::Merges(what))
+    }
+
+    /// Has two states of a path written to files.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn diff(&mut self, what: DiffOf) -> Answer<Differing> {
+        self.ask(Request::Diff(what))
+    }
+
+    /// Brings a path back.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn restore(&mut self, what: RestoreOf) -> Answer<Changed> {
+        self.ask(Request::Restore(what))
     }
 
     /// Ends the node.

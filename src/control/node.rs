@@ -6,8 +6,10 @@ use async_trait::async_trait;
 
 use super::failure::Answer;
 use super::readiness::Ready;
-use super::wire::{Attach, Conflict, Invite, LogEntry, LogOf, Member, Status, UrlOf};
-use crate::base::id::VolumeName;
+use super::wire::{
+    Attach, Changed, Checkout, Conflicts, ConflictsOf, DiffOf, Differing, Invite, LogEntry, LogOf,
+    Member, Merges, MergesOf, PathOf, ResolveOf, RestoreOf, Status, UrlOf,
+};
 
 /// The daemon as commands see it. Calls may come at once from several connections.
 #[async_trait]
@@ -34,7 +36,17 @@ pub trait Node: Send + Sync + 'static {
     /// Lists commits, newest first.
     async fn log(&self, what: LogOf) -> Answer<Vec<LogEntry>>;
     /// Lists conflict copies.
-    async fn conflicts(&self, volume: Option<VolumeName>) -> Answer<Vec<Conflict>>;
+    async fn conflicts(&self, what: ConflictsOf) -> Answer<Conflicts>;
+    /// Settles a conflict.
+    async fn resolve(&self, what: ResolveOf) -> Answer<Changed>;
+    /// Writes the versions of a conflict to files.
+    async fn checkout(&self, what: PathOf) -> Answer<Checkout>;
+    /// Lists what merges did, the latest first.
+    async fn merges(&self, what: MergesOf) -> Answer<Merges>;
+    /// Writes two states of a path to files, as far as they differ.
+    async fn diff(&self, what: DiffOf) -> Answer<Differing>;
+    /// Brings a path back as it was.
+    async fn restore(&self, what: RestoreOf) -> Answer<Changed>;
     /// Begins to drain and end; answers before it has.
     async fn shutdown(&self) -> Answer<()>;
 }

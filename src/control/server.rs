@@ -163,7 +163,12 @@ async fn dispatch(request: Request, node: &dyn Node) -> Answer<serde_json::Value
         Request::Leave { force } => value(node.leave(force).await?),
         Request::Forget { node: id } => value(node.forget(id).await?),
         Request::Log(what) => value(node.log(what).await?),
-        Request::Conflicts { volume } => value(node.conflicts(volume).await?),
+        Request::Conflicts(what) => value(node.conflicts(what).await?),
+        Request::Resolve(what) => value(node.resolve(what).await?),
+        Request::Checkout(what) => value(node.checkout(what).await?),
+        Request::Merges(what) => value(node.merges(what).await?),
+        Request::Diff(what) => value(node.diff(what).await?),
+        Request::Restore(what) => value(node.restore(what).await?),
         Request::Shutdown => value(node.shutdown().await?),
     }
 }

@@ -6,6 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use super::failure::Failure;
 use crate::base::id::VolumeName;
+use crate::base::path::VolumePath;
+
+mod past;
+
+pub use past::{
+    Changed, Checkout, Conflict, Conflicts, ConflictsOf, DiffOf, Differing, Merge, Merges,
+    MergesOf, PathOf, ResolveOf, RestoreOf, Side, Take, Version,
+};
 
 /// A request line: the protocol's version and what is asked.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -68,12 +76,18 @@ pub enum Request {
     },
     /// What happened: [`LogEntry`]s, newest first.
     Log(LogOf),
-    /// Conflict copies: [`Conflict`]s.
-    Conflicts {
-        /// The volume; the node's own default when absent.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        volume: Option<VolumeName>,
-    },
+    /// Conflict copies: [`Conflicts`].
+    Conflicts(ConflictsOf),
+    /// Settle a conflict: [`Changed`].
+    Resolve(ResolveOf),
+    /// Versions of a conflict as files: [`Checkout`].
+    Checkout(PathOf),
+    /// What merges did: [`Merges`].
+    Merges(MergesOf),
+    /// Two states of a path as files: [`Differing`].
+    Diff(DiffOf),
+    /// Bring a path back: [`Changed`].
+    Restore(RestoreOf),
     /// Unmount all and end.
     Shutdown,
 }
@@ -123,9 +137,9 @@ pub struct LogOf {
     /// Whose; the node's own default when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume: Option<VolumeName>,
-    /// Only what touched this path, relative to the volume's root.
+    /// Only what happened to this path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub path: Option<String>,
+    pub path: Option<VolumePath>,
     /// At most so many entries.
     #[serde(default = "LogOf::default_limit")]
     pub limit: u32,
@@ -277,26 +291,19 @@ pub struct LogEntry {
     pub time: i64,
     /// Who.
     pub author: String,
-    /// First line of its message.
+    /// First line of its message; of one file's history, what happened to it.
     pub summary: String,
-    /// Paths that it changed, when they were asked for.
+    /// Id of the node, in one file's history.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// What happened, in one file's history: `created`, `edited`, `moved`, `mode`, `owner`,
+    /// `time`, `deleted`, `restored`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub paths: Vec<String>,
-}
-
-/// A conflict copy.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Conflict {
-    /// The file that both sides wrote.
-    pub path: String,
-    /// Where the other side's bytes are.
-    pub copy: String,
-    /// What happened.
-    pub kind: String,
-    /// Whose bytes the copy holds.
-    #[serde(default)]
-    pub node: String,
-    /// When, in seconds since 1970.
-    #[serde(default)]
-    pub time: i64,
+    pub what: Vec<String>,
+    /// Where the file was then, in one file's history.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<VolumePath>,
+    /// Where it was before, if it was moved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<VolumePath>,
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 
-use super::{Fs, Result};
+use super::{Fs, Result, own};
 use crate::base::clock;
 use crate::base::id::Oid;
 use crate::base::limit::{FILE_BYTES_MAX, SMALL_FILE_BYTES_MAX};
@@ -13,14 +13,26 @@ use crate::volume::error::VolumeError;
 use crate::volume::inode::{Data, Dirty, Ino, Inode, Spill};
 use crate::volume::live::{Live, Stale, null_oid};
 
+/// How an open file is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opened {
+    /// Its bytes are those of the inode, and may be cached.
+    Bytes,
+    /// Its bytes were made for this handle; their number is not that of the inode.
+    Text(u64),
+}
+
 impl Fs {
     /// Opens a file.
     ///
     /// # Errors
     /// `IsDir`, `Stale`, `ReadOnly`.
-    pub fn open(&self, ino: Ino, write: bool, truncate: bool) -> Result<()> {
+    pub fn open(&self, ino: Ino, write: bool, truncate: bool) -> Result<Opened> {
         if write {
-            self.may_write()?;
+            self.may_change(ino)?;
+        }
+        if own::is_own(ino) {
+            return Ok(self.own.open(ino)?.map_or(Opened::Bytes, Opened::Text));
         }
         let mut live = self.volume.lock();
         let i = live.inode_mut(ino)?;
@@ -38,7 +50,26 @@ impl Fs {
             i.writers -= 1;
             return Err(e);
         }
-        Ok(())
+        Ok(Opened::Bytes)
+    }
+
+    /// As [`Fs::read`], by a handle of [`Fs::open`].
+    ///
+    /// # Errors
+    /// As [`Fs::read`].
+    pub fn read_by(&self, ino: Ino, handle: u64, at: u64, len: u32) -> Result<Vec<u8>> {
+        if own::is_own(ino) {
+            return self.own.read(ino, handle, at, len);
+        }
+        self.read(ino, at, len)
+    }
+
+    /// As [`Fs::release`], by a handle of [`Fs::open`].
+    pub fn release_by(&self, ino: Ino, handle: u64, write: bool) {
+        if own::is_own(ino) {
+            return self.own.release(ino, handle);
+        }
+        self.release(ino, write);
     }
 
     /// The last reference to a handle is gone.
@@ -301,6 +332,9 @@ impl Fs {
     /// # Errors
     /// The journal's and the disk's.
     pub fn fsync(&self, ino: Ino) -> Result<()> {
+        if own::is_own(ino) {
+            return Ok(());
+        }
         let (data, last) = {
             let mut live = self.volume.lock();
             settle(&mut live, ino)?;

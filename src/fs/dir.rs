@@ -1,9 +1,9 @@
 //! Listing directories.
 
-use super::{Fs, Result, Stat};
+use super::{Fs, Result, Stat, own};
 use crate::base::name::EntryName;
 use crate::record::model::Kind;
-use crate::volume::inode::Ino;
+use crate::volume::inode::{Ino, ROOT_INO};
 use crate::volume::live::stable_ino;
 
 /// Cookies below this are for `.` and `..`.
@@ -23,7 +23,7 @@ pub struct DirEntry {
     pub kind: Kind,
 }
 
-fn cookie(name: &EntryName) -> u64 {
+pub(super) fn cookie(name: &EntryName) -> u64 {
     let hash = blake3::hash(name.as_bytes());
     let (first, _) = hash
         .as_bytes()
@@ -39,9 +39,15 @@ impl Fs {
     /// # Errors
     /// `NotDir`, the store's.
     pub fn list(&self, dir: Ino) -> Result<Vec<DirEntry>> {
+        if own::is_own(dir) {
+            return self.own.list(dir);
+        }
         let live = self.volume.lock();
-        let names = live.list(self.volume.cx(), dir)?;
+        let mut names = live.list(self.volume.cx(), dir)?;
         drop(live);
+        if dir == ROOT_INO {
+            names.retain(|l| !own::is_own_name(dir, l.name.as_bytes()));
+        }
         let mut entries: Vec<DirEntry> = names
             .into_iter()
             .map(|l| DirEntry {
@@ -63,6 +69,9 @@ impl Fs {
     /// # Errors
     /// `Stale`.
     pub fn parent(&self, dir: Ino) -> Result<Ino> {
+        if own::is_own(dir) {
+            return self.own.parent(dir);
+        }
         let live = self.volume.lock();
         Ok(live.inode(dir)?.place.as_ref().map_or(dir, |(p, _)| *p))
     }

@@ -76,8 +76,8 @@ impl Fs {
         bytes: Vec<u8>,
         open: bool,
     ) -> Result<Stat> {
-        self.may_write()?;
         let name = EntryName::new(name)?;
+        self.may_name(dir, &name)?;
         let mut live = self.volume.lock();
         if live.inode(dir)?.removed {
             return Err(VolumeError::NotFound);
@@ -165,8 +165,8 @@ impl Fs {
     }
 
     fn remove(&self, dir: Ino, name: &[u8], want_dir: bool) -> Result<()> {
-        self.may_write()?;
         let name = EntryName::new(name)?;
+        self.may_name(dir, &name)?;
         let mut live = self.volume.lock();
         let ino = live.child(self.volume.cx(), dir, &name)?;
         let ino = ino.ok_or(VolumeError::NotFound)?;
@@ -248,8 +248,9 @@ impl Fs {
         (to, new): (Ino, &[u8]),
         mode: RenameMode,
     ) -> Result<()> {
-        self.may_write()?;
         let (old, new) = (EntryName::new(old)?, EntryName::new(new)?);
+        self.may_name(from, &old)?;
+        self.may_name(to, &new)?;
         let cx = self.volume.cx();
         let mut live = self.volume.lock();
         let ino = live.child(cx, from, &old)?.ok_or(VolumeError::NotFound)?;

@@ -14,6 +14,8 @@ use crate::volume::inode::{Ino, ROOT_INO};
 use crate::volume::view::HeadInfo;
 use crate::volume::{Identity, Outlet, Volume};
 
+mod past;
+
 #[derive(Default)]
 struct Heads(Mutex<Vec<Oid>>);
 

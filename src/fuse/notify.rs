@@ -8,15 +8,21 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use fuser::{INodeNo, Notifier};
 
 use crate::volume::Invalidate;
 use crate::volume::live::Stale;
 
+/// A kernel that takes longer is not waited for.
+const SETTLED_WITHIN: Duration = Duration::from_secs(2);
+
 #[derive(Debug, Default)]
 struct Waiting {
     stale: BTreeSet<Stale>,
+    /// Some are being told.
+    busy: bool,
     ended: bool,
 }
 
@@ -52,9 +58,12 @@ impl Shared {
     /// All that waits, once something does; `None` at the end.
     fn next(&self) -> Option<BTreeSet<Stale>> {
         let mut w = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        w.busy = false;
+        self.more.notify_all();
         while w.stale.is_empty() && !w.ended {
             w = self.more.wait(w).unwrap_or_else(PoisonError::into_inner);
         }
+        w.busy = true;
         (!w.ended).then(|| std::mem::take(&mut w.stale))
     }
 }
@@ -96,5 +105,16 @@ impl Invalidate for Notices {
             .unwrap_or_else(PoisonError::into_inner);
         w.stale.extend(stale.iter().cloned());
         self.0.more.notify_all();
+    }
+
+    fn settled(&self) {
+        let w = self
+            .0
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let waits = |w: &mut Waiting| !w.ended && (w.busy || !w.stale.is_empty());
+        let waited = self.0.more.wait_timeout_while(w, SETTLED_WITHIN, waits);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 }

@@ -12,7 +12,8 @@ use crate::control::failure::{Answer, Failure};
 use crate::control::node::Node;
 use crate::control::readiness::Ready;
 use crate::control::wire::{
-    Attach, Conflict, Head, Invite, LogEntry, LogOf, Member, Mounted, Peer, Status, UrlOf,
+    Attach, Changed, Checkout, Conflicts, ConflictsOf, DiffOf, Differing, Head, Invite, LogEntry,
+    LogOf, Member, Merges, MergesOf, Mounted, PathOf, Peer, ResolveOf, RestoreOf, Status, UrlOf,
     Volume as VolumeStatus,
 };
 use crate::doors::git::Access;
@@ -37,6 +38,14 @@ impl From<PeersError> for Failure {
             e => Self::failed(e),
         }
     }
+}
+
+/// Whether a file has the name that folders keep for themselves.
+fn hides(v: &Volume) -> bool {
+    let view = v.view();
+    let name = crate::base::name::OWN_NAME;
+    let found = crate::record::git_tree::find(&*view.stage, &view.tree, name);
+    found.is_ok_and(|e| e.is_some())
 }
 
 fn state_name(m: &peers::Member) -> &'static str {
@@ -136,7 +145,14 @@ impl NodeInner {
                 v.name()
             ))
         });
-        clocks.chain(troubles).collect()
+        let hidden = volumes.iter().filter(|v| hides(v)).map(|v| {
+            format!(
+                "volume {}: what is called .cellfs at the top is not shown in folders; rename it in \
+                 a clone: git mv .cellfs NAME",
+                v.name()
+            )
+        });
+        clocks.chain(troubles).chain(hidden).collect()
     }
 
     pub(super) fn status_now(&self) -> Status {
@@ -212,7 +228,7 @@ impl NodeInner {
         Ok(format!("{scheme}://cell:{token}@{at}/{volume}.git"))
     }
 
-    fn known(&self, name: Option<VolumeName>) -> Answer<Arc<Volume>> {
+    pub(super) fn known(&self, name: Option<VolumeName>) -> Answer<Arc<Volume>> {
         let name = name.unwrap_or_else(|| self.options.volume.clone());
         self.volume(&name).ok_or_else(|| {
             Failure::failed(format!("there is no volume {name} here")).hint("cellfs status")
@@ -285,15 +301,41 @@ impl Node for Answers {
     }
 
     async fn log(&self, what: LogOf) -> Answer<Vec<LogEntry>> {
-        let v = self.0.known(what.volume)?;
-        super::history::log(&v, what.path, what.limit).await
+        let v = self.0.known(what.volume.clone())?;
+        let of = what.clone();
+        match self.0.blocking(move |n| n.file_log(&of)).await? {
+            Some(entries) => Ok(entries),
+            None => {
+                let w = v.clone();
+                let settled = move |_: &_| w.settle().map_err(Failure::failed);
+                self.0.blocking(settled).await?;
+                super::history::log(&v, what.path, what.limit).await
+            }
+        }
     }
 
-    async fn conflicts(&self, volume: Option<VolumeName>) -> Answer<Vec<Conflict>> {
-        let v = self.0.known(volume)?;
-        self.0
-            .blocking(move |_| super::history::conflicts(&v))
-            .await
+    async fn conflicts(&self, what: ConflictsOf) -> Answer<Conflicts> {
+        self.0.blocking(move |n| n.conflicts(&what)).await
+    }
+
+    async fn resolve(&self, what: ResolveOf) -> Answer<Changed> {
+        self.0.blocking(move |n| n.resolve(what)).await
+    }
+
+    async fn checkout(&self, what: PathOf) -> Answer<Checkout> {
+        self.0.blocking(move |n| n.checkout(&what)).await
+    }
+
+    async fn merges(&self, what: MergesOf) -> Answer<Merges> {
+        self.0.blocking(move |n| n.merges(&what)).await
+    }
+
+    async fn diff(&self, what: DiffOf) -> Answer<Differing> {
+        self.0.blocking(move |n| n.diff(&what)).await
+    }
+
+    async fn restore(&self, what: RestoreOf) -> Answer<Changed> {
+        self.0.blocking(move |n| n.restore(what)).await
     }
 
     async fn shutdown(&self) -> Answer<()> {

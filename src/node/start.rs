@@ -95,6 +95,7 @@ async fn serve(options: Options, readiness: &Readiness, lock: &StateLock) -> Ans
         behind: Mutex::default(),
         fetches: Mutex::default(),
         skews: Mutex::new(BTreeMap::new()),
+        histories: Mutex::default(),
         leaving: AtomicBool::new(false),
         stop: stop.clone(),
         me: me.clone(),
@@ -142,6 +143,7 @@ async fn start_rest(
     joined: bool,
     readiness: &Readiness,
 ) -> Answer<()> {
+    node.clear_scratch();
     open_all(node, &volume).await?;
     let exe = std::env::current_exe().map_err(Failure::bug)?;
     let host = Arc::new(Host(node.clone()));

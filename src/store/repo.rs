@@ -19,6 +19,8 @@ use super::tail::{Tail, Waiting};
 use crate::base::durable;
 use crate::base::id::Oid;
 
+mod prefix;
+
 type Handle = gix::odb::Cache<gix::odb::store::Handle<Arc<gix::odb::Store>>>;
 
 /// Packs that one store can have open. gix fixes the number when a store is opened.

@@ -44,6 +44,10 @@ impl Tail {
         self.objects.get(id)
     }
 
+    pub(super) fn ids(&self) -> impl Iterator<Item = &Oid> {
+        self.objects.keys()
+    }
+
     pub(super) fn add(&mut self, entry: u64, objects: Vec<(Oid, Object)>) {
         let ids = objects.iter().map(|(id, _)| *id).collect();
         for (id, o) in objects {

@@ -16,12 +16,14 @@ use super::worker::Worker;
 use super::{Volume, VolumeResult};
 use crate::base::clock;
 use crate::base::id::Oid;
+use crate::base::name::OWN_NAME;
 use crate::base::stamp::{Dot, Stamp};
 use crate::merge::{project, stock, view as merge_view};
 use crate::record::change;
 use crate::record::change::Change;
 use crate::record::commit as record_commit;
 use crate::record::git_commit;
+use crate::record::git_tree;
 use crate::store::objects::{Memory, ObjectKind, Objects};
 
 /// The branch that mounts show.
@@ -110,7 +112,7 @@ impl Worker<'_> {
         self.publish(view, &stage, Sealed::seal(view, stamp, births))
     }
 
-    fn next_stamp(&self) -> (Stamp, u64) {
+    pub(super) fn next_stamp(&self) -> (Stamp, u64) {
         let mut live = self.volume.lock();
         let stamp = live.numbers.next(clock::now_ms());
         live.numbers.took(stamp);
@@ -118,7 +120,12 @@ impl Worker<'_> {
     }
 
     /// Makes a commit that holds nothing of the journal the head, and tells the node.
-    fn publish(&mut self, before: &View, stage: &Memory, sealed: Sealed) -> VolumeResult<()> {
+    pub(super) fn publish(
+        &mut self,
+        before: &View,
+        stage: &Memory,
+        sealed: Sealed,
+    ) -> VolumeResult<()> {
         let reach = Reach::of(self.volume.lock().last_committed.as_ref());
         let fixed = chain::fix(&self.volume.desk(), before, stage, sealed, reach)?;
         let Fixed {
@@ -161,7 +168,7 @@ impl Worker<'_> {
         let mut changes = Vec::new();
         let mut main = None;
         for u in updates {
-            let verdict = self.judge(u);
+            let verdict = self.judge(u).and_then(|()| self.leaves_own_name(&base, u));
             if verdict.is_ok() {
                 if u.name == MAIN {
                     main = u.new;
@@ -253,6 +260,24 @@ impl Worker<'_> {
         let now = repo.get_ref(&u.name);
         if now != u.old {
             return Err("fetch first: another client moved it".to_owned());
+        }
+        Ok(())
+    }
+
+    /// The folder keeps one name at its top for itself: what is pushed there could not be seen.
+    /// What has it already, from before there was such a name, may keep it.
+    fn leaves_own_name(&self, base: &View, u: &RefUpdate) -> RefVerdict {
+        let (true, Some(new)) = (u.name == MAIN, u.new) else {
+            return Ok(());
+        };
+        let repo = &**self.volume.repo();
+        let has = |tree: Oid| git_tree::find(repo, &tree, OWN_NAME).is_ok_and(|e| e.is_some());
+        let pushed = git_commit::read(repo, &new).map(|c| c.tree);
+        if pushed.is_ok_and(has) && !has(base.tree) {
+            return Err(
+                ".cellfs at the top is the folder's own name; use another: git mv .cellfs NAME"
+                    .to_owned(),
+            );
         }
         Ok(())
     }

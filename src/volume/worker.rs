@@ -111,6 +111,7 @@ pub(super) fn run(volume: &Arc<Volume>, inbox: &Receiver<Work>) {
             Ok(Work::Push(updates, atomic, reply)) => {
                 reply_to(&reply, w.push(&updates, atomic));
             }
+            Ok(Work::Run(job)) => job(&mut w),
             Ok(Work::Flush(reply)) => {
                 let done = w.commit(true).and_then(|()| w.settle());
                 reply_to(&reply, done);
