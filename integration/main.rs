@@ -7,6 +7,7 @@ mod git_door;
 #[path = "../fuse-tests/harness.rs"]
 mod harness;
 mod http_door;
+mod oracle;
 mod packaging;
 mod power;
 mod sim;

@@ -3,7 +3,7 @@
 //! the same machine runs in simulations.
 //!
 //! Invariants: nothing of a head is done before its signature is checked and its author's
-//! membership; what is kept of what others say is bounded: packs by [`CARRIED_MAX`], heads by
+//! membership; what is kept of what others say is bounded: packs by `CARRIED_MAX`, heads by
 //! the replicator. One task owns it.
 
 use std::collections::BTreeMap;
