@@ -23,6 +23,7 @@ mod dir;
 mod errno;
 mod names;
 mod own;
+mod save;
 #[cfg(test)]
 mod tests;
 

@@ -1,6 +1,6 @@
 //! Creating, removing and renaming.
 
-use super::{Caller, Fs, Result, Stat};
+use super::{Caller, Fs, Result, Stat, save};
 use crate::base::clock;
 use crate::base::id::FileId;
 use crate::base::limit::SYMLINK_BYTES_MAX;
@@ -198,7 +198,7 @@ impl Fs {
     }
 
     /// The changes that take an inode's name away.
-    fn drop_changes(&self, live: &Live, ino: Ino) -> Result<Vec<Change>> {
+    pub(super) fn drop_changes(&self, live: &Live, ino: Ino) -> Result<Vec<Change>> {
         let i = live.inode(ino)?;
         if live.is_settled(ino) {
             let src = self.volume.source(&live.view);
@@ -279,21 +279,31 @@ impl Fs {
             }
         }
         let now = clock::now_ns();
-        let mut changes = self.move_changes(&mut live, (ino, target), (to, &new))?;
+        let saved = target.filter(|t| save::saves(&live, ino, *t));
+        let mut patches: Vec<Patch> = match saved {
+            Some(file) => self.save_patches(&live, ino, file)?,
+            None => {
+                let changes = self.move_changes(&mut live, (ino, target), (to, &new))?;
+                changes.into_iter().map(Patch::Meta).collect()
+            }
+        };
         for d in [from, to] {
-            changes.push(Change::Field {
+            patches.push(Patch::Meta(Change::Field {
                 id: live.inode(d)?.id(),
                 field: Field::SetMtime(now),
-            });
+            }));
         }
-        let patches = changes.into_iter().map(Patch::Meta).collect();
         let entry = self.volume.log(&mut live, patches)?;
-        if let Some(t) = target {
-            live.mark_removed(t, now);
+        match (saved, target) {
+            (Some(file), _) => save::take_over(&mut live, ino, file, now)?,
+            (None, Some(t)) => live.mark_removed(t, now),
+            (None, None) => {}
         }
         live.set_child(from, old.clone(), Child::Absent { since: entry });
         live.set_child(to, new.clone(), Child::Bound { ino, since: entry });
-        live.moved(ino, to, new.clone(), now);
+        if saved.is_none() {
+            live.moved(ino, to, new.clone(), now);
+        }
         live.touch_dir(from, now);
         live.touch_dir(to, now);
         drop(live);
@@ -417,6 +427,7 @@ fn add_inode(
         dirty,
         born: true,
         removed: false,
+        made_ms: clock::now_ms(),
         lookups: 0,
         opens: u32::from(open),
         writers: u32::from(open),

@@ -15,6 +15,7 @@ use crate::volume::view::HeadInfo;
 use crate::volume::{Identity, Outlet, Volume};
 
 mod past;
+mod saves;
 
 #[derive(Default)]
 struct Heads(Mutex<Vec<Oid>>);

@@ -381,7 +381,9 @@ fn message(batch: &Batch) -> String {
 /// Tells the table that a batch is durable.
 pub(super) fn settle(live: &mut Live, batch: &Batch, done: &Done) {
     for (ino, blob) in &done.blobs {
-        if let Some(i) = live.inodes.get_mut(ino) {
+        // One that goes on as another file since then has other bytes to be compared with.
+        let id = batch.written.iter().find(|w| w.ino == *ino).map(|w| w.id);
+        if let Some(i) = live.inodes.get_mut(ino).filter(|i| Some(i.id()) == id) {
             i.shown.blob = *blob;
         }
     }

@@ -144,6 +144,8 @@ pub struct Inode {
     pub born: bool,
     /// Removed here: what is written from now on goes with the last handle.
     pub removed: bool,
+    /// When it was made through a mount, milliseconds since 1970; 0 if it was not.
+    pub made_ms: u64,
     /// References that the kernels hold.
     pub lookups: u64,
     /// Open handles.

@@ -1,0 +1,118 @@
+//! How editors save, against edits from elsewhere.
+
+use super::*;
+
+fn rename(f: &Fs, from: &str, to: &str) {
+    let (from, to) = ((ROOT_INO, from.as_bytes()), (ROOT_INO, to.as_bytes()));
+    f.rename(from, to, RenameMode::Replace).unwrap();
+}
+
+fn lines(count: usize) -> String {
+    (0..count).map(|n| format!("line {n}\n")).collect()
+}
+
+/// Both nodes show these lines of the one file, and nothing else is there.
+fn both_have(a: &Fs, b: &Fs, name: &str, parts: &[&str]) {
+    for f in [a, b] {
+        let got = get(f, name);
+        for part in parts {
+            assert!(got.contains(part), "{part:?} in {name}");
+        }
+        let names: Vec<String> = manifest(f).into_keys().collect();
+        assert_eq!(names.len(), 1, "{names:?}");
+    }
+    assert_eq!(manifest(a), manifest(b));
+}
+
+#[test]
+fn a_new_file_renamed_over_another_is_a_save_of_it() {
+    // Small and large files; the commit falls before, between or after.
+    for (count, between) in [(40, false), (40, true), (40_000, false), (40_000, true)] {
+        let (da, db) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (a, b) = (volume(da.path(), 1), volume(db.path(), 2));
+        let (fa, fb) = (fs(&a), fs(&b));
+        let text = lines(count);
+        put(&fa, "text", &text);
+        sync(&a, &b);
+        put(&fb, ".text.tmp", &text.replace("line 3\n", "LINE 3\n"));
+        if between {
+            b.flush_all().unwrap();
+        }
+        rename(&fb, ".text.tmp", "text");
+        put(&fa, "text", &text.replace("line 33\n", "LINE 33\n"));
+        sync(&a, &b);
+        both_have(&fa, &fb, "text", &["LINE 3\n", "LINE 33\n"]);
+        // And again, at once, as an editor does that is used: of the file that came of it.
+        for round in 0..3 {
+            let now = get(&fb, "text");
+            let (old, new) = (format!("line {}\n", 10 + round), format!("B {round}\n"));
+            put(&fb, ".text.tmp", &now.replace(&old, &new));
+            rename(&fb, ".text.tmp", "text");
+            let (old, new) = (format!("line {}\n", 20 + round), format!("A {round}\n"));
+            put(&fa, "text", &get(&fa, "text").replace(&old, &new));
+            sync(&a, &b);
+            both_have(
+                &fa,
+                &fb,
+                "text",
+                &[&format!("A {round}\n"), &format!("B {round}\n")],
+            );
+        }
+        a.stop().unwrap();
+        b.stop().unwrap();
+    }
+}
+
+#[test]
+fn a_save_survives_a_crash_with_its_mode_and_its_bytes() {
+    for count in [40, 40_000] {
+        let dir = tempfile::tempdir().unwrap();
+        let v = volume(dir.path(), 1);
+        let f = fs(&v);
+        put(&f, "text", "old");
+        v.flush_all().unwrap();
+        let text = lines(count);
+        put(&f, "tmp", &text);
+        let mode = SetAttr {
+            mode: Some(0o640),
+            ..SetAttr::default()
+        };
+        f.setattr(walk(&f, "tmp"), mode).unwrap();
+        rename(&f, "tmp", "text");
+        let ino = walk(&f, "text");
+        f.fsync(ino).unwrap();
+        let before = manifest(&f);
+        assert_eq!(f.getattr(ino).unwrap().attr.mode, 0o640);
+        drop((f, v));
+        let v = volume(dir.path(), 1);
+        let f = fs(&v);
+        assert_eq!(get(&f, "text"), text);
+        assert_eq!(manifest(&f), before);
+        v.stop().unwrap();
+    }
+}
+
+#[test]
+fn who_has_the_new_file_open_goes_on_writing_to_the_saved_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let v = volume(dir.path(), 1);
+    let f = fs(&v);
+    put(&f, "text", "old");
+    v.flush_all().unwrap();
+    let reader = walk(&f, "text");
+    f.open(reader, false, false).unwrap();
+    put(&f, "tmp", "new");
+    let ino = walk(&f, "tmp");
+    f.open(ino, true, false).unwrap();
+    rename(&f, "tmp", "text");
+    f.write(ino, 3, b" and more").unwrap();
+    v.flush_all().unwrap();
+    f.write(ino, 12, b"!").unwrap();
+    f.release(ino, true);
+    v.flush_all().unwrap();
+    assert_eq!(get(&f, "text"), "new and more!");
+    assert_eq!(walk(&f, "text"), ino);
+    // Who has the old one open keeps it.
+    assert_eq!(f.read(reader, 0, 100).unwrap(), b"old");
+    v.stop().unwrap();
+}
