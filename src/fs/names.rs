@@ -91,19 +91,24 @@ impl Fs {
         let uid = (who.uid != self.owner.uid).then_some(who.uid);
         let gid = (who.gid != self.owner.gid).then_some(who.gid);
         let mode = mode & 0o7777;
-        let born = Change::Born {
-            id,
-            parent,
-            name: name.clone(),
-            kind,
-            blob: null_oid(),
-        };
+        let mut resumed = None;
+        if kind == Kind::File {
+            resumed = self.resumes(&mut live, dir, &name)?;
+        }
+        let id = resumed.as_ref().map_or(id, |r| r.id);
         let field = |id, field| Patch::Meta(Change::Field { id, field });
-        let mut patches = vec![
-            Patch::Meta(born),
-            field(id, Field::SetMode(mode)),
-            field(id, Field::SetMtime(now)),
-        ];
+        let mut patches = match &resumed {
+            Some(r) => r.patches.clone(),
+            None => vec![Patch::Meta(Change::Born {
+                id,
+                parent,
+                name: name.clone(),
+                kind,
+                blob: null_oid(),
+            })],
+        };
+        patches.push(field(id, Field::SetMode(mode)));
+        patches.push(field(id, Field::SetMtime(now)));
         patches.extend(uid.map(|u| field(id, Field::SetUid(u))));
         patches.extend(gid.map(|g| field(id, Field::SetGid(g))));
         if !bytes.is_empty() {
@@ -136,6 +141,9 @@ impl Fs {
             open,
             parents,
         );
+        if let Some(r) = resumed {
+            save::resume(&mut live, ino, r)?;
+        }
         let i = live.inode_mut(ino)?;
         i.place = Some((dir, name.clone()));
         i.lookups = 1;
@@ -188,6 +196,7 @@ impl Fs {
         });
         let patches = changes.into_iter().map(Patch::Meta).collect();
         let entry = self.volume.log(&mut live, patches)?;
+        save::leave(&mut live, ino, (dir, &name), None);
         live.set_child(dir, name.clone(), Child::Absent { since: entry });
         live.mark_removed(ino, now);
         live.touch_dir(dir, now);
@@ -294,6 +303,9 @@ impl Fs {
             }));
         }
         let entry = self.volume.log(&mut live, patches)?;
+        if target.is_none() {
+            save::leave(&mut live, ino, (from, &old), Some((to, &new)));
+        }
         match (saved, target) {
             (Some(file), _) => save::take_over(&mut live, ino, file, now)?,
             (None, Some(t)) => live.mark_removed(t, now),

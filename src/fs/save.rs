@@ -1,20 +1,27 @@
-//! How editors save: a new file is renamed over the one that it stands for.
+//! How editors save: a new file is renamed over the one that it stands for, or that one is moved
+//! aside or removed and a new one made at its name.
 //!
 //! Such a file stays the file that it was, with new bytes: what somebody edits elsewhere in the
 //! same file meanwhile merges with them, as it would with a write in place. The inode of the new
-//! file goes on under the other's id, and all that is written through it is written to that.
+//! file goes on under the other's id, and all that is written through it is written to that; what
+//! was moved aside becomes a file of its own. It does not matter which commits fall between.
 
 use super::{Fs, Result};
 use crate::base::clock;
+use crate::base::id::FileId;
+use crate::base::name::EntryName;
+use crate::base::stamp::Dot;
 use crate::journal::Patch;
-use crate::merge::shown::Role;
-use crate::record::change::{Change, SetField as Field};
+use crate::merge::shown::{Role, Shown, Version};
+use crate::record::change::{Change, OWN, SetField as Field};
 use crate::record::model::Kind;
 use crate::volume::inode::{Attr, Data, Dirty, Ino, Inode};
-use crate::volume::live::{Live, null_oid};
+use crate::volume::live::{Left, Live, null_oid};
 
 /// A file that was made no longer ago than this may be what an editor made to save.
 const YOUNG_MS: u64 = 60_000;
+/// A file that is made where another one was no longer ago than this goes on that one.
+const RESUME_MS: u64 = 10_000;
 
 fn is_plain(i: &Inode) -> bool {
     i.kind == Kind::File
@@ -112,5 +119,146 @@ pub(super) fn take_over(live: &mut Live, new: Ino, old: Ino, now: i64) -> Result
     live.touched.insert(new);
     live.by_id.remove(&was);
     live.by_id.insert(id, new);
+    Ok(())
+}
+
+/// A name that a file was taken away from lately, for whoever makes a file there again.
+#[derive(Debug, Clone)]
+pub(super) struct Resumed {
+    /// The file.
+    pub(super) id: FileId,
+    /// What was shown of it.
+    pub(super) shown: Shown,
+    /// Where it went, and the id of the file that stays there instead.
+    backup: Option<(Ino, FileId)>,
+    /// What to log.
+    pub(super) patches: Vec<Patch>,
+}
+
+/// Remembers that a file is about to lose its name, by a removal or a move to `to`.
+pub(super) fn leave(
+    live: &mut Live,
+    ino: Ino,
+    at: (Ino, &EntryName),
+    to: Option<(Ino, &EntryName)>,
+) {
+    let Some(i) = live.inodes.get(&ino) else {
+        return;
+    };
+    let known = !i.born && !live.touched.contains(&ino);
+    // What is moved and not kept as `name~` or the like is not a backup, but another file now.
+    let plain = at.1.as_bytes();
+    let is_backup = to.is_none_or(|(_, to)| to.as_bytes().windows(plain.len()).any(|w| w == plain));
+    let left = Left {
+        shown: i.shown.clone(),
+        moved: to.map(|(dir, name)| (dir, name.clone())),
+        at_ms: clock::now_ms(),
+    };
+    let key = (at.0, at.1.clone());
+    if known && is_backup && is_plain(i) && i.dirty.is_none() {
+        live.left.put(key, left);
+    } else {
+        live.left.pop(&key);
+    }
+}
+
+impl Fs {
+    /// The file that a new one at this name goes on, if one left the name a moment ago: editors
+    /// move the old file aside, or remove it, and write a new one.
+    pub(super) fn resumes(
+        &self,
+        live: &mut Live,
+        dir: Ino,
+        name: &EntryName,
+    ) -> Result<Option<Resumed>> {
+        let Some(left) = live.left.pop(&(dir, name.clone())) else {
+            return Ok(None);
+        };
+        let id = left.shown.id();
+        if clock::now_ms().saturating_sub(left.at_ms) > RESUME_MS {
+            return Ok(None);
+        }
+        let mut base: Vec<Dot> = left.shown.versions.iter().map(|v| v.location).collect();
+        base.push(OWN);
+        let mut patches = Vec::new();
+        let mut backup = None;
+        if let Some((to, to_name)) = &left.moved {
+            let Some(ino) = live.child(self.volume.cx(), *to, to_name)? else {
+                return Ok(None);
+            };
+            let i = live.inode(ino)?;
+            let stored = !i.shown.blob.is_null() && self.volume.is_stored(&i.shown.blob)?;
+            let same = i.id() == id && i.shown.blob == left.shown.blob;
+            if i.removed || i.dirty.is_some() || i.writers > 0 || !stored || !same {
+                return Ok(None);
+            }
+            base.extend(i.shown.versions.iter().map(|v| v.location));
+            let (shown, attr) = (i.shown.clone(), i.attr);
+            let copy = live.mint();
+            patches.push(Patch::Meta(Change::Born {
+                id: copy,
+                parent: shown.parents.first().copied().unwrap_or(FileId::ROOT),
+                name: shown.name.clone(),
+                kind: Kind::File,
+                blob: shown.blob,
+            }));
+            let mut fields = vec![Field::SetMode(attr.mode), Field::SetMtime(attr.mtime)];
+            fields.extend(attr.uid.map(Field::SetUid));
+            fields.extend(attr.gid.map(Field::SetGid));
+            patches.extend(
+                fields
+                    .into_iter()
+                    .map(|field| Patch::Meta(Change::Field { id: copy, field })),
+            );
+            backup = Some((ino, copy));
+        }
+        patches.push(Patch::Meta(Change::Move {
+            id,
+            base,
+            parent: live.inode(dir)?.id(),
+            name: name.clone(),
+            prev: None,
+        }));
+        patches.push(Patch::Open {
+            id,
+            base: left.shown.versions.iter().map(|v| v.content).collect(),
+            kind: Kind::File,
+            blob: null_oid(),
+        });
+        Ok(Some(Resumed {
+            id,
+            shown: left.shown,
+            backup,
+            patches,
+        }))
+    }
+}
+
+/// The new inode is the file that was at its name; what was moved aside is a file of its own.
+pub(super) fn resume(live: &mut Live, ino: Ino, r: Resumed) -> Result<()> {
+    if let Some((aside, id)) = r.backup {
+        let i = live.inode_mut(aside)?;
+        i.shown.versions = vec![Version {
+            id,
+            content: OWN,
+            location: OWN,
+            first: true,
+        }];
+        i.born = true;
+        live.touched.insert(aside);
+        live.by_id.insert(id, aside);
+    }
+    let i = live.inode_mut(ino)?;
+    let (name, parents) = (i.shown.name.clone(), i.shown.parents.clone());
+    i.shown = Shown {
+        name,
+        parents,
+        ..r.shown
+    };
+    for v in &mut i.shown.versions {
+        v.location = OWN;
+    }
+    i.born = false;
+    live.by_id.insert(r.id, ino);
     Ok(())
 }

@@ -6,7 +6,10 @@
 //! while waiting for the kernel, the disk's fsync or the network.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
+
+use lru::LruCache;
 
 use super::chain::Numbers;
 use super::error::VolumeError;
@@ -103,8 +106,24 @@ pub struct Live {
     pub last_committed: Option<crate::journal::Committed>,
     /// The state that the root's attributes were read from.
     pub root_of: Option<crate::record::state::State>,
+    /// Names that files were taken away from lately.
+    pub left: LruCache<(Ino, EntryName), Left>,
     next_ino: Ino,
 }
+
+/// A file that lost its name.
+#[derive(Debug, Clone)]
+pub struct Left {
+    /// What was shown of it.
+    pub shown: Shown,
+    /// Where it was moved to, if it was not removed.
+    pub moved: Option<(Ino, EntryName)>,
+    /// When, in milliseconds since 1970.
+    pub at_ms: u64,
+}
+
+/// Names that are remembered.
+const LEFT_MAX: NonZeroUsize = NonZeroUsize::new(256).expect("256");
 
 impl Live {
     /// A table that knows only the root.
@@ -123,6 +142,7 @@ impl Live {
             numbers,
             last_committed: None,
             root_of: None,
+            left: LruCache::new(LEFT_MAX),
             next_ino: first_ino,
         };
         live.inodes.insert(ROOT_INO, root_inode());

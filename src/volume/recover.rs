@@ -245,7 +245,8 @@ impl Tail {
             Patch::Meta(c) => {
                 let c = c.map_dots(|d| if self.lost(d) { Dot::default() } else { d });
                 match &c {
-                    Change::Born { id, kind, .. } if *kind != Kind::Dir => {
+                    // One that has bytes already is a file that was moved aside.
+                    Change::Born { id, kind, blob, .. } if *kind != Kind::Dir && blob.is_null() => {
                         let born = Bytes::empty(Over::Nothing, *kind, self.now_ns);
                         self.files.insert(*id, born);
                     }

@@ -86,8 +86,9 @@ fn a_save_survives_a_crash_with_its_mode_and_its_bytes() {
         drop((f, v));
         let v = volume(dir.path(), 1);
         let f = fs(&v);
-        assert_eq!(get(&f, "text"), text);
-        assert_eq!(manifest(&f), before);
+        assert!(get(&f, "text") == text, "{} lines", count);
+        let (now, then) = (&manifest(&f)["/text"], &before["/text"]);
+        assert_eq!((now.0, now.1), (then.0, then.1));
         v.stop().unwrap();
     }
 }
@@ -115,4 +116,76 @@ fn who_has_the_new_file_open_goes_on_writing_to_the_saved_one() {
     // Who has the old one open keeps it.
     assert_eq!(f.read(reader, 0, 100).unwrap(), b"old");
     v.stop().unwrap();
+}
+
+#[test]
+fn a_file_moved_aside_or_removed_and_made_again_is_the_file_that_it_was() {
+    // Commits fall between any of the steps, and the backup stays or goes.
+    for mask in 0..32_u32 {
+        let (da, db) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (a, b) = (volume(da.path(), 1), volume(db.path(), 2));
+        let (fa, fb) = (fs(&a), fs(&b));
+        let text = lines(40);
+        put(&fa, "text", &text);
+        sync(&a, &b);
+        let commit = |bit: u32| {
+            if mask & (1 << bit) != 0 {
+                b.flush_all().unwrap();
+            }
+        };
+        let (aside, kept) = (mask & 8 != 0, mask & 16 != 0);
+        if aside {
+            rename(&fb, "text", "text~");
+        } else {
+            fb.unlink(ROOT_INO, b"text").unwrap();
+        }
+        commit(0);
+        put(&fb, "text", &text.replace("line 3\n", "LINE 3\n"));
+        commit(1);
+        if aside && !kept {
+            fb.unlink(ROOT_INO, b"text~").unwrap();
+        }
+        commit(2);
+        put(&fa, "text", &text.replace("line 33\n", "LINE 33\n"));
+        sync(&a, &b);
+        if aside && kept {
+            assert_eq!(get(&fa, "text~"), text, "{mask}");
+            fa.unlink(ROOT_INO, b"text~").unwrap();
+            sync(&a, &b);
+        }
+        eprintln!(
+            "{mask} {:?} {:?}",
+            manifest(&fa).into_keys().collect::<Vec<_>>(),
+            manifest(&fb).into_keys().collect::<Vec<_>>()
+        );
+        both_have(&fa, &fb, "text", &["LINE 3\n", "LINE 33\n"]);
+        a.stop().unwrap();
+        b.stop().unwrap();
+    }
+}
+
+#[test]
+fn a_backup_and_a_new_file_survive_a_crash() {
+    for between in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let v = volume(dir.path(), 1);
+        let f = fs(&v);
+        put(&f, "text", "old");
+        v.flush_all().unwrap();
+        rename(&f, "text", "text~");
+        if between {
+            v.flush_all().unwrap();
+        }
+        put(&f, "text", "new");
+        f.fsync(walk(&f, "text")).unwrap();
+        drop((f, v));
+        let v = volume(dir.path(), 1);
+        let f = fs(&v);
+        assert_eq!(
+            (get(&f, "text"), get(&f, "text~")),
+            ("new".into(), "old".into())
+        );
+        assert_eq!(manifest(&f).len(), 2);
+        v.stop().unwrap();
+    }
 }
