@@ -55,6 +55,11 @@ const FOUND: &[(u64, &str)] = &[
         2_000_369,
         "the same: a head whose commit was here and not all that it needs",
     ),
+    (
+        5_000_054,
+        "a head that a liar told one of two machines with one key alone stayed there",
+    ),
+    (5_004_268, "the same with many heads"),
 ];
 const THREADS: u64 = 2;
 const FAILURES_MAX: usize = 4;

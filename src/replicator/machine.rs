@@ -16,7 +16,7 @@ use super::{HeadNotice, Input, Output, Replicator};
 use crate::base::id::{BranchId, NodeId, Oid, VolumeName};
 use crate::base::limit::CARRIED_PACK_BYTES_MAX;
 
-/// A head of ours that no other node gossips is announced again after this long.
+/// A head that no other node gossips is announced again after this long.
 const REPEAT_MS: u64 = 5_000;
 /// Packs of announcements that are kept until it is decided what to fetch.
 const CARRIED_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("64");
@@ -175,8 +175,8 @@ pub struct Machine {
     carried: LruCache<Oid, Vec<u8>>,
     fetches: BTreeMap<u64, UnderWay>,
     last_fetch: u64,
-    /// Heads of ours that are shown: when each was last announced; `None` once others gossip it.
-    own: BTreeMap<Oid, Option<u64>>,
+    /// Heads that are shown: when each was last announced; `None` once others gossip it.
+    alone: BTreeMap<Oid, Option<u64>>,
 }
 
 impl Machine {
@@ -189,7 +189,7 @@ impl Machine {
             carried: LruCache::new(CARRIED_MAX),
             fetches: BTreeMap::new(),
             last_fetch: 0,
-            own: BTreeMap::new(),
+            alone: BTreeMap::new(),
         }
     }
 
@@ -232,7 +232,7 @@ impl Machine {
             }
             Event::Gossiped { from, heads } => {
                 for head in heads {
-                    if let Some(announced) = self.own.get_mut(&head.id) {
+                    if let Some(announced) = self.alone.get_mut(&head.id) {
                         *announced = None;
                     }
                     if self.core.is_news(from, &head) && believed(cell, &head) {
@@ -268,7 +268,7 @@ impl Machine {
                     }
                 }
                 if cell.is_member(cell.me()) {
-                    out.extend(self.repeat(&shown, cell.me(), now));
+                    out.extend(self.repeat(&shown, now));
                     let due = shown.iter().filter_map(|f| self.cover(f, cell, place, now));
                     let due: Vec<Effect> = due.collect();
                     out.extend(due);
@@ -279,20 +279,19 @@ impl Machine {
         out
     }
 
-    /// What of our own nobody seems to have heard: the announcement was lost, and what we gossip
-    /// may never be read, as when two machines have our name.
-    fn repeat(&mut self, shown: &[Frontier], me: NodeId, now: u64) -> Vec<Effect> {
-        let ours = shown
+    /// What nobody else seems to have heard: the announcement was lost, and what we gossip may
+    /// never be read, as when two machines have our name. Also what is not our own: its author
+    /// may have told us alone.
+    fn repeat(&mut self, shown: &[Frontier], now: u64) -> Vec<Effect> {
+        let heads = shown
             .iter()
-            .flat_map(|f| f.heads.iter().map(move |h| (f, h)));
-        let ours: Vec<(&Frontier, Oid)> = ours
-            .filter(|(_, (node, _))| *node == me)
-            .map(|(f, (_, id))| (f, *id))
-            .collect();
-        self.own.retain(|id, _| ours.iter().any(|(_, o)| o == id));
+            .flat_map(|f| f.heads.iter().map(move |(_, id)| (f, *id)));
+        let heads: Vec<(&Frontier, Oid)> = heads.collect();
+        self.alone
+            .retain(|id, _| heads.iter().any(|(_, o)| o == id));
         let mut out = Vec::new();
-        for (f, id) in ours {
-            let Some(announced) = self.own.entry(id).or_insert(Some(now)) else {
+        for (f, id) in heads {
+            let Some(announced) = self.alone.entry(id).or_insert(Some(now)) else {
                 continue;
             };
             if now.saturating_sub(*announced) >= REPEAT_MS
