@@ -76,7 +76,12 @@ pub fn write(
     if !shown.link.is_empty() {
         return names::write_link(at, shown, (kind, blob));
     }
-    let Some(keeper) = keeper(shown) else {
+    let keeper = match keeper(shown) {
+        // Its file's other versions are shown as one, which must not be parted.
+        Some(k) if shown.role != Role::Main && parts_merged(at, k.id, &shown.versions)? => None,
+        keeper => keeper,
+    };
+    let Some(keeper) = keeper else {
         let mut out = end(at, &shown.versions, None)?;
         out.extend(create(place_of(shown), fresh, (kind, blob)));
         return Ok(out);
@@ -182,6 +187,16 @@ pub fn rename(
                 };
                 out.push(relocate(&record, target, prev));
                 out.extend(leave_beside(Some(&record), id, &all, OWN));
+                let own = dots_of(&shown.versions, id);
+                if shown.merged && own.len() > 1 {
+                    // Elsewhere another driver may rule: the bytes that were seen go along.
+                    out.push(Change::Write {
+                        id,
+                        base: dots_of(&all, id),
+                        kind: shown.kind,
+                        blob: shown.blob,
+                    });
+                }
             }
             if shown.role == Role::Main {
                 out.extend(leave_behind(at, shown, Some(id))?);
@@ -284,14 +299,34 @@ fn end(at: Sight<'_>, versions: &[Version], except: Option<FileId>) -> Result<Ve
         if let Some(record) = at.state.record(at.src, id)? {
             let dots = dots_of(versions, id);
             out.extend(end_some(&record, &dots));
-            // The latest one left may yet take the plain name; it alone can merge with none.
+            // The latest one left may yet take the plain name; it alone can merge with none, and
+            // what is merged already stays so.
             let place = record.shown_location().map(|l| l.stamp.dot());
             let place = place.unwrap_or(OWN);
+            let merged = merged_beside(&record, versions);
             let beside = leave_beside(Some(&record), id, versions, place);
-            out.extend(beside.into_iter().skip(1));
+            let one = usize::from(merged.is_empty());
+            out.extend(beside.into_iter().skip(one).filter(
+                |c| !matches!(c, Change::MarkCopy { content, .. } if merged.contains(content)),
+            ));
         }
     }
     Ok(out)
+}
+
+/// The versions of a file that are shown as one, if none of these is among them.
+fn merged_beside(record: &Record, acted_on: &[Version]) -> Vec<Dot> {
+    let acted_on = dots_of(acted_on, record.id);
+    let merged = record.filled.text.as_ref().map(|t| t.versions.clone());
+    merged
+        .filter(|m| !m.iter().any(|d| acted_on.contains(d)))
+        .unwrap_or_default()
+}
+
+/// Whether other versions of the file than these are shown as one.
+fn parts_merged(at: Sight<'_>, id: FileId, acted_on: &[Version]) -> Result<bool> {
+    let record = at.state.record(at.src, id)?;
+    Ok(record.is_some_and(|r| !merged_beside(&r, acted_on).is_empty()))
 }
 
 /// An end of some versions of a file, and of the file if no other is left.

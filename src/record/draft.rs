@@ -254,6 +254,11 @@ impl<'a> Draft<'a> {
         // Other names first: whether a file has a place of its own may hang on them.
         let mut rest = BTreeSet::new();
         for id in ids {
+            let now = self.record(id)?;
+            // What only stands in may tell that it is another name.
+            if now.is_some_and(|r| r.content.is_empty() && r.has_dots()) {
+                self.refill(id)?;
+            }
             let target = self.record(id)?.and_then(|r| r.kind()?.target());
             let was = self
                 .base

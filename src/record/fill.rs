@@ -159,8 +159,10 @@ impl Draft<'_> {
 
     fn count_links(&self, id: FileId) -> Result<u32> {
         if !self.relinked.contains(&link_list(id)) {
-            let base = self.base.record(self.src, id)?;
-            return Ok(base.map_or(0, |r| r.filled.links));
+            if let Some(base) = self.base.record(self.src, id)? {
+                return Ok(base.filled.links);
+            }
+            // The file is new here; names of it may have been here before it.
         }
         Ok(u32::try_from(self.links(id)?.len()).unwrap_or(u32::MAX))
     }

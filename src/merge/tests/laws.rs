@@ -101,10 +101,11 @@ fn a_seal_changes_nothing() {
                 let w = &h.world;
                 let again = w.state(&heads);
                 let (a, b) = (w.tree(&state), w.tree(&again));
+                let (a, b) = (disk_of(w, &a), disk_of(w, &b));
                 law!(
                     h,
-                    disk_of(w, &a) == disk_of(w, &b),
-                    "seed {seed} {set:?} sealed {sealed:?}"
+                    a == b,
+                    "seed {seed} {set:?} sealed {sealed:?}: {b:?} for {a:?}"
                 );
                 let same = differing(w, &state, &again);
                 law!(
