@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use cellfs::base::id::{BranchId, NodeId, Oid};
 use cellfs::base::stamp::{Dot, Hlc, Stamp};
+use cellfs::merge::ahead::Ahead;
 use cellfs::merge::join::{Head, join};
 use cellfs::merge::project::project;
 use cellfs::merge::stock::{Stock, meant};
@@ -100,6 +101,8 @@ impl Merger {
             base_tree: project(src, None, &base).expect("projects"),
             commit: tree,
             tree,
+            now: &base,
+            ahead: &Ahead::default(),
         };
         let meant = meant(src, stock).expect("reads");
         let state = apply(src, &self.known, &base, stamp, &meant.changes).expect("applies");

@@ -8,6 +8,7 @@
 //! ([`diff`]), the commits that say so ([`view`]) and what stock git's commits mean
 //! ([`stock`]). No threads, no disk, no clock.
 
+pub mod ahead;
 pub mod diff;
 pub mod escape;
 pub mod intent;

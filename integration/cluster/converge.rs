@@ -220,6 +220,85 @@ fn pushes_on_both_sides_of_a_cut() {
     }
 }
 
+/// A client takes what one side wrote to the other side, which cannot know the records of it.
+#[test]
+fn a_client_carries_content_across_a_cut() {
+    if !namespaces() {
+        return;
+    }
+    let lab = Lab::new();
+    let net = Net::bridge(2);
+    let nodes = cell_with(&net, &lab, &["--plain-http"]);
+    let nine = "1\n2\n3\n4\n5\n6\n7\n8\n9\n";
+    for path in ["edited", "reverted", "old", "gone", "back"] {
+        nodes[0].write(path, format!("{path}\n{nine}"));
+    }
+    let all: Vec<&Node> = nodes.iter().collect();
+    agree(&all, "cell", SOON);
+    net.only(|_, _| false);
+    let one = all[0];
+    one.write("edited", format!("edited\n{nine}by the first\n"));
+    one.write("reverted", "something else\n");
+    fs::create_dir_all(one.at("new/deep")).expect("made");
+    fs::create_dir(one.at("empty")).expect("made");
+    one.write("new/deep/file", nine);
+    fs::rename(one.at("old"), one.at("new/moved")).expect("renamed");
+    fs::remove_file(one.at("back")).expect("removed");
+    one.settled();
+    let client = clone(&net, &lab, &all, 1);
+    // What the first side goes on with, nobody carries.
+    one.write("new/deep/file", format!("ONE\n{}", &nine[2..]));
+    fs::write(
+        client.join("edited"),
+        format!("edited\n{nine}by the first\nby the client\n"),
+    )
+    .expect("written");
+    for path in ["reverted", "back"] {
+        fs::write(client.join(path), format!("{path}\n{nine}")).expect("written");
+    }
+    let eight = nine.strip_suffix("9\n").expect("a ninth line");
+    fs::write(client.join("new/deep/file"), format!("{eight}NINE\n")).expect("written");
+    fs::write(client.join("new/moved"), format!("moved\n{nine}")).expect("written");
+    fs::remove_file(client.join("gone")).expect("removed");
+    commit_all(&client, "across");
+    let to = client.to_str().expect("UTF-8");
+    let url = all[1].url("cell");
+    git(&net, 2, &["-C", to, "push", "-q", &url, "main"]);
+    all[1].wait_for("new/moved", &format!("moved\n{nine}"));
+    let told = all[1].read("new/deep/file");
+    assert_eq!(told, format!("{eight}NINE\n"));
+
+    net.heal();
+    agree(&all, "cell", SOON);
+    let expected = [
+        ("back", format!("back\n{nine}")),
+        (
+            "edited",
+            format!("edited\n{nine}by the first\nby the client\n"),
+        ),
+        ("new/deep/file", format!("ONE\n{}NINE\n", &eight[2..])),
+        ("new/moved", format!("moved\n{nine}")),
+        ("reverted", format!("reverted\n{nine}")),
+    ];
+    for n in &all {
+        let mut files: Vec<(String, String)> = Vec::new();
+        for (path, e) in manifest(n.dir()) {
+            let path = path.to_string_lossy().into_owned();
+            if !n.at(&path).is_dir() {
+                files.push((path, e.content));
+            }
+        }
+        let hash = |text: &str| blake3::hash(text.as_bytes()).to_hex().to_string();
+        let wanted = expected.each_ref().map(|(p, t)| ((*p).to_owned(), hash(t)));
+        assert_eq!(files, wanted, "on {}", n.name());
+        assert!(n.at("empty").is_dir(), "git knows nothing of it");
+    }
+    assert_same(all[0].dir(), all[1].dir());
+    for n in &all {
+        fsck(&n.repo("cell"));
+    }
+}
+
 #[test]
 fn a_chain_where_only_neighbours_talk() {
     if !namespaces() {

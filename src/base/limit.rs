@@ -18,5 +18,9 @@ pub const SMALL_FILE_BYTES_MAX: u64 = 128 << 10;
 pub const LOGGED_COMMIT_BYTES_MAX: usize = 64 << 10;
 /// Packs up to this size travel with the announcement of their commit.
 pub const CARRIED_PACK_BYTES_MAX: usize = 16 << 10;
+/// Commits that a head knows by their content only; of more it knows the last.
+pub const CARRIED_COMMITS_MAX: usize = 256;
+/// Files whose ids a content commit names; of a larger one those who lack its records give ids.
+pub const NAMED_IDS_MAX: usize = 4096;
 /// Parents of one commit that we mint.
 pub const PARENTS_MAX: usize = 64;

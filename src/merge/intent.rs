@@ -109,6 +109,33 @@ pub fn write(
     Ok(out)
 }
 
+/// What is shown, said again by this author, so that it stays whatever others did to it.
+/// `fresh` is used when the bytes need a file of their own.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn assert(at: Sight<'_>, shown: &Shown, fresh: FileId) -> Result<Vec<Change>> {
+    let file = match (keeper(shown), &shown.role) {
+        (Some(keeper), Role::Main) if shown.link.is_empty() && shown.links == 0 => Some(keeper),
+        _ => None,
+    };
+    let record = file.map_or(Ok(None), |f| at.state.record(at.src, f.id))?;
+    let (Some(file), Some(record)) = (file, record) else {
+        let mut out = delete(at, shown)?;
+        out.extend(create(place_of(shown), fresh, (shown.kind, shown.blob)));
+        return Ok(out);
+    };
+    let write = Change::Write {
+        id: file.id,
+        base: dots_of(&shown.versions, file.id),
+        kind: shown.kind,
+        blob: shown.blob,
+    };
+    let mut out = vec![relocate(&record, place_of(shown), None), write];
+    out.extend(leave_beside(Some(&record), file.id, &shown.versions, OWN));
+    Ok(out)
+}
+
 /// An end of what is shown. What else is at its name stays beside it.
 ///
 /// # Errors

@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::id::{BranchId, FileId, Oid};
 use crate::base::stamp::{Dot, Stamp};
-use crate::record::commit::{RecordCommit, has_seen};
+use crate::record::commit::{self, Carried, RecordCommit, has_seen};
 use crate::record::draft::{Dots, Draft};
-use crate::record::model::{Content, Fields, Location, Lww, Record};
+use crate::record::model::{Content, Fields, Kind, Location, Lww, Record};
 use crate::record::refs::{RefValue, Refs};
 use crate::record::state::State;
 use crate::record::{Result, Source, trie};
@@ -27,17 +27,12 @@ pub struct Head {
     /// The latest commit it knows of each branch, itself included; sorted by branch.
     pub seen: Vec<(BranchId, u64)>,
     /// Commits it knows by their content only; sorted.
-    pub carried: Vec<Dot>,
+    pub carried: Vec<Carried>,
 }
 
 impl Head {
     fn has_seen(&self, dot: Dot) -> bool {
         has_seen(&self.seen, dot)
-    }
-
-    /// Also what came by its content alone: enough to end a version or a place.
-    fn has_seen_or_carried(&self, dot: Dot) -> bool {
-        self.has_seen(dot) || self.carried.binary_search(&dot).is_ok()
     }
 }
 
@@ -83,14 +78,15 @@ pub fn join(src: Source<'_>, dots: &dyn Dots, heads: &[Head]) -> Result<State> {
     if rest.iter().all(|h| h.state == first.state) {
         return Ok(first.state);
     }
+    let heads = Heads::of(src, dots, &heads)?;
     let mut draft = Draft::new(src, dots, first.state, None)?;
-    let roots: Vec<Oid> = heads.iter().map(|h| h.state.ids).collect();
+    let roots: Vec<Oid> = heads.all.iter().map(|h| h.state.ids).collect();
     trie::visit_differing(src, &roots, &mut |id, row: &[Option<&Record>]| {
         draft.set(id, Some(join_record(id, &heads, row)))
     })?;
     if rest.iter().any(|h| h.state.refs != first.state.refs) {
-        let mut all = Vec::with_capacity(heads.len());
-        for h in &heads {
+        let mut all = Vec::with_capacity(heads.all.len());
+        for h in &heads.all {
             all.push(h.state.refs(src)?);
         }
         *draft.refs_mut()? = join_refs(&heads, &all);
@@ -99,14 +95,76 @@ pub fn join(src: Source<'_>, dots: &dyn Dots, heads: &[Head]) -> Result<State> {
     draft.finish()
 }
 
+/// What makes a state together.
+struct Heads<'a> {
+    all: Vec<&'a Head>,
+    /// For each, the commits of the others that it knows by their content; sorted. A content
+    /// commit only claims which record it belongs to: one that the record does not name is none.
+    carried: Vec<Vec<Dot>>,
+}
+
+impl<'a> Heads<'a> {
+    fn of(src: Source<'_>, dots: &dyn Dots, all: &[&'a Head]) -> Result<Self> {
+        let mut carried = Vec::with_capacity(all.len());
+        for h in all {
+            let mut own = Vec::new();
+            for c in h.carried.iter().filter(|c| !h.has_seen(c.dot)) {
+                if !all.iter().any(|o| o.has_seen(c.dot)) {
+                    continue;
+                }
+                if let Some(id) = dots.record_commit(c.dot)?
+                    && commit::decode(src.objs, &id)?.head.content == Some(c.content)
+                {
+                    own.push(c.dot);
+                }
+            }
+            own.sort_unstable();
+            carried.push(own);
+        }
+        Ok(Self {
+            all: all.to_vec(),
+            carried,
+        })
+    }
+
+    /// The parts of these lists, one of each head, that every head has which has seen them. With
+    /// `in_git`, content alone is enough to have seen a part.
+    fn survivors<T: Clone>(
+        &self,
+        lists: &[&[T]],
+        stamp: fn(&T) -> Stamp,
+        in_git: impl Fn(&T) -> bool,
+    ) -> Vec<T> {
+        let mut parts: BTreeMap<Stamp, &T> = BTreeMap::new();
+        for part in lists.iter().copied().flatten() {
+            parts.entry(stamp(part)).or_insert(part);
+        }
+        let heads = || self.all.iter().zip(&self.carried).zip(lists);
+        let survives = |at: Stamp, in_git: bool| {
+            heads().all(|((h, carried), list)| {
+                let carried = in_git && carried.binary_search(&at.dot()).is_ok();
+                list.iter().any(|p| stamp(p) == at) || !(carried || h.has_seen(at.dot()))
+            })
+        };
+        parts
+            .into_iter()
+            .filter(|(at, part)| survives(*at, in_git(part)))
+            .map(|(_, part)| part.clone())
+            .collect()
+    }
+}
+
 /// The parts that survive. What stands in for missing ones is derived later.
-fn join_record(id: FileId, heads: &[&Head], row: &[Option<&Record>]) -> Record {
+fn join_record(id: FileId, heads: &Heads<'_>, row: &[Option<&Record>]) -> Record {
     let empty = Record::new(id);
     let rows: Vec<&Record> = row.iter().map(|r| r.unwrap_or(&empty)).collect();
     let contents: Vec<&[Content]> = rows.iter().map(|r| r.content.as_slice()).collect();
     let locations: Vec<&[Location]> = rows.iter().map(|r| r.location.as_slice()).collect();
     let mut record = Record::new(id);
-    record.content = survivors(heads, &contents, |c| c.stamp);
+    // git shows files; it tells nothing of directories, which are more than what is in them.
+    let in_git =
+        |c: &Content| c.kind != Kind::Dir && (c.kind.is_in_git() || c.kind.target().is_some());
+    record.content = heads.survivors(&contents, |c| c.stamp, in_git);
     for c in &mut record.content {
         // Marks only grow.
         let same = contents.iter().copied().flatten();
@@ -119,27 +177,13 @@ fn join_record(id: FileId, heads: &[&Head], row: &[Option<&Record>]) -> Record {
         let gone_from = all(|c| &c.gone_from);
         (c.copy_at, c.gone_from) = (copy_at, gone_from);
     }
-    record.location = survivors(heads, &locations, |l| l.stamp);
+    let mut kinds = contents.iter().copied().flatten().peekable();
+    let is_file = kinds.peek().is_some() && kinds.all(in_git);
+    record.location = heads.survivors(&locations, |l| l.stamp, |_| is_file);
     record.fields = rows
         .iter()
         .fold(Fields::default(), |sum, r| join_fields(&sum, &r.fields));
     record
-}
-
-fn survivors<T: Clone>(heads: &[&Head], lists: &[&[T]], stamp: fn(&T) -> Stamp) -> Vec<T> {
-    let mut all: BTreeMap<Stamp, &T> = BTreeMap::new();
-    for part in lists.iter().copied().flatten() {
-        all.entry(stamp(part)).or_insert(part);
-    }
-    let survives = |at: Stamp| {
-        heads.iter().zip(lists).all(|(h, list)| {
-            list.iter().any(|p| stamp(p) == at) || !h.has_seen_or_carried(at.dot())
-        })
-    };
-    all.into_iter()
-        .filter(|(at, _)| survives(*at))
-        .map(|(_, part)| part.clone())
-        .collect()
 }
 
 /// Per field, the later value.
@@ -175,7 +219,7 @@ fn later<T: Ord>(a: Option<Lww<T>>, b: Option<Lww<T>>) -> Option<Lww<T>> {
     }
 }
 
-fn join_refs(heads: &[&Head], all: &[Refs]) -> Refs {
+fn join_refs(heads: &Heads<'_>, all: &[Refs]) -> Refs {
     let names: BTreeSet<&String> = all.iter().flat_map(|r| r.0.keys()).collect();
     let mut out = Refs::default();
     for name in names {
@@ -183,7 +227,7 @@ fn join_refs(heads: &[&Head], all: &[Refs]) -> Refs {
             .iter()
             .map(|r| r.0.get(name).map_or(&[][..], Vec::as_slice))
             .collect();
-        let mut left = survivors(heads, &lists, |v| v.stamp);
+        let mut left = heads.survivors(&lists, |v| v.stamp, |_| false);
         left.sort_unstable_by(|a, b| b.cmp(a));
         if !left.is_empty() {
             out.0.insert(name.clone(), left);

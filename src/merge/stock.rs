@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::id::{FileId, Oid};
 use crate::base::name::EntryName;
+use crate::merge::ahead::Ahead;
 use crate::merge::escape::{escape, unescape};
 use crate::merge::intent::{self, Sight, Target};
 use crate::merge::project::mode_of;
@@ -48,6 +49,10 @@ pub struct Stock<'a> {
     pub commit: Oid,
     /// The commit's tree.
     pub tree: Oid,
+    /// What is known by now, which may be more: ids in use there are not given again.
+    pub now: &'a State,
+    /// What the commit was made on, too, and whose records are not here.
+    pub ahead: &'a Ahead,
 }
 
 /// What a commit of stock git means.
@@ -64,6 +69,7 @@ pub fn meant(src: Source<'_>, stock: Stock<'_>) -> Result<Meant> {
         todo: Vec::new(),
         born: Vec::new(),
         gone: Vec::new(),
+        met: BTreeSet::new(),
         out: Meant::default(),
     };
     reader.todo.push(Pair {
@@ -101,6 +107,8 @@ struct Reader<'a> {
     todo: Vec<Pair>,
     born: Vec<Born>,
     gone: Vec<Shown>,
+    /// Paths that were brought ahead and that differ: they are acted on in any case.
+    met: BTreeSet<Vec<u8>>,
     out: Meant,
 }
 
@@ -181,7 +189,10 @@ impl Reader<'_> {
     }
 
     fn make_dir(&mut self, pair: &Pair, path: &[u8], name: EntryName) -> Result<FileId> {
-        let id = self.id_for(path)?;
+        let id = match self.known_id(&pair.dirs, &name)? {
+            Some(id) => id,
+            None => self.id_for(path)?,
+        };
         let target = Target {
             dirs: &pair.dirs,
             name: &name,
@@ -194,8 +205,9 @@ impl Reader<'_> {
 
     fn rewrite(&mut self, path: &[u8], shown: &Shown, entry: &TreeEntry) -> Result<()> {
         let fresh = self.id_for(path)?;
+        self.met.insert(path.to_vec());
         let kind = kind_of(entry.mode);
-        let made = if shown.links > 0 {
+        let mut made = if shown.links > 0 {
             // git knows nothing of the other names: this one becomes a file of its own.
             let target = Target {
                 dirs: &shown.parents,
@@ -207,6 +219,7 @@ impl Reader<'_> {
         } else {
             intent::write(self.at, shown, (kind, entry.id), fresh)?
         };
+        self.put_on(&mut made, path);
         // A sibling's bytes go to a file of their own, which has no mode yet.
         let born = made.iter().any(|c| matches!(c, Change::Born { .. }));
         self.out.changes.extend(made);
@@ -243,6 +256,7 @@ impl Reader<'_> {
     }
 
     fn finish(mut self) -> Result<Meant> {
+        self.assert_ahead()?;
         let moves = self.moves();
         let born = std::mem::take(&mut self.born);
         let gone = std::mem::take(&mut self.gone);
@@ -271,12 +285,27 @@ impl Reader<'_> {
             let bytes = (kind_of(new.entry.mode), new.entry.id);
             born.entry(bytes).or_default().push(new);
         }
+        let mut out = BTreeMap::new();
+        // What the makers of commits that came ahead called a move is one.
+        let ids: BTreeMap<FileId, usize> = (self.gone.iter().enumerate())
+            .map(|(i, shown)| (shown.id(), i))
+            .collect();
+        for new in &self.born {
+            let mut known = self.stock.ahead.ids(&new.dirs, &new.name);
+            if let Some(i) = known.find_map(|id| ids.get(&id))
+                && !out.values().any(|other| other == i)
+            {
+                out.insert(new.path.clone(), *i);
+            }
+        }
         // Empty files are alike without having anything to do with each other.
         let empty = id_of(ObjectKind::Blob, b"");
-        let mut out = BTreeMap::new();
         for (bytes, gone) in gone.iter().filter(|((_, blob), _)| *blob != empty) {
             let new = born.get(bytes).map(Vec::as_slice);
-            if let ([i], Some([new])) = (gone.as_slice(), new) {
+            if let ([i], Some([new])) = (gone.as_slice(), new)
+                && !out.contains_key(&new.path)
+                && !out.values().any(|other| other == i)
+            {
                 out.insert(new.path.clone(), *i);
             }
         }
@@ -284,16 +313,21 @@ impl Reader<'_> {
     }
 
     fn arrive(&mut self, new: &Born, from: Option<&Shown>) -> Result<()> {
-        let fresh = self.id_for(&new.path)?;
+        let fresh = match self.known_id(&new.dirs, &new.name)? {
+            Some(id) => id,
+            None => self.id_for(&new.path)?,
+        };
         let target = Target {
             dirs: &new.dirs,
             name: &new.name,
         };
         let kind = kind_of(new.entry.mode);
-        let made = match from {
+        let bytes = (kind, new.entry.id);
+        let mut made = match from {
             Some(from) => intent::rename(self.at, from, target, None, fresh)?,
-            None => intent::create(target, fresh, (kind, new.entry.id)),
+            None => intent::create(target, fresh, bytes),
         };
+        self.bring(&mut made, new, from, fresh);
         let is_here = |c: &Change| match c {
             Change::Move { id, .. } => Some((*id, from.map_or(0o644, |f| f.mode))),
             Change::Born { id, .. } => Some((*id, default_mode(kind))),
@@ -309,6 +343,94 @@ impl Reader<'_> {
             self.out.changes.push(Change::Field { id, field });
         }
         Ok(())
+    }
+
+    /// The id by which a new file is known where it was made, if it is free here.
+    fn known_id(&self, dirs: &[FileId], name: &EntryName) -> Result<Option<FileId>> {
+        for id in self.stock.ahead.ids(dirs, name) {
+            let is_born = |c: &Change| matches!(c, Change::Born { id: other, .. } if *other == id);
+            let src = self.at.src;
+            if !self.out.changes.iter().any(is_born)
+                && self.stock.base.record(src, id)?.is_none()
+                && self.stock.now.record(src, id)?.is_none()
+            {
+                return Ok(Some(id));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Writes are on top of what was brought ahead.
+    fn put_on(&self, made: &mut [Change], path: &[u8]) {
+        for change in made {
+            if let Change::Write { base, .. } = change {
+                base.extend(self.stock.ahead.dots(path));
+            }
+        }
+    }
+
+    /// A file that arrives has the bytes of the commit, on top of what was brought ahead.
+    fn bring(&self, made: &mut Vec<Change>, new: &Born, from: Option<&Shown>, fresh: FileId) {
+        let (kind, blob) = (kind_of(new.entry.mode), new.entry.id);
+        let dots = self.stock.ahead.dots(&new.path);
+        let same = from.is_none_or(|f| (f.kind, f.blob) == (kind, blob));
+        if same && dots.is_empty() {
+            return;
+        }
+        let moved = made.iter().find_map(|c| match c {
+            Change::Move { id, .. } => Some(*id),
+            _ => None,
+        });
+        let id = moved.unwrap_or(fresh);
+        let versions = from.map_or(&[][..], |f| &f.versions);
+        let own = versions.iter().filter(|v| v.id == id).map(|v| v.content);
+        made.push(Change::Write {
+            id,
+            base: own.chain(dots).collect(),
+            kind,
+            blob,
+        });
+    }
+
+    /// What was changed ahead and changed back is as it was because the author wants it so: the
+    /// records that are to come must not end it.
+    fn assert_ahead(&mut self) -> Result<()> {
+        let ahead = self.stock.ahead;
+        for path in ahead.paths() {
+            if self.met.contains(path) || self.born.iter().any(|b| b.path == path) {
+                continue;
+            }
+            let Some(shown) = self.look(path)? else {
+                continue;
+            };
+            if shown.kind == Kind::Dir || self.gone.iter().any(|g| is_same(g, &shown)) {
+                continue;
+            }
+            let fresh = self.id_for(path)?;
+            let mut made = intent::assert(self.at, &shown, fresh)?;
+            self.put_on(&mut made, path);
+            self.out.changes.extend(made);
+        }
+        Ok(())
+    }
+
+    /// What the base shows at a path of git's.
+    fn look(&self, path: &[u8]) -> Result<Option<Shown>> {
+        let mut dirs = vec![FileId::ROOT];
+        let mut found: Option<Shown> = None;
+        for name in path.split(|b| *b == b'/') {
+            if let Some(above) = found.take() {
+                dirs = above.dirs;
+            }
+            let Ok(name) = EntryName::new(unescape(name)) else {
+                return Ok(None);
+            };
+            found = shown::lookup(self.at.src, self.stock.base, &dirs, &name)?;
+            if found.is_none() {
+                return Ok(None);
+            }
+        }
+        Ok(found)
     }
 
     fn id_for(&self, path: &[u8]) -> Result<FileId> {
@@ -341,6 +463,10 @@ pub fn path_id(path: &[u8], commit: Option<Oid>) -> FileId {
         branch: half(dir, None) | PATH_BIT,
         n: half(name, commit),
     }
+}
+
+fn is_same(a: &Shown, b: &Shown) -> bool {
+    (&a.parents, &a.name) == (&b.parents, &b.name)
 }
 
 fn by_name(entries: Vec<TreeEntry>) -> BTreeMap<Vec<u8>, TreeEntry> {

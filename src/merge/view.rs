@@ -5,10 +5,13 @@
 
 use std::collections::BTreeSet;
 
-use crate::base::id::{BranchId, Oid};
+use crate::base::id::{BranchId, FileId, Oid};
+use crate::base::limit;
+use crate::base::name::EntryName;
 use crate::base::stamp::Dot;
-use crate::record::Result;
+use crate::record::change::Change;
 use crate::record::git_commit::{self, EMAIL, GitCommit, NAME, identity};
+use crate::record::{RecordError, Result};
 use crate::store::objects::Objects;
 
 /// Name of the header that tells a merge and its rules' version.
@@ -18,6 +21,9 @@ pub const MERGE_VERSION: &str = "1";
 const _: () = assert!(MERGE_VERSION.as_bytes()[0] == b'0' + crate::base::format::MERGE);
 /// Name of the header that ties a content commit to its record.
 pub const DOT_HEADER: &str = "cellfs-dot";
+
+/// Name of the header that tells which files are new or moved.
+pub const IDS_HEADER: &str = "cellfs-ids";
 
 const MERGE_MESSAGE: &[u8] = b"Merge\n";
 
@@ -64,6 +70,8 @@ pub struct NewContent<'a> {
     pub seconds: i64,
     /// What was done.
     pub message: &'a str,
+    /// Files that are new or moved: see [`placed_by`].
+    pub placed: Vec<(u32, FileId)>,
 }
 
 /// Makes a content commit.
@@ -79,15 +87,78 @@ pub fn mint(objs: &dyn Objects, new: NewContent<'_>) -> Result<Oid> {
         message.push(b'\n');
     }
     let dot = format!("{} {}", new.dot.branch, new.dot.seq);
+    let mut extra = vec![(DOT_HEADER.into(), dot.into_bytes())];
+    if (1..=limit::NAMED_IDS_MAX).contains(&new.placed.len()) {
+        let ids = encode_ids(new.dot.branch, &new.placed)?;
+        extra.push((IDS_HEADER.into(), ids));
+    }
     let commit = GitCommit {
         tree: new.tree,
         parents: parents.into_iter().collect(),
         author: who.clone(),
         committer: who,
-        extra: vec![(DOT_HEADER.into(), dot.into_bytes())],
+        extra,
         message,
     };
     commit.put(objs)
+}
+
+/// Which files these changes put somewhere, each with a hash of its directory's id and of its
+/// name: who has the content without its records knows the files by that.
+#[must_use]
+pub fn placed_by(changes: &[Change]) -> Vec<(u32, FileId)> {
+    let placed = changes.iter().filter_map(|c| match c {
+        Change::Born {
+            id,
+            parent,
+            name,
+            kind,
+            ..
+        } if kind.is_in_git() => Some((place_hash(*parent, name), *id)),
+        Change::Move {
+            id, parent, name, ..
+        } => Some((place_hash(*parent, name), *id)),
+        _ => None,
+    });
+    placed.take(limit::NAMED_IDS_MAX + 1).collect()
+}
+
+/// See [`placed_by`].
+#[must_use]
+pub fn place_hash(parent: FileId, name: &EntryName) -> u32 {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&parent.as_u128().to_be_bytes());
+    hasher.update(name.as_bytes());
+    let mut out = [0; 4];
+    hasher.finalize_xof().fill(&mut out);
+    u32::from_be_bytes(out)
+}
+
+/// Hash, number, branch if it is another than the commit's.
+type Id = (u32, u64, Option<u64>);
+
+fn encode_ids(branch: BranchId, placed: &[(u32, FileId)]) -> Result<Vec<u8>> {
+    let ids: Vec<Id> = placed
+        .iter()
+        .map(|(hash, id)| (*hash, id.n, (id.branch != branch.0).then_some(id.branch)))
+        .collect();
+    let bytes = postcard::to_stdvec(&ids).map_err(RecordError::Encode)?;
+    Ok(data_encoding::BASE64_NOPAD.encode(&bytes).into_bytes())
+}
+
+/// What [`placed_by`] said when the commit was made; nothing if it does not parse.
+#[must_use]
+pub fn ids_of(commit: &GitCommit) -> Vec<(u32, FileId)> {
+    let (Some(dot), Some(text)) = (dot_of(commit), commit.header(IDS_HEADER)) else {
+        return Vec::new();
+    };
+    let bytes = data_encoding::BASE64_NOPAD.decode(text);
+    let ids: Option<Vec<Id>> = bytes.ok().and_then(|b| postcard::from_bytes(&b).ok());
+    let id = |(hash, n, branch): Id| {
+        let branch = branch.unwrap_or(dot.branch.0);
+        (hash, FileId { branch, n })
+    };
+    ids.unwrap_or_default().into_iter().map(id).collect()
 }
 
 /// The record that describes a content commit, if the commit says so.
@@ -110,6 +181,7 @@ mod tests {
     #[test]
     fn a_view_has_the_same_bytes_in_any_order_and_one_head_is_its_own_view() {
         let objs = Memory::default();
+        let id = |branch, n| FileId { branch, n };
         let tree = git_tree::put(&objs, Vec::new()).expect("memory");
         let made: Vec<Oid> = (1..4)
             .map(|seq| {
@@ -124,6 +196,7 @@ mod tests {
                     email: "a@b",
                     seconds: 100 + i64::try_from(seq).expect("small"),
                     message: "m",
+                    placed: vec![(7, id(5, seq)), (8, id(6, 1))],
                 };
                 mint(&objs, new).expect("memory")
             })
@@ -132,6 +205,8 @@ mod tests {
             .iter()
             .map(|m| dot_of(&git_commit::read(&objs, m).expect("a commit")));
         assert_eq!(dots.flatten().map(|d| d.seq).collect::<Vec<_>>(), [1, 2, 3]);
+        let named = ids_of(&git_commit::read(&objs, &made[2]).expect("a commit"));
+        assert_eq!(named, [(7, id(5, 3)), (8, id(6, 1))]);
         let back: Vec<Oid> = made.iter().rev().chain(&made).copied().collect();
         let one = view(&objs, &made, tree).expect("memory").expect("a view");
         assert_eq!(view(&objs, &back, tree).expect("memory"), Some(one));

@@ -12,7 +12,7 @@ use crate::base::limit;
 use crate::base::stamp::{Dot, Stamp};
 use crate::record::git_commit::{EMAIL, GitCommit, NAME, identity, read};
 use crate::record::git_tree::{self, FILE, TREE, TreeEntry};
-use crate::record::model::maybe_oid_bytes;
+use crate::record::model::{maybe_oid_bytes, oid_bytes};
 use crate::record::state::State;
 use crate::record::{RecordError, Result, trie};
 use crate::store::objects::{ObjectKind, Objects};
@@ -20,6 +20,16 @@ use crate::store::objects::{ObjectKind, Objects};
 const VERSION: u8 = crate::base::format::RECORDS;
 const MESSAGE: &[u8] = b"record\n";
 const KEEP_MESSAGE: &[u8] = b"keep\n";
+
+/// A commit that is known by its content only: see [`Head::carried`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Debug)]
+pub struct Carried {
+    /// The record commit, as the content commit names it.
+    pub dot: Dot,
+    /// The content commit.
+    #[serde(with = "oid_bytes")]
+    pub content: Oid,
+}
 
 /// What a record commit says besides the state.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
@@ -36,7 +46,7 @@ pub struct Head {
     /// The latest commit known of each branch, itself included; sorted by branch.
     pub seen: Vec<(BranchId, u64)>,
     /// Commits whose content came by stock git ahead of their records; sorted.
-    pub carried: Vec<Dot>,
+    pub carried: Vec<Carried>,
     /// How many of the commit's parents are record commits.
     pub frontier: u32,
 }
@@ -67,6 +77,24 @@ pub fn join_seen<'a>(
         *max = (*max).max(*seq);
     }
     all.into_iter().collect()
+}
+
+/// All that these know by content alone, but for what is seen by now: the last
+/// [`limit::CARRIED_COMMITS_MAX`].
+#[must_use]
+pub fn join_carried<'a>(
+    lists: impl IntoIterator<Item = &'a [Carried]>,
+    seen: &[(BranchId, u64)],
+) -> Vec<Carried> {
+    let all: std::collections::BTreeSet<Carried> = lists.into_iter().flatten().copied().collect();
+    let mut out: Vec<Carried> = all.into_iter().collect();
+    out.retain(|c| !has_seen(seen, c.dot));
+    if out.len() > limit::CARRIED_COMMITS_MAX {
+        out.sort_unstable_by_key(|c| std::cmp::Reverse((c.dot.seq, *c)));
+        out.truncate(limit::CARRIED_COMMITS_MAX);
+        out.sort_unstable();
+    }
+    out
 }
 
 /// A record commit to be made.

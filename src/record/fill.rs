@@ -158,11 +158,11 @@ impl Draft<'_> {
     }
 
     fn count_links(&self, id: FileId) -> Result<u32> {
-        if !self.relinked.contains(&link_list(id)) {
-            if let Some(base) = self.base.record(self.src, id)? {
-                return Ok(base.filled.links);
-            }
-            // The file is new here; names of it may have been here before it.
+        // If the file is new here, names of it may have been here before it.
+        if !self.relinked.contains(&link_list(id))
+            && let Some(base) = self.base.record(self.src, id)?
+        {
+            return Ok(base.filled.links);
         }
         Ok(u32::try_from(self.links(id)?.len()).unwrap_or(u32::MAX))
     }

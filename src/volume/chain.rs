@@ -21,7 +21,7 @@ use crate::merge::{project, view as merge_view};
 use crate::record::Source;
 use crate::record::cache::Cache;
 use crate::record::change::{self, Change};
-use crate::record::commit as record_commit;
+use crate::record::commit::{self as record_commit, Carried};
 use crate::record::state::State;
 use crate::store::closure;
 use crate::store::objects::{Memory, Object, Objects};
@@ -151,7 +151,7 @@ impl Numbers {
 }
 
 /// What goes into a record commit.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Sealed {
     /// Its name and time.
     pub stamp: Stamp,
@@ -163,6 +163,8 @@ pub struct Sealed {
     pub state: State,
     /// The content's tree.
     pub tree: Oid,
+    /// Commits known by their content only, besides those that the view's heads know.
+    pub carried: Vec<Carried>,
 }
 
 impl Sealed {
@@ -176,6 +178,7 @@ impl Sealed {
             content: view.commit,
             state: view.state,
             tree: view.tree,
+            carried: Vec::new(),
         }
     }
 }
@@ -246,6 +249,7 @@ pub fn change(
         content: content_commit(desk, stage, base, deed, tree)?,
         state,
         tree,
+        carried: Vec::new(),
     })
 }
 
@@ -272,6 +276,7 @@ fn content_commit(
         email: &desk.who.email(),
         seconds: i64::try_from(deed.stamp.hlc.wall_ms() / 1000).unwrap_or(i64::MAX),
         message: deed.message,
+        placed: merge_view::placed_by(deed.changes),
     };
     Ok(Some(merge_view::mint(stage, new)?))
 }
@@ -291,6 +296,8 @@ pub fn fix(
     let own = [(s.stamp.branch, s.stamp.seq)];
     let known = base.heads.iter().map(|h| h.seen.as_slice());
     let seen = record_commit::join_seen(known.chain([own.as_slice()]));
+    let known = base.heads.iter().map(|h| h.carried.as_slice());
+    let carried = record_commit::join_carried(known.chain([s.carried.as_slice()]), &seen);
     let new = record_commit::NewCommit {
         head: record_commit::Head {
             stamp: s.stamp,
@@ -298,7 +305,7 @@ pub fn fix(
             content: s.content,
             births: s.births,
             seen: seen.clone(),
-            carried: Vec::new(),
+            carried: carried.clone(),
             frontier: 0,
         },
         state: s.state,
@@ -322,6 +329,7 @@ pub fn fix(
         id,
         content: s.content,
         seen: Arc::new(seen),
+        carried: Arc::new(carried),
         state: s.state,
     };
     let view = View {

@@ -39,6 +39,7 @@ pub fn read_head(src: Source<'_>, id: Oid) -> VolumeResult<HeadInfo> {
         id,
         content: c.head.content,
         seen: Arc::new(c.head.seen),
+        carried: Arc::new(c.head.carried),
         state: c.state,
     })
 }
@@ -122,7 +123,7 @@ pub fn derive(
             stamp: h.stamp,
             state: h.state,
             seen: h.seen.as_ref().clone(),
-            carried: Vec::new(),
+            carried: h.carried.as_ref().clone(),
         })
         .collect();
     let state = join::join(src, &found, &joined)?;

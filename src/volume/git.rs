@@ -18,6 +18,7 @@ use crate::base::clock;
 use crate::base::id::Oid;
 use crate::base::name::OWN_NAME;
 use crate::base::stamp::{Dot, Stamp};
+use crate::merge::ahead::Ahead;
 use crate::merge::{project, stock, view as merge_view};
 use crate::record::change;
 use crate::record::change::Change;
@@ -41,6 +42,9 @@ pub struct RefUpdate {
     /// Where it should be; `None`: removed.
     pub new: Option<Oid>,
 }
+
+/// Commits of content, latest first.
+type Passed = Vec<(Oid, git_commit::GitCommit)>;
 
 /// What became of it: an error text is shown to the client.
 pub type RefVerdict = Result<(), String>;
@@ -188,8 +192,10 @@ impl Worker<'_> {
         }
         let src = v.source_of(&stage);
         let mut pushed = None;
+        let mut carried = Vec::new();
         if let Some(q) = main {
-            let bases = self.bases_of(&base, q)?;
+            let (bases, passed) = self.bases_of(&base, q)?;
+            let ahead = Ahead::read(src.objs, &passed)?;
             let from = derive::derive(v.repo().clone(), v.cache(), bases)?;
             let tree = git_commit::read(src.objs, &q)?.tree;
             if from.commit != Some(q) {
@@ -200,6 +206,8 @@ impl Worker<'_> {
                         base_tree: from.tree,
                         commit: q,
                         tree,
+                        now: &base.state,
+                        ahead: &ahead,
                     },
                 )?;
                 for path in meant.refused {
@@ -208,6 +216,7 @@ impl Worker<'_> {
                 }
                 changes.extend(meant.changes);
                 pushed = Some(q);
+                carried = ahead.commits;
             }
         }
         if changes.is_empty() && pushed.is_none() {
@@ -224,6 +233,7 @@ impl Worker<'_> {
             content,
             state,
             tree,
+            carried,
         };
         self.publish(&base, &stage, s)?;
         // The push is durable in any case: a git client sees it a little later then.
@@ -296,8 +306,9 @@ impl Worker<'_> {
         })
     }
 
-    /// The record commits of the latest ancestors of a pushed commit that have records.
-    fn bases_of(&self, base: &View, pushed: Oid) -> VolumeResult<Vec<HeadInfo>> {
+    /// The record commits of the latest ancestors of a pushed commit that have records, and the
+    /// commits above them that say which record belongs to them, which is not here.
+    fn bases_of(&self, base: &View, pushed: Oid) -> VolumeResult<(Vec<HeadInfo>, Passed)> {
         let v = self.volume;
         let mut d = v
             .git
@@ -306,7 +317,9 @@ impl Worker<'_> {
             .unwrap_or_else(PoisonError::into_inner);
         d.extend(v, &base.heads)?;
         let src = v.source(base);
+        let seen = base.seen();
         let mut found = Vec::new();
+        let mut passed = Vec::new();
         let mut queue = VecDeque::from([pushed]);
         let mut met = HashSet::from([pushed]);
         while let Some(id) = queue.pop_front() {
@@ -320,10 +333,13 @@ impl Worker<'_> {
                 found.push(derive::read_head(src, r)?);
                 continue;
             }
-            let parents = git_commit::read(src.objs, &id)?.parents;
-            queue.extend(parents.into_iter().filter(|p| met.insert(*p)));
+            let commit = git_commit::read(src.objs, &id)?;
+            queue.extend(commit.parents.iter().copied().filter(|p| met.insert(*p)));
+            if merge_view::dot_of(&commit).is_some_and(|d| !record_commit::has_seen(&seen, d)) {
+                passed.push((id, commit));
+            }
         }
-        Ok(derive::maximal(found))
+        Ok((derive::maximal(found), passed))
     }
 
     /// The pushed commit itself when it is the whole story, else a merge of it and the view.
@@ -357,6 +373,7 @@ impl Worker<'_> {
             email: &who.email(),
             seconds: i64::try_from(stamp.hlc.wall_ms() / 1000).unwrap_or(i64::MAX),
             message: "merge a push",
+            placed: Vec::new(),
         };
         Ok(Some(merge_view::mint(stage, new)?))
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::base::id::{BranchId, NodeId, Oid};
 use crate::base::stamp::Stamp;
-use crate::record::commit::join_seen;
+use crate::record::commit::{Carried, join_seen};
 use crate::record::state::State;
 use crate::store::objects::Memory;
 
@@ -21,6 +21,8 @@ pub struct HeadInfo {
     pub content: Option<Oid>,
     /// For each branch, the last commit that this head has seen.
     pub seen: Arc<Vec<(BranchId, u64)>>,
+    /// Commits that it knows by their content only; sorted.
+    pub carried: Arc<Vec<Carried>>,
     /// The records at this head.
     pub state: State,
 }

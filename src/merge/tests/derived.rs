@@ -8,6 +8,7 @@ use super::world::World;
 use crate::base::id::{BranchId, FileId, Oid};
 use crate::base::name::EntryName;
 use crate::base::stamp::{Hlc, Stamp};
+use crate::merge::ahead::Ahead;
 use crate::merge::diff::diff;
 use crate::merge::project::project;
 use crate::merge::shown::{Role, Shown};
@@ -152,6 +153,8 @@ fn a_stock_commit_is_shown_as_it_was_made() {
                         base_tree: project(w.src(), None, base).expect("projects"),
                         commit: base.ids,
                         tree: project(w.src(), None, wanted).expect("projects"),
+                        now: base,
+                        ahead: &Ahead::default(),
                     };
                     let meant = meant(w.src(), stock).expect("reads");
                     assert!(meant.refused.is_empty());
@@ -177,7 +180,8 @@ fn a_stock_commit_is_shown_as_it_was_made() {
                     let texts = |d: &Disk| d.values().cloned().collect::<BTreeSet<String>>();
                     assert!(
                         ruled() || texts(&made).is_superset(&texts(&wanted_files)),
-                        "seed {seed}"
+                        "seed {seed}: {made:?} for {wanted_files:?}\n{}",
+                        w.notes.join("\n")
                     );
                 }
             }
@@ -216,6 +220,8 @@ fn trees_follow_modes_links_and_refused_names() {
         base_tree: tree,
         commit: tree,
         tree,
+        now: &base,
+        ahead: &Ahead::default(),
     };
     assert_eq!(meant(w.src(), stock).expect("reads").changes, []);
     assert!(w.tree(&base).values().any(|s| s.kind == Kind::Dir));

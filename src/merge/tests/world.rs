@@ -27,6 +27,8 @@ pub(super) struct World {
     dots: BTreeMap<Dot, Oid>,
     seqs: BTreeMap<BranchId, u64>,
     births: u64,
+    /// The content that the next commits describe, if any.
+    pub(super) content: Option<Oid>,
     /// What each commit did, for people who read a failure.
     pub(super) notes: Vec<String>,
     /// Per commit: file, bytes, whether it wrote them rather than asserted them again.
@@ -111,7 +113,7 @@ impl World {
         let head = commit::Head {
             stamp,
             node: NodeId([0; 32]),
-            content: None,
+            content: self.content,
             births: self.births,
             seen,
             carried: Vec::new(),
