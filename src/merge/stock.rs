@@ -18,7 +18,7 @@ use crate::merge::ahead::Ahead;
 use crate::merge::escape::{escape, unescape};
 use crate::merge::intent::{self, Sight, Target};
 use crate::merge::project::mode_of;
-use crate::merge::shown::{self, Shown, default_mode};
+use crate::merge::shown::{self, Role, Shown, default_mode};
 use crate::record::change::{Change, SetField};
 use crate::record::git_tree::{self, EXECUTABLE, GITLINK, LINK, TREE, TreeEntry};
 use crate::record::model::Kind;
@@ -70,6 +70,7 @@ pub fn meant(src: Source<'_>, stock: Stock<'_>) -> Result<Meant> {
         born: Vec::new(),
         gone: Vec::new(),
         met: BTreeSet::new(),
+        acted: Vec::new(),
         out: Meant::default(),
     };
     reader.todo.push(Pair {
@@ -109,6 +110,8 @@ struct Reader<'a> {
     gone: Vec<Shown>,
     /// Paths that were brought ahead and that differ: they are acted on in any case.
     met: BTreeSet<Vec<u8>>,
+    /// Entries that were acted on.
+    acted: Vec<Shown>,
     out: Meant,
 }
 
@@ -206,6 +209,7 @@ impl Reader<'_> {
     fn rewrite(&mut self, path: &[u8], shown: &Shown, entry: &TreeEntry) -> Result<()> {
         let fresh = self.id_for(path)?;
         self.met.insert(path.to_vec());
+        self.acted.push(shown.clone());
         let kind = kind_of(entry.mode);
         let mut made = if shown.links > 0 {
             // git knows nothing of the other names: this one becomes a file of its own.
@@ -259,7 +263,7 @@ impl Reader<'_> {
         self.assert_ahead()?;
         let moves = self.moves();
         let born = std::mem::take(&mut self.born);
-        let gone = std::mem::take(&mut self.gone);
+        let mut gone = std::mem::take(&mut self.gone);
         for new in &born {
             let from = moves.get(&new.path).and_then(|i| gone.get(*i));
             self.arrive(new, from)?;
@@ -271,7 +275,60 @@ impl Reader<'_> {
                 self.out.changes.extend(made);
             }
         }
+        self.acted.append(&mut gone);
+        self.leave_copies()?;
         Ok(self.out)
+    }
+
+    /// Copies of a file with several names go with the last of them, which no single act knows
+    /// to be the last: those that nobody meant become files of their own.
+    fn leave_copies(&mut self) -> Result<()> {
+        let (src, base) = (self.at.src, self.stock.base);
+        let is_linked = |s: &&Shown| s.links > 0 || !s.link.is_empty();
+        let files: BTreeSet<FileId> = (self.acted.iter().filter(is_linked))
+            .map(Shown::id)
+            .collect();
+        for id in files {
+            let Some(record) = base.record(src, id)? else {
+                continue;
+            };
+            let mut names = Vec::new();
+            for place in base.places(src, &record)? {
+                let dirs = shown::unified(src, base, place.parent)?;
+                names.push((dirs, place.name));
+            }
+            let is_acted = |dirs: &[FileId], name: &EntryName| {
+                let mut acted = self.acted.iter();
+                acted.any(|s| s.parents == dirs && s.name == *name)
+            };
+            if !names.iter().all(|(dirs, name)| is_acted(dirs, name)) {
+                continue;
+            }
+            let mut copies = Vec::new();
+            for (dirs, name) in &names {
+                let group = shown::group(src, base, dirs, name)?.into_iter();
+                copies.extend(group.filter(|s| {
+                    s.role != Role::Main
+                        && s.versions.iter().any(|v| v.id == id)
+                        && !is_acted(&s.parents, &s.name)
+                }));
+            }
+            for copy in copies {
+                let dir = copy.parents.first().copied().unwrap_or(FileId::ROOT);
+                let own = path_id(
+                    &[&dir.as_u128().to_be_bytes()[..], copy.name.as_bytes()].concat(),
+                    Some(self.stock.commit),
+                );
+                let mut made = intent::delete(self.at, &copy)?;
+                let target = Target {
+                    dirs: &copy.parents,
+                    name: &copy.name,
+                };
+                made.extend(intent::create(target, own, (copy.kind, copy.blob)));
+                self.out.changes.extend(made);
+            }
+        }
+        Ok(())
     }
 
     /// New paths whose bytes, on either side, no other path has: which vanished entry each was.

@@ -180,7 +180,9 @@ fn a_stock_commit_is_shown_as_it_was_made() {
                     let texts = |d: &Disk| d.values().cloned().collect::<BTreeSet<String>>();
                     assert!(
                         ruled() || texts(&made).is_superset(&texts(&wanted_files)),
-                        "seed {seed}: {made:?} for {wanted_files:?}\n{}",
+                        "seed {seed}: {made:?} for {wanted_files:?} on {:?}\n{:?}\n{}",
+                        disk_of(w, &w.tree(base)),
+                        meant.changes,
                         w.notes.join("\n")
                     );
                 }
