@@ -34,6 +34,12 @@ impl Head {
     fn has_seen(&self, dot: Dot) -> bool {
         has_seen(&self.seen, dot)
     }
+
+    /// Whether the stamp is that of another commit of the same name: only a member that lies
+    /// makes such.
+    fn is_twin_of(&self, other: Stamp) -> bool {
+        self.stamp.dot() == other.dot() && self.stamp != other
+    }
 }
 
 impl From<&RecordCommit> for Head {
@@ -143,7 +149,8 @@ impl<'a> Heads<'a> {
         let survives = |at: Stamp, in_git: bool| {
             heads().all(|((h, carried), list)| {
                 let carried = in_git && carried.binary_search(&at.dot()).is_ok();
-                list.iter().any(|p| stamp(p) == at) || !(carried || h.has_seen(at.dot()))
+                let seen = carried || h.has_seen(at.dot()) && !h.is_twin_of(at);
+                !seen || list.iter().any(|p| stamp(p) == at)
             })
         };
         parts

@@ -49,10 +49,11 @@ pub fn read_head(src: Source<'_>, id: Oid) -> VolumeResult<HeadInfo> {
 pub fn maximal(mut heads: Vec<HeadInfo>) -> Vec<HeadInfo> {
     heads.sort_by_key(|h| h.id);
     heads.dedup_by_key(|h| h.id);
-    let covered = |h: &HeadInfo| {
-        let dot = h.stamp.dot();
-        heads.iter().any(|o| o.id != h.id && has_seen(&o.seen, dot))
+    // Two commits of one name, of a member that lies, see each other: both stay.
+    let below = |h: &HeadInfo, o: &HeadInfo| {
+        o.id != h.id && has_seen(&o.seen, h.stamp.dot()) && !has_seen(&h.seen, o.stamp.dot())
     };
+    let covered = |h: &HeadInfo| heads.iter().any(|o| below(h, o));
     let keep: Vec<bool> = heads.iter().map(|h| !covered(h)).collect();
     let mut keep = keep.into_iter();
     heads.retain(|_| keep.next().unwrap_or(true));

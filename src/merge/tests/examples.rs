@@ -30,6 +30,20 @@ fn start(acts: &[&str]) -> (World, usize) {
 }
 
 #[test]
+fn two_commits_of_one_name_end_nothing_of_each_other() {
+    let mut w = World::default();
+    let o = w.act(0, &[], 1, &["+/p=O", "+/q=O"]);
+    let a = w.act(1, &[o], 3, &["=/p=v1"]);
+    w.roll_back(1);
+    let b = w.act(1, &[o], 4, &["=/q=v2"]);
+    assert_eq!(w.heads[a].stamp.dot(), w.heads[b].stamp.dot());
+    for heads in [[a, b], [b, a]] {
+        let disk = w.disk(&heads);
+        assert_eq!((disk["/p"].as_str(), disk["/q"].as_str()), ("v1", "v2"));
+    }
+}
+
+#[test]
 fn writing_what_is_shown_is_no_operation_and_writing_over_a_merge_ends_both_sides() {
     // W(b) > W(a): c's write of v1 replaces the shown v2, so nothing is left of v2.
     let (mut w, o) = start(&["+/p=O"]);

@@ -312,6 +312,12 @@ impl World {
         self.commit(node, parents, time, &acts.join(" "), &changes)
     }
 
+    /// The next commit of this node has the number of its last one.
+    pub(super) fn roll_back(&mut self, node: u64) {
+        let seq = self.seqs.get_mut(&BranchId(node + 1));
+        *seq.expect("a commit of the node") -= 1;
+    }
+
     fn parse(&mut self, state: &State, act: &str) -> Vec<Change> {
         if let Some((from, to)) = act.split_once('>') {
             return self.rename(state, from, to);
