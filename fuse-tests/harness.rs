@@ -8,6 +8,10 @@
 #![allow(dead_code)]
 
 // Paths, because this file is found by a path too.
+#[path = "harness/account.rs"]
+pub(crate) mod account;
+#[path = "harness/edits.rs"]
+pub(crate) mod edits;
 #[path = "harness/git.rs"]
 pub(crate) mod git;
 #[path = "harness/tree.rs"]

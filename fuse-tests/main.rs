@@ -33,6 +33,7 @@ mod mounts;
 mod operations;
 mod ordinary_user;
 mod past;
+mod race;
 mod real_tree;
 mod scale;
 mod strace_order;

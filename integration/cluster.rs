@@ -3,7 +3,9 @@
 //! Needs root, `ip` and `nft`; fails without them unless `CELLFS_NO_NETNS=1`.
 
 mod converge;
+mod hour;
 mod net;
+mod people;
 mod refusals;
 mod switch;
 mod wan;

@@ -215,7 +215,8 @@ impl Fs {
         self.may_change(ino)?;
         let (mut live, moved) = match set.size {
             Some(len) if len > 0 => self.lock_for(ino, len)?,
-            _ => (self.volume.lock(), data::Moved::default()),
+            Some(_) => (self.lock_alone(|_| Ok(vec![ino]))?, data::Moved::default()),
+            None => (self.volume.lock(), data::Moved::default()),
         };
         if let Some(len) = set.size {
             self.resize(&mut live, ino, len, moved)?;

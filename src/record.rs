@@ -30,7 +30,7 @@ use crate::store::objects::{ObjectError, Objects};
 #[non_exhaustive]
 pub enum RecordError {
     /// The objects below could not be used.
-    #[error("records could not be read or written")]
+    #[error("records could not be read or written: {0}")]
     Objects(#[from] ObjectError),
     /// A commit that is no record commit, or one that contradicts itself.
     #[error("commit {id} is no record commit: {why}")]

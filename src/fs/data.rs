@@ -34,7 +34,11 @@ impl Fs {
         if own::is_own(ino) {
             return Ok(self.own.open(ino)?.map_or(Opened::Bytes, Opened::Text));
         }
-        let mut live = self.volume.lock();
+        let mut live = if write && truncate {
+            self.lock_alone(|_| Ok(vec![ino]))?
+        } else {
+            self.volume.lock()
+        };
         let i = live.inode_mut(ino)?;
         if i.kind == Kind::Dir {
             return Err(VolumeError::IsDir);
@@ -158,7 +162,7 @@ impl Fs {
         }
         let mut moved = Moved::default();
         loop {
-            let live = self.volume.lock();
+            let live = self.lock_alone(|_| Ok(vec![ino]))?;
             let i = live.inode(ino)?;
             let opens = is_opening(i);
             match &i.data {
@@ -184,6 +188,26 @@ impl Fs {
                 _ => return Ok((live, moved)),
             }
         }
+    }
+
+    /// The lock, once no other inode of the files that `of` names has bytes for a commit: the
+    /// journal and a commit know one version of a file at a time. What is in the way is
+    /// committed first.
+    pub(super) fn lock_alone(
+        &self,
+        of: impl Fn(&mut Live) -> Result<Vec<Ino>>,
+    ) -> Result<MutexGuard<'_, Live>> {
+        for _ in 0..TURNS_MAX {
+            let mut live = self.volume.lock();
+            let inos = of(&mut live)?;
+            let Some(other) = inos.into_iter().find_map(|i| live.other_writer(i)) else {
+                return Ok(live);
+            };
+            settle(&mut live, other)?;
+            drop(live);
+            self.volume.commit_now()?;
+        }
+        Err(std::io::Error::from(std::io::ErrorKind::ResourceBusy).into())
     }
 
     /// Makes the bytes changeable: in memory, or in an overlay file if they are many.
@@ -263,7 +287,9 @@ impl Fs {
             generation: before.generation + 1,
             ..before
         });
+        let id = i.id();
         live.dirty.insert(ino);
+        live.writing.insert(id, ino);
         Ok(())
     }
 
@@ -362,6 +388,9 @@ impl Fs {
         Ok(self.volume.journal().sync(last)?)
     }
 }
+
+/// How often a writer lets another one of the same file go first.
+const TURNS_MAX: usize = 1_000;
 
 /// What was done without the lock so that bytes can be changed under it.
 #[derive(Debug, Default)]

@@ -175,8 +175,9 @@ impl Fs {
     fn remove(&self, dir: Ino, name: &[u8], want_dir: bool) -> Result<()> {
         let name = EntryName::new(name)?;
         self.may_name(dir, &name)?;
+        let cx = self.volume.cx();
         let mut live = self.volume.lock();
-        let ino = live.child(self.volume.cx(), dir, &name)?;
+        let ino = live.child(cx, dir, &name)?;
         let ino = ino.ok_or(VolumeError::NotFound)?;
         let is_dir = live.inode(ino)?.kind == Kind::Dir;
         match (is_dir, want_dir) {
@@ -261,7 +262,11 @@ impl Fs {
         self.may_name(from, &old)?;
         self.may_name(to, &new)?;
         let cx = self.volume.cx();
-        let mut live = self.volume.lock();
+        let named = |live: &mut Live| -> Result<Vec<Ino>> {
+            let both = [live.child(cx, from, &old)?, live.child(cx, to, &new)?];
+            Ok(both.into_iter().flatten().collect())
+        };
+        let mut live = self.lock_alone(named)?;
         let ino = live.child(cx, from, &old)?.ok_or(VolumeError::NotFound)?;
         let target = live.child(cx, to, &new)?;
         if live.inode(to)?.removed {

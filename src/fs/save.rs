@@ -119,6 +119,7 @@ pub(super) fn take_over(live: &mut Live, new: Ino, old: Ino, now: i64) -> Result
     live.touched.insert(new);
     live.by_id.remove(&was);
     live.by_id.insert(id, new);
+    live.writing.insert(id, new);
     Ok(())
 }
 
@@ -176,6 +177,10 @@ impl Fs {
         };
         let id = left.shown.id();
         if clock::now_ms().saturating_sub(left.at_ms) > RESUME_MS {
+            return Ok(None);
+        }
+        // Somebody writes the version on that it was.
+        if live.writer_of(id).is_some() {
             return Ok(None);
         }
         let mut base: Vec<Dot> = left.shown.versions.iter().map(|v| v.location).collect();

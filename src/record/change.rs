@@ -153,6 +153,15 @@ impl Change {
         }
     }
 
+    /// The bytes that the change names; the null id for those that are not known yet.
+    #[must_use]
+    pub fn blob(&self) -> Option<Oid> {
+        match self {
+            Self::Born { blob, .. } | Self::Write { blob, .. } => Some(*blob),
+            _ => None,
+        }
+    }
+
     /// The same change with other dots in place of those it names.
     #[must_use]
     pub fn map_dots(mut self, f: impl Fn(Dot) -> Dot) -> Self {

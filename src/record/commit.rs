@@ -2,8 +2,10 @@
 //!
 //! Tree: `ids`, `names` and `refs` (the state) and `head` (a blob, [`Head`]). Parents: the
 //! record commits of the frontier it was made on, sorted; then the content commit it
-//! describes; then the tips of refs it changed, which keeps them alive. Invariant: bytes follow
-//! from the parts alone, and a decoded commit agrees with itself.
+//! describes; then the tips of refs it changed, which keeps them alive, and a commit of the blobs
+//! that it adds and its content does not show. Invariant: bytes follow from the parts alone, and a decoded commit agrees with itself.
+
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
@@ -204,6 +206,22 @@ fn keep_chain(objs: &dyn Objects, tips: &[Oid], seconds: i64) -> Result<Oid> {
         last = Some(plain(tree, parents, seconds, KEEP_MESSAGE).put(objs)?);
     }
     Ok(last.unwrap_or(tree))
+}
+
+/// A commit that keeps blobs alive, to be one of [`NewCommit::tips`]: versions that the commit
+/// adds and that its content shows merged with others.
+///
+/// # Errors
+/// When the store fails.
+pub fn keep_blobs(objs: &dyn Objects, blobs: BTreeSet<Oid>, head: Stamp) -> Result<Oid> {
+    let entry = |id: Oid| TreeEntry {
+        mode: FILE,
+        name: id.to_string().into(),
+        id,
+    };
+    let tree = git_tree::put(objs, blobs.into_iter().map(entry).collect())?;
+    let seconds = i64::try_from(head.hlc.wall_ms() / 1000).unwrap_or(i64::MAX);
+    plain(tree, Vec::new(), seconds, KEEP_MESSAGE).put(objs)
 }
 
 /// The state that a record commit pins, without a look at the rest.

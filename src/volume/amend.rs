@@ -52,6 +52,11 @@ impl Volume {
         self.run(|w| w.settle())?
     }
 
+    /// Returns when what was closed so far is in a commit.
+    pub(crate) fn commit_now(&self) -> VolumeResult<()> {
+        self.run(|w| w.commit(false))?
+    }
+
     fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Worker<'_>) -> T + Send + 'static,

@@ -165,6 +165,8 @@ pub struct Sealed {
     pub tree: Oid,
     /// Commits known by their content only, besides those that the view's heads know.
     pub carried: Vec<Carried>,
+    /// A commit of the versions that it adds and that the content shows merged with others.
+    pub kept: Option<Oid>,
 }
 
 impl Sealed {
@@ -179,6 +181,7 @@ impl Sealed {
             state: view.state,
             tree: view.tree,
             carried: Vec::new(),
+            kept: None,
         }
     }
 }
@@ -243,14 +246,39 @@ pub fn change(
     let dots = Ancestry::new(desk.objects.clone(), &base.heads);
     let state = change::apply(src, &dots, &base.state, deed.stamp, deed.changes)?;
     let tree = project::project(src, Some((&base.state, base.tree)), &state)?;
+    let content = content_commit(desk, stage, base, deed, tree)?;
     Ok(Sealed {
         stamp: deed.stamp,
         births: deed.births,
-        content: content_commit(desk, stage, base, deed, tree)?,
+        content,
         state,
         tree,
         carried: Vec::new(),
+        kept: keep(base, stage, content, deed)?,
     })
+}
+
+/// New versions that the content does not show, because it shows what a merge made of them and
+/// others: no tree names their bytes, and whoever merges them again needs them.
+///
+/// # Errors
+/// As the store.
+pub fn keep(
+    base: &View,
+    stage: &Memory,
+    content: Option<Oid>,
+    deed: &Deed<'_>,
+) -> VolumeResult<Option<Oid>> {
+    let mut blobs: BTreeSet<Oid> = deed.changes.iter().filter_map(Change::blob).collect();
+    blobs.retain(|b| !b.is_null());
+    if let (Some(content), false) = (content, blobs.is_empty()) {
+        let (_, named) = unwritten(stage, &base.stage, content)?;
+        blobs.retain(|b| !named.contains(b));
+    }
+    if blobs.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(record_commit::keep_blobs(stage, blobs, deed.stamp)?))
 }
 
 fn content_commit(
@@ -310,10 +338,13 @@ pub fn fix(
         },
         state: s.state,
         frontier: base.heads.iter().map(|h| h.id).collect(),
-        tips: tips(desk, stage, base, &s.state)?,
+        tips: tips(desk, stage, base, &s.state)?
+            .into_iter()
+            .chain(s.kept)
+            .collect(),
     };
     let id = record_commit::encode(stage, new)?;
-    let pack = write(desk, unwritten(stage, &base.stage, id)?)?;
+    let pack = write(desk, unwritten(stage, &base.stage, id)?.0)?;
     let record = Committed {
         stamp: s.stamp,
         head: id,
@@ -405,7 +436,7 @@ fn tips(desk: &Desk<'_>, stage: &Memory, base: &View, state: &State) -> VolumeRe
 }
 
 /// The objects reachable from `id` that are in memory only.
-fn unwritten(stage: &Memory, below: &Memory, id: Oid) -> VolumeResult<Vec<(Oid, Object)>> {
+fn unwritten(stage: &Memory, below: &Memory, id: Oid) -> VolumeResult<Unwritten> {
     let mut out = Vec::new();
     let mut seen = HashSet::new();
     let mut stack = vec![id];
@@ -419,5 +450,8 @@ fn unwritten(stage: &Memory, below: &Memory, id: Oid) -> VolumeResult<Vec<(Oid, 
         closure::children(&id, &o, &mut stack).map_err(VolumeError::from)?;
         out.push((id, o));
     }
-    Ok(out)
+    Ok((out, seen))
 }
+
+/// Objects that are not in the store, and the ids of all that they name.
+type Unwritten = (Vec<(Oid, Object)>, HashSet<Oid>);

@@ -403,6 +403,9 @@ pub(super) fn settle(live: &mut Live, batch: &Batch, done: &Done) {
     for ino in std::mem::take(&mut live.committing) {
         live.drop_if_idle(ino);
     }
+    let inodes = &live.inodes;
+    live.writing
+        .retain(|_, i| inodes.get(i).is_some_and(|i| i.dirty.is_some()));
 }
 
 fn settle_name(live: &mut Live, n: u64, dir: Ino, name: &crate::base::name::EntryName) {

@@ -234,6 +234,8 @@ impl Worker<'_> {
             state,
             tree,
             carried,
+            // The pushed commit has them.
+            kept: None,
         };
         self.publish(&base, &stage, s)?;
         // The push is durable in any case: a git client sees it a little later then.

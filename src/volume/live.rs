@@ -93,6 +93,9 @@ pub struct Live {
     pub dirty: BTreeSet<Ino>,
     /// Inodes in the commit that is being made.
     pub committing: BTreeSet<Ino>,
+    /// Which inode a file was last written through: a version that lost its name to one from
+    /// elsewhere, or a copy beside it, has the same id. One at a time has bytes for a commit.
+    pub writing: HashMap<FileId, Ino>,
     /// Inodes whose names or attributes wait for the commit to come; their dots may stand
     /// for it.
     pub touched: HashSet<Ino>,
@@ -136,6 +139,7 @@ impl Live {
             pending: Vec::new(),
             dirty: BTreeSet::new(),
             committing: BTreeSet::new(),
+            writing: HashMap::new(),
             touched: HashSet::new(),
             overrides: BTreeMap::new(),
             stale: HashSet::new(),
@@ -478,6 +482,22 @@ impl Live {
     pub fn is_settled(&self, ino: Ino) -> bool {
         let born = self.inodes.get(&ino).is_some_and(|i| i.born);
         !born && !self.committing.contains(&ino) && !self.touched.contains(&ino)
+    }
+
+    /// Another inode of the same file whose bytes are in no commit yet.
+    #[must_use]
+    pub fn other_writer(&self, ino: Ino) -> Option<Ino> {
+        let id = self.inodes.get(&ino)?.id();
+        self.writer_of(id).filter(|other| *other != ino)
+    }
+
+    /// The inode whose bytes are the next version of a file, and in no commit yet.
+    #[must_use]
+    pub fn writer_of(&self, id: FileId) -> Option<Ino> {
+        let ino = *self.writing.get(&id)?;
+        let i = self.inodes.get(&ino)?;
+        let waits = i.dirty.is_some() || self.committing.contains(&ino);
+        (waits && i.id() == id && !i.removed).then_some(ino)
     }
 
     fn is_being_written(&self, ino: Ino) -> bool {

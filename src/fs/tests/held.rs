@@ -1,0 +1,115 @@
+//! A descriptor that is kept open while versions from elsewhere take the name.
+
+use super::*;
+
+fn lines(count: usize) -> String {
+    (0..count).map(|n| format!("line {n}\n")).collect()
+}
+
+/// Two nodes, and an inode of the first that is open for writing and lost its name to a version
+/// of the second, which differs in line 3.
+struct Detached {
+    _dirs: [tempfile::TempDir; 2],
+    a: Arc<Volume>,
+    b: Arc<Volume>,
+    held: Ino,
+    text: String,
+}
+
+fn detached() -> Detached {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let (a, b) = (volume(dirs[0].path(), 1), volume(dirs[1].path(), 2));
+    let (fa, fb) = (fs(&a), fs(&b));
+    let text = lines(40);
+    put(&fa, "text", &text);
+    sync(&a, &b);
+    let held = walk(&fa, "text");
+    fa.open(held, true, false).unwrap();
+    put(&fb, "text", &text.replace("line 3\n", "LINE 3\n"));
+    b.flush_all().unwrap();
+    pull(&b, &a);
+    assert_ne!(walk(&fa, "text"), held);
+    Detached {
+        _dirs: dirs,
+        a,
+        b,
+        held,
+        text,
+    }
+}
+
+#[test]
+fn two_inodes_of_one_file_are_both_written() {
+    let d = detached();
+    let (fa, fb) = (fs(&d.a), fs(&d.b));
+    let end = d.text.len() as u64;
+    // Through the old inode and at the name, in turns, and nobody closes the old one.
+    for n in 0..5 {
+        fa.write(d.held, end + n * 4, format!("a {n}\n").as_bytes())
+            .unwrap();
+        let now = get(&fa, "text");
+        let (old, new) = (format!("line 1{n}\n"), format!("LINE 1{n}\n"));
+        put(&fa, "text", &now.replace(&old, &new));
+        fa.fsync(d.held).unwrap();
+    }
+    d.a.flush_all().unwrap();
+    assert_eq!(d.a.lock().dirty_count(), 0);
+    fa.release(d.held, true);
+    sync(&d.a, &d.b);
+    for f in [&fa, &fb] {
+        let got = get(f, "text");
+        for n in 0..5 {
+            assert!(got.contains(&format!("a {n}\n")), "{n} in {got}");
+            assert!(got.contains(&format!("LINE 1{n}\n")), "1{n} in {got}");
+        }
+        assert!(got.contains("LINE 3\n"));
+        assert_eq!(manifest(f).len(), 1, "no copies");
+    }
+    d.a.stop().unwrap();
+    d.b.stop().unwrap();
+}
+
+#[test]
+fn two_inodes_of_one_file_survive_a_crash() {
+    let d = detached();
+    let fa = fs(&d.a);
+    let end = d.text.len() as u64;
+    fa.write(d.held, end, b"through the old one\n").unwrap();
+    let now = get(&fa, "text");
+    put(&fa, "text", &now.replace("line 20\n", "LINE 20\n"));
+    fa.write(d.held, end, b"THROUGH the old one\n").unwrap();
+    let Detached {
+        _dirs: dirs, a, b, ..
+    } = d;
+    drop((fa, a, b));
+    let a = volume(dirs[0].path(), 1);
+    let got = get(&fs(&a), "text");
+    for part in ["LINE 3\n", "LINE 20\n", "THROUGH the old one\n"] {
+        assert!(got.contains(part), "{part:?} in {got}");
+    }
+    assert_eq!(got.lines().count(), 41, "{got}");
+    a.stop().unwrap();
+}
+
+#[test]
+fn bytes_that_the_same_commit_merges_are_kept() {
+    let d = detached();
+    let (fa, fb) = (fs(&d.a), fs(&d.b));
+    let end = d.text.len() as u64;
+    fa.write(d.held, end, b"a\n").unwrap();
+    fa.release(d.held, true);
+    let now = get(&fb, "text");
+    put(&fb, "text", &now.replace("line 20\n", "LINE 20\n"));
+    // What b wrote replaces one of the two versions that a merged; the other is needed again.
+    sync(&d.a, &d.b);
+    for f in [&fa, &fb] {
+        let got = get(f, "text");
+        for part in ["LINE 3\n", "LINE 20\n", "line 39\na\n"] {
+            assert!(got.contains(part), "{part:?} in {got}");
+        }
+    }
+    fsck(&d.a);
+    fsck(&d.b);
+    d.a.stop().unwrap();
+    d.b.stop().unwrap();
+}
