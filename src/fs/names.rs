@@ -266,6 +266,7 @@ impl Fs {
             let both = [live.child(cx, from, &old)?, live.child(cx, to, &new)?];
             Ok(both.into_iter().flatten().collect())
         };
+        let over = self.seen_at(to, &new)?;
         let mut live = self.lock_alone(named)?;
         let ino = live.child(cx, from, &old)?.ok_or(VolumeError::NotFound)?;
         let target = live.child(cx, to, &new)?;
@@ -294,8 +295,24 @@ impl Fs {
         }
         let now = clock::now_ns();
         let saved = target.filter(|t| save::saves(&live, ino, *t));
+        // What was committed just now for another writer of the file, nobody has seen yet.
+        let over = match saved {
+            Some(file) => {
+                let now = &live.inode(file)?.shown;
+                let unseen = |o: &Shown| o.id() == now.id() && o.versions != now.versions;
+                match over.filter(unseen) {
+                    Some(over) => {
+                        // It is merged with that, and then the name shows both.
+                        live.stale.insert((to, new.clone()));
+                        over
+                    }
+                    None => now.clone(),
+                }
+            }
+            None => live.inode(ino)?.shown.clone(),
+        };
         let mut patches: Vec<Patch> = match saved {
-            Some(file) => self.save_patches(&live, ino, file)?,
+            Some(file) => self.save_patches(&live, ino, (file, &over))?,
             None => {
                 let changes = self.move_changes(&mut live, (ino, target), (to, &new))?;
                 changes.into_iter().map(Patch::Meta).collect()
@@ -312,7 +329,7 @@ impl Fs {
             save::leave(&mut live, ino, (from, &old), Some((to, &new)));
         }
         match (saved, target) {
-            (Some(file), _) => save::take_over(&mut live, ino, file, now)?,
+            (Some(file), _) => save::take_over(&mut live, ino, (file, over), now)?,
             (None, Some(t)) => live.mark_removed(t, now),
             (None, None) => {}
         }
@@ -328,6 +345,16 @@ impl Fs {
         let entry = |dir, name| Stale::Entry { dir, name };
         self.tell_others(vec![entry(from, old), entry(to, new)]);
         Ok(())
+    }
+
+    /// What a name shows, if another inode of that file has bytes for a commit.
+    fn seen_at(&self, dir: Ino, name: &EntryName) -> Result<Option<Shown>> {
+        let mut live = self.volume.lock();
+        let Some(ino) = live.child(self.volume.cx(), dir, name)? else {
+            return Ok(None);
+        };
+        let known = live.other_writer(ino).is_some() && live.is_settled(ino);
+        Ok(known.then_some(&live.inode(ino)?.shown).cloned())
     }
 
     fn move_changes(

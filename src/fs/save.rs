@@ -44,8 +44,14 @@ pub(super) fn saves(live: &Live, new: Ino, old: Ino) -> bool {
 }
 
 impl Fs {
-    /// The patches by which the file `old` takes the bytes and attributes of `new`, which ends.
-    pub(super) fn save_patches(&self, live: &Live, new: Ino, old: Ino) -> Result<Vec<Patch>> {
+    /// The patches by which the file `old` takes the bytes and attributes of `new`, which ends, over
+    /// what was seen of it.
+    pub(super) fn save_patches(
+        &self,
+        live: &Live,
+        new: Ino,
+        (old, over): (Ino, &Shown),
+    ) -> Result<Vec<Patch>> {
         let (n, o) = (live.inode(new)?, live.inode(old)?);
         let id = o.id();
         let ended = self.drop_changes(live, new)?;
@@ -53,7 +59,7 @@ impl Fs {
         let mtime = n.attr.mtime;
         let open = |blob| Patch::Open {
             id,
-            base: o.shown.versions.iter().map(|v| v.content).collect(),
+            base: over.versions.iter().map(|v| v.content).collect(),
             kind: o.kind,
             blob,
         };
@@ -97,10 +103,15 @@ impl Fs {
     }
 }
 
-/// The inode `new` goes on as the file that `old` was, under its name.
-pub(super) fn take_over(live: &mut Live, new: Ino, old: Ino, now: i64) -> Result<()> {
+/// The inode `new` goes on as the file that `old` was, under its name and over what was seen of it.
+pub(super) fn take_over(
+    live: &mut Live,
+    new: Ino,
+    (old, shown): (Ino, Shown),
+    now: i64,
+) -> Result<()> {
     let o = live.inode(old)?;
-    let (shown, place, id) = (o.shown.clone(), o.place.clone(), o.id());
+    let (place, id) = (o.place.clone(), o.id());
     live.mark_removed(old, now);
     let i = live.inode_mut(new)?;
     let was = i.id();

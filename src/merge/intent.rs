@@ -77,14 +77,8 @@ pub fn write(
         return names::write_link(at, shown, (kind, blob));
     }
     let keeper = match keeper(shown) {
-        // Its file's other versions are shown as one, which must not be parted.
-        Some(k) if shown.role != Role::Main && parts_merged(at, k.id, &shown.versions)? => None,
-        keeper => keeper,
-    };
-    let Some(keeper) = keeper else {
-        let mut out = end(at, &shown.versions, None)?;
-        out.extend(create(place_of(shown), fresh, (kind, blob)));
-        return Ok(out);
+        Some(keeper) if !goes_apart(at, shown)? => keeper,
+        _ => return write_apart(at, shown, (kind, blob), fresh),
     };
     let mut out = end(at, &shown.versions, Some(keeper.id))?;
     out.push(Change::Write {
@@ -106,6 +100,34 @@ pub fn write(
         &shown.versions,
         location,
     ));
+    Ok(out)
+}
+
+/// Whether [`write`] makes a file of its own of new bytes for this: a copy that is no file's latest
+/// version, or whose file's other versions are shown as one, which must not be parted.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn goes_apart(at: Sight<'_>, shown: &Shown) -> Result<bool> {
+    match (keeper(shown), &shown.role) {
+        (None, _) => Ok(true),
+        (Some(_), Role::Main) => Ok(false),
+        (Some(k), Role::Copy { .. }) => parts_merged(at, k.id, &shown.versions),
+    }
+}
+
+/// New bytes for what is shown, in a file of their own.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn write_apart(
+    at: Sight<'_>,
+    shown: &Shown,
+    bytes: Bytes,
+    fresh: FileId,
+) -> Result<Vec<Change>> {
+    let mut out = end(at, &shown.versions, None)?;
+    out.extend(create(place_of(shown), fresh, bytes));
     Ok(out)
 }
 

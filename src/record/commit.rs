@@ -88,7 +88,7 @@ pub fn join_carried<'a>(
     lists: impl IntoIterator<Item = &'a [Carried]>,
     seen: &[(BranchId, u64)],
 ) -> Vec<Carried> {
-    let all: std::collections::BTreeSet<Carried> = lists.into_iter().flatten().copied().collect();
+    let all: BTreeSet<Carried> = lists.into_iter().flatten().copied().collect();
     let mut out: Vec<Carried> = all.into_iter().collect();
     out.retain(|c| !has_seen(seen, c.dot));
     if out.len() > limit::CARRIED_COMMITS_MAX {

@@ -17,7 +17,7 @@ use crate::base::id::{FileId, Oid};
 use crate::base::stamp::{Dot, Stamp};
 use crate::journal::Committed;
 use crate::merge::intent::{self, Sight};
-use crate::merge::shown::{self, Shown};
+use crate::merge::shown::{self, Role, Shown};
 use crate::record::Source;
 use crate::record::change::{Change, OWN, SetField as Field};
 use crate::record::model::Kind;
@@ -45,6 +45,8 @@ pub(super) struct Written {
     pub(super) id: FileId,
     /// An id for the bytes if they need a file of their own.
     pub(super) fresh: FileId,
+    /// They do: what is written is a copy beside another version of its file.
+    pub(super) apart: bool,
     pub(super) over: Over,
     pub(super) kind: Kind,
     pub(super) data: Data,
@@ -128,6 +130,11 @@ pub(super) fn take(volume: &Volume, live: &mut Live, all: bool) -> Batch {
         written: Vec::new(),
         detached: false,
     };
+    let view = live.view.clone();
+    let sight = Sight {
+        src: volume.source(&view),
+        state: &view.state,
+    };
     for ino in ready {
         let fresh = live.mint();
         let Some(i) = live.inodes.get_mut(&ino) else {
@@ -140,10 +147,14 @@ pub(super) fn take(volume: &Volume, live: &mut Live, all: bool) -> Batch {
         live.dirty.remove(&ino);
         live.committing.insert(ino);
         batch.detached |= i.place.is_none();
+        let is_copy = !i.born && i.shown.role != Role::Main && i.shown.link.is_empty();
+        // Errors come again when it is written.
+        let apart = is_copy && intent::goes_apart(sight, &i.shown).unwrap_or(false);
         batch.written.push(Written {
             ino,
             id: i.id(),
             fresh,
+            apart,
             over: if i.born {
                 Over::Nothing
             } else {
@@ -157,6 +168,20 @@ pub(super) fn take(volume: &Volume, live: &mut Live, all: bool) -> Batch {
         i.shown.versions.truncate(1);
         for v in &mut i.shown.versions {
             v.content = stamp.dot();
+            if is_copy {
+                v.location = stamp.dot();
+            }
+            if apart {
+                (v.id, v.first) = (fresh, true);
+            }
+        }
+        if is_copy {
+            i.shown.role = Role::Main;
+            i.shown.merged = false;
+        }
+        if apart {
+            live.by_id.insert(fresh, ino);
+            live.writing.insert(fresh, ino);
         }
     }
     if batch.is_empty() {
@@ -334,9 +359,12 @@ fn write_over(
     (kind, blob): (Kind, Oid),
     w: &Written,
 ) -> VolumeResult<Vec<Change>> {
+    let sight = Sight { src, state };
+    if w.apart {
+        return Ok(intent::write_apart(sight, s, (kind, blob), w.fresh)?);
+    }
     let now = shown::lookup(src, state, &s.parents, &s.name)?;
-    if now.is_some_and(|n| n.versions == s.versions) {
-        let sight = Sight { src, state };
+    if s.role != Role::Main || now.is_some_and(|n| n.versions == s.versions) {
         return Ok(intent::write(sight, s, (kind, blob), w.fresh)?);
     }
     let dots = |id| s.versions.iter().filter(move |v| v.id == id);

@@ -309,6 +309,7 @@ impl Tail {
             .map(|(n, (id, b))| Written {
                 ino: n as u64,
                 id,
+                apart: false,
                 fresh: id,
                 over: b.over,
                 kind: b.kind,

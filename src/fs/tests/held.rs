@@ -113,3 +113,77 @@ fn bytes_that_the_same_commit_merges_are_kept() {
     d.a.stop().unwrap();
     d.b.stop().unwrap();
 }
+
+#[test]
+fn a_file_and_its_copy_are_both_written() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let (a, b) = (volume(dirs[0].path(), 1), volume(dirs[1].path(), 2));
+    let (fa, fb) = (fs(&a), fs(&b));
+    put(&fa, "text", "base\n");
+    sync(&a, &b);
+    put(&fa, "text", "of a\n");
+    put(&fb, "text", "of b\n");
+    sync(&a, &b);
+    let names: Vec<String> = manifest(&fa)
+        .into_keys()
+        .map(|p| p[1..].to_owned())
+        .collect();
+    assert_eq!(names.len(), 2, "{names:?}");
+    // Both stay open, and are written in turns.
+    let inos: Vec<Ino> = names.iter().map(|n| walk(&fa, n)).collect();
+    for ino in &inos {
+        fa.open(*ino, true, false).unwrap();
+    }
+    for n in 0..5 {
+        for (ino, name) in inos.iter().zip(&names) {
+            fa.write(*ino, 5 + 32 * n, format!("{n} {name:.28}\n").as_bytes())
+                .unwrap();
+        }
+    }
+    a.flush_all().unwrap();
+    assert_eq!(a.lock().dirty_count(), 0);
+    for ino in &inos {
+        fa.release(*ino, true);
+    }
+    sync(&a, &b);
+    let all: Vec<Vec<u8>> = manifest(&fb).into_values().map(|e| e.3).collect();
+    for name in &names {
+        let last = format!("4 {name:.28}\n");
+        let has = |t: &Vec<u8>| String::from_utf8_lossy(t).contains(&last);
+        assert!(all.iter().any(has), "{last:?}");
+    }
+    assert_eq!(manifest(&fa), manifest(&fb));
+    a.stop().unwrap();
+    b.stop().unwrap();
+}
+
+#[test]
+fn a_file_saved_over_one_that_is_written_through_an_old_inode() {
+    let d = detached();
+    let (fa, fb) = (fs(&d.a), fs(&d.b));
+    let end = d.text.len() as u64;
+    for n in 0..5 {
+        fa.write(d.held, end + n * 4, format!("a {n}\n").as_bytes())
+            .unwrap();
+        let now = get(&fa, "text");
+        let (old, new) = (format!("line 1{n}\n"), format!("LINE 1{n}\n"));
+        put(&fa, ".tmp", &now.replace(&old, &new));
+        let (from, to) = ((ROOT_INO, &b".tmp"[..]), (ROOT_INO, &b"text"[..]));
+        fa.rename(from, to, RenameMode::Replace).unwrap();
+    }
+    fa.release(d.held, true);
+    sync(&d.a, &d.b);
+    for f in [&fa, &fb] {
+        let all: String = manifest(f)
+            .into_values()
+            .map(|e| String::from_utf8(e.3).unwrap())
+            .collect();
+        for n in 0..5 {
+            assert!(all.contains(&format!("a {n}\n")), "{n} in {all}");
+            assert!(all.contains(&format!("LINE 1{n}\n")), "1{n} in {all}");
+        }
+    }
+    assert_eq!(manifest(&fa), manifest(&fb));
+    d.a.stop().unwrap();
+    d.b.stop().unwrap();
+}
