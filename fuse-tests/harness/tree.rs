@@ -5,8 +5,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use super::run;
+
+/// How long a kernel may show what it was told to forget.
+const TOLD: Duration = Duration::from_secs(5);
 
 /// What is at a path, as `ls` and `cat` show it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +79,17 @@ pub(crate) fn assert_same(a: &Path, b: &Path) {
         b.display(),
         differ.join("\n")
     );
+}
+
+/// As [`assert_same`], for folders that were written to a moment ago: their kernels are told what
+/// is new just after the nodes know it. How long that took.
+pub(crate) fn same_soon(a: &Path, b: &Path) -> Duration {
+    let begin = Instant::now();
+    while manifest(a) != manifest(b) && begin.elapsed() < TOLD {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_same(a, b);
+    begin.elapsed()
 }
 
 /// Fails unless `rsync` finds nothing to change in `b`: by content, mode, time and links.

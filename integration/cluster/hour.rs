@@ -19,7 +19,7 @@ use super::people::Person;
 use crate::harness::account::{forgotten, history, line, missing, none, shown};
 use crate::harness::edits::{Ledger, Rng};
 use crate::harness::git::fsck;
-use crate::harness::tree::assert_same;
+use crate::harness::tree::same_soon;
 use crate::harness::{Lab, Node, agree, rounds};
 
 const NODES: usize = 5;
@@ -215,7 +215,7 @@ fn check(ledger: &Ledger, nodes: &[Node], story: &[String], peaks: &Peaks, end: 
     let all: Vec<&Node> = nodes.iter().collect();
     let took = agree(&all, "cell", HEALED);
     for n in &all[1..] {
-        assert_same(all[0].dir(), n.dir());
+        same_soon(all[0].dir(), n.dir());
     }
     let book = ledger.book();
     let shown = shown(all[0].dir());

@@ -8,7 +8,7 @@ use crate::base::name::EntryName;
 use crate::base::stamp::Dot;
 use crate::journal::Patch;
 use crate::merge::intent::{self, Sight, Target};
-use crate::merge::shown::{Role, Shown, Version};
+use crate::merge::shown::{self, Role, Shown, Version};
 use crate::record::change::{Change, OWN, SetField as Field};
 use crate::record::model::Kind;
 use crate::volume::error::VolumeError;
@@ -210,7 +210,7 @@ impl Fs {
     /// The changes that take an inode's name away.
     pub(super) fn drop_changes(&self, live: &Live, ino: Ino) -> Result<Vec<Change>> {
         let i = live.inode(ino)?;
-        if live.is_settled(ino) {
+        if self.is_as_shown(live, ino)? {
             let src = self.volume.source(&live.view);
             let state = &live.view.state;
             return Ok(intent::delete(Sight { src, state }, &i.shown)?);
@@ -223,12 +223,44 @@ impl Fs {
                 location,
             });
         }
+        for v in self.beside(live, i)? {
+            out.push(Change::MarkCopy {
+                id: v.id,
+                content: v.content,
+                location: v.location,
+            });
+        }
         Ok(out)
     }
 
+    /// Whether the view has what an inode shows, at its name: what is done to it follows from the
+    /// view then. Else it follows from what was shown.
+    fn is_as_shown(&self, live: &Live, ino: Ino) -> Result<bool> {
+        let s = &live.inode(ino)?.shown;
+        if !live.is_settled(ino) {
+            return Ok(false);
+        }
+        let (src, state) = (self.volume.source(&live.view), &live.view.state);
+        let now = shown::lookup(src, state, &s.parents, &s.name)?;
+        Ok(now
+            .is_some_and(|n| n.dirs == s.dirs && (s.kind == Kind::Dir || n.versions == s.versions)))
+    }
+
+    /// The versions that the view shows as copies beside an inode's name.
+    fn beside(&self, live: &Live, i: &Inode) -> Result<Vec<Version>> {
+        let (src, state) = (self.volume.source(&live.view), &live.view.state);
+        if i.kind == Kind::Dir || i.shown.role != Role::Main {
+            return Ok(Vec::new());
+        }
+        let all = shown::group(src, state, &i.shown.parents, &i.shown.name)?;
+        let copies = all.into_iter().filter(|s| s.role != Role::Main);
+        Ok(copies.flat_map(|s| s.versions).collect())
+    }
+
     /// The versions and places of the files that an inode stands for, those in the view and
-    /// those on their way there.
+    /// those on their way there, but for copies beside it.
     fn all_dots(&self, live: &Live, i: &Inode) -> Result<Vec<DotsOf>> {
+        let beside = self.beside(live, i)?;
         let src = self.volume.source(&live.view);
         let mut ids: Vec<FileId> = i.shown.dirs.clone();
         ids.extend(i.shown.versions.iter().map(|v| v.id));
@@ -240,8 +272,17 @@ impl Fs {
             let mut content: Vec<Dot> = own.clone().map(|v| v.content).collect();
             let mut location: Vec<Dot> = own.map(|v| v.location).collect();
             if let Some(r) = live.view.state.record(src, id)? {
-                content.extend(r.content.iter().map(|c| c.stamp.dot()));
-                location.extend(r.location.iter().map(|l| l.stamp.dot()));
+                // Whatever else is there came from elsewhere, and nobody saw it here.
+                let own = |dot: &Dot| dot.branch == live.numbers.branch || i.kind == Kind::Dir;
+                let was = |dot: &Dot, part: fn(&Version) -> Dot| {
+                    let mut before = i.before.iter().filter(|v| v.id == id);
+                    own(dot) || before.any(|v| part(v) == *dot)
+                };
+                let is_beside = |dot: &Dot| beside.iter().any(|v| v.id == id && v.content == *dot);
+                let others = r.content.iter().map(|c| c.stamp.dot());
+                content.extend(others.filter(|d| was(d, |v| v.content) && !is_beside(d)));
+                let others = r.location.iter().map(|l| l.stamp.dot());
+                location.extend(others.filter(|d| was(d, |v| v.location)));
             }
             out.push((id, content, location));
         }
@@ -365,8 +406,8 @@ impl Fs {
     ) -> Result<Vec<Change>> {
         let fresh = live.mint();
         let dirs = live.inode(to)?.shown.dirs.clone();
-        let settled = live.is_settled(ino) && target.is_none_or(|t| live.is_settled(t));
-        if settled {
+        let known = self.is_as_shown(live, ino)?;
+        if known && target.map_or(Ok(true), |t| self.is_as_shown(live, t))? {
             let src = self.volume.source(&live.view);
             let state = &live.view.state;
             let place = Target {
@@ -392,6 +433,8 @@ impl Fs {
         }
         let i = live.inode(ino)?;
         let prev = i.shown.parents.first().map(|p| (*p, i.shown.name.clone()));
+        let ids: Vec<FileId> = i.shown.versions.iter().map(|v| v.id).collect();
+        let beside = self.beside(live, i)?;
         for (id, _, base) in self.all_dots(live, i)? {
             out.push(Change::Move {
                 id,
@@ -399,6 +442,15 @@ impl Fs {
                 parent: dirs.first().copied().unwrap_or(FileId::ROOT),
                 name: new.clone(),
                 prev: prev.clone(),
+            });
+        }
+        for v in beside {
+            // Those of the file itself go along.
+            let goes = ids.contains(&v.id);
+            out.push(Change::MarkCopy {
+                id: v.id,
+                content: v.content,
+                location: if goes { OWN } else { v.location },
             });
         }
         Ok(out)
@@ -471,6 +523,7 @@ fn add_inode(
         dirty,
         born: true,
         removed: false,
+        before: Vec::new(),
         made_ms: clock::now_ms(),
         lookups: 0,
         opens: u32::from(open),

@@ -112,19 +112,21 @@ pub(super) fn take_over(
 ) -> Result<()> {
     let o = live.inode(old)?;
     let (place, id) = (o.place.clone(), o.id());
+    let before = o.before.clone();
     live.mark_removed(old, now);
     let i = live.inode_mut(new)?;
     let was = i.id();
-    let before = i.dirty;
+    let dirty = i.dirty;
+    i.before = before;
     i.shown = shown;
     i.place = place;
     i.born = false;
     i.attr.ctime = now;
     i.dirty = Some(Dirty {
-        since_ms: before.map_or_else(clock::now_ms, |d| d.since_ms),
-        settled: i.writers == 0 || before.is_some_and(|d| d.settled),
-        synced: before.is_some_and(|d| d.synced),
-        generation: before.map_or(1, |d| d.generation + 1),
+        since_ms: dirty.map_or_else(clock::now_ms, |d| d.since_ms),
+        settled: i.writers == 0 || dirty.is_some_and(|d| d.settled),
+        synced: dirty.is_some_and(|d| d.synced),
+        generation: dirty.map_or(1, |d| d.generation + 1),
     });
     live.dirty.insert(new);
     live.touched.insert(new);

@@ -14,6 +14,7 @@ use crate::volume::inode::{Ino, ROOT_INO};
 use crate::volume::view::HeadInfo;
 use crate::volume::{Identity, Outlet, Volume};
 
+mod anything;
 mod held;
 mod past;
 mod saves;

@@ -4,6 +4,7 @@
 //! objects, fsyncs one pack and appends the head record; [`settle`] tells the table. A batch
 //! whose write failed is written again later, unchanged, before anything else.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -111,6 +112,46 @@ fn split(live: &mut Live, held: &mut BTreeSet<FileId>) -> (Vec<Change>, BTreeSet
     (go.into_iter().map(|p| p.change).collect(), held_entries)
 }
 
+/// Whether more than one version could be shown at the file's name. `dirs` is for the next call.
+fn is_contested(
+    src: Source<'_>,
+    state: &State,
+    id: FileId,
+    dirs: &mut HashMap<FileId, Vec<FileId>>,
+) -> VolumeResult<bool> {
+    let Some(record) = state.record(src, id)? else {
+        return Ok(false);
+    };
+    let Some(place) = record.place() else {
+        return Ok(record.is_contested());
+    };
+    if record.is_contested() || record.filled.links > 0 {
+        return Ok(true);
+    }
+    let all = match dirs.entry(place.parent) {
+        Entry::Occupied(known) => known.into_mut(),
+        Entry::Vacant(new) => new.insert(shown::unified(src, state, place.parent)?),
+    };
+    let mut files = 0;
+    for dir in all {
+        files += state.placed(src, *dir, &place.name)?.len();
+    }
+    Ok(files > 1)
+}
+
+/// What a file of its own takes along from what it was a copy beside.
+fn fields_of(s: &Shown) -> Vec<Field> {
+    let mut out = vec![Field::SetMode(s.mode)];
+    out.extend(s.uid.map(Field::SetUid));
+    out.extend(s.gid.map(Field::SetGid));
+    let set = s.xattrs.iter().map(|(name, value)| Field::SetXattr {
+        name: name.clone(),
+        value: Some(value.clone()),
+    });
+    out.extend(set);
+    out
+}
+
 /// Snapshots what is fit for a commit; `all` takes files that are being written, too.
 pub(super) fn take(volume: &Volume, live: &mut Live, all: bool) -> Batch {
     let ready = ready(live, all);
@@ -165,6 +206,7 @@ pub(super) fn take(volume: &Volume, live: &mut Live, all: bool) -> Batch {
             mtime: i.attr.mtime,
         });
         i.born = false;
+        i.remember();
         i.shown.versions.truncate(1);
         for v in &mut i.shown.versions {
             v.content = stamp.dot();
@@ -269,6 +311,8 @@ pub(super) struct Done {
     pub(super) head: HeadInfo,
     pub(super) pack: Option<Vec<u8>>,
     pub(super) record: Committed,
+    /// Some file has several versions: what is shown beside it may be another now.
+    pub(super) contested: bool,
     blobs: HashMap<Ino, Oid>,
 }
 
@@ -314,10 +358,12 @@ pub(super) fn write(
                 blob,
             }),
         }
-        changes.push(Change::Field {
-            id: w.id,
-            field: Field::SetMtime(w.mtime),
-        });
+        let mut fields = vec![Field::SetMtime(w.mtime)];
+        let id = if w.apart { w.fresh } else { w.id };
+        if let (true, Over::Shown(s)) = (w.apart, &w.over) {
+            fields.extend(fields_of(s));
+        }
+        changes.extend(fields.into_iter().map(|field| Change::Field { id, field }));
     }
     let changes = fold(changes);
     let deed = Deed {
@@ -327,6 +373,21 @@ pub(super) fn write(
         message: &message(batch),
     };
     let sealed = chain::change(desk, base, &stage, &deed)?;
+    let mut contested = false;
+    let born: BTreeSet<FileId> = (changes.iter())
+        .filter(|c| matches!(c, Change::Born { .. }))
+        .filter_map(Change::id)
+        .collect();
+    let ids: BTreeSet<FileId> = changes.iter().filter_map(Change::id).collect();
+    for state in [&base.state, &sealed.state] {
+        let mut dirs: HashMap<FileId, Vec<FileId>> = HashMap::new();
+        for id in &ids {
+            let is_here = *state != base.state || !born.contains(id);
+            if !contested && is_here {
+                contested = is_contested(src, state, *id, &mut dirs)?;
+            }
+        }
+    }
     let reach = Reach {
         upto: batch.upto,
         held: batch.held.iter().copied().collect(),
@@ -343,6 +404,7 @@ pub(super) fn write(
         head,
         pack,
         record,
+        contested,
         blobs,
     })
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::base::id::{FileId, Oid};
 use crate::base::name::EntryName;
-use crate::merge::shown::Shown;
+use crate::merge::shown::{Shown, Version};
 use crate::record::model::Kind;
 
 /// Number of an inode, as the kernel sees it. Never reused while the node runs.
@@ -122,6 +122,9 @@ pub struct Dirty {
     pub generation: u64,
 }
 
+/// Versions that an inode remembers.
+const BEFORE_MAX: usize = 8;
+
 /// See the module.
 #[derive(Debug)]
 pub struct Inode {
@@ -132,6 +135,8 @@ pub struct Inode {
     /// What is shown: ids, versions, the name it was found under. Dots of
     /// [`crate::base::stamp::Dot::default`] stand for the commit to come.
     pub shown: Shown,
+    /// What was shown before that and may be in the view still, the latest last.
+    pub before: Vec<Version>,
     /// Times and permissions.
     pub attr: Attr,
     /// Directory and name, while it has one.
@@ -161,6 +166,17 @@ impl Inode {
     #[must_use]
     pub fn id(&self) -> FileId {
         self.shown.id()
+    }
+
+    /// What is shown is about to be another version, or at another place.
+    pub fn remember(&mut self) {
+        for v in &self.shown.versions {
+            if !self.before.contains(v) {
+                self.before.push(*v);
+            }
+        }
+        let over = self.before.len().saturating_sub(BEFORE_MAX);
+        self.before.drain(..over);
     }
 
     /// Nobody refers to it and nothing would be lost with it.

@@ -249,6 +249,7 @@ impl Live {
                     dirty: None,
                     born: false,
                     removed: false,
+                    before: Vec::new(),
                     made_ms: 0,
                     lookups: 0,
                     opens: 0,
@@ -535,6 +536,7 @@ impl Live {
         let Some(i) = self.inodes.get_mut(&ino) else {
             return;
         };
+        i.remember();
         i.place = Some((dir, name.clone()));
         i.attr.ctime = now;
         i.shown.name = name;
@@ -630,6 +632,7 @@ fn root_inode() -> Inode {
         dirty: None,
         born: false,
         removed: false,
+        before: Vec::new(),
         made_ms: 0,
         lookups: 1,
         opens: 0,

@@ -165,7 +165,7 @@ impl Worker<'_> {
         {
             let mut live = self.volume.lock();
             commit::settle(&mut live, &batch, &done);
-            let compare = batch.detached() || !live.stale.is_empty();
+            let compare = batch.detached() || done.contested || !live.stale.is_empty();
             if compare {
                 self.reconcile_all(&mut live, &base, &done.view, &mut stale)?;
             }

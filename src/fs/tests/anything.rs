@@ -1,0 +1,360 @@
+//! Two nodes on which programs do anything at all to a few files, and what their kernels, which
+//! forget only what they are told to, go on to show. `CELLFS_SEED` and `CELLFS_HISTORIES` as for
+//! the laws of merging.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+use crate::base::id::FileId;
+use crate::base::name::EntryName;
+use crate::merge::shown;
+use crate::volume::Invalidate;
+use crate::volume::error::VolumeError;
+use crate::volume::inode::Child;
+use crate::volume::live::Stale;
+
+/// Numbers that follow from a seed (splitmix64).
+struct Rng(u64);
+
+impl Rng {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ (z >> 31)) % n
+    }
+}
+
+/// What a kernel has in its caches of the top directory.
+#[derive(Default)]
+struct Cached {
+    names: BTreeMap<EntryName, Option<Ino>>,
+    listing: Option<BTreeSet<EntryName>>,
+}
+
+struct Kernel {
+    fs: Fs,
+    cached: Mutex<Cached>,
+}
+
+impl Invalidate for Kernel {
+    fn invalidate(&self, stale: &[Stale]) {
+        let mut c = self.cached.lock().unwrap();
+        for s in stale {
+            match s {
+                Stale::Entry { dir, name } if *dir == ROOT_INO => {
+                    c.names.remove(name);
+                }
+                Stale::Content { ino } if *ino == ROOT_INO => c.listing = None,
+                _ => {}
+            }
+        }
+    }
+}
+
+impl Kernel {
+    fn new(v: &Arc<Volume>) -> Arc<Self> {
+        let k = Arc::new(Self {
+            fs: fs(v),
+            cached: Mutex::default(),
+        });
+        v.watch(1, k.clone());
+        k
+    }
+
+    fn lookup(&self, name: &EntryName) -> Option<Ino> {
+        if let Some(known) = self.cached.lock().unwrap().names.get(name) {
+            return *known;
+        }
+        let found = self.fs.lookup(ROOT_INO, name.as_bytes()).unwrap();
+        let ino = found.map(|s| s.ino);
+        let mut c = self.cached.lock().unwrap();
+        c.names.insert(name.clone(), ino);
+        ino
+    }
+
+    fn list(&self) -> BTreeSet<EntryName> {
+        if let Some(known) = &self.cached.lock().unwrap().listing {
+            return known.clone();
+        }
+        let all = self.fs.list(ROOT_INO).unwrap();
+        let names: BTreeSet<EntryName> = all.into_iter().map(|e| e.name).collect();
+        self.cached.lock().unwrap().listing = Some(names.clone());
+        names
+    }
+
+    /// What it did itself it knows.
+    fn did(&self, names: &[&EntryName]) {
+        let mut c = self.cached.lock().unwrap();
+        c.listing = None;
+        for n in names {
+            c.names.remove(*n);
+        }
+    }
+
+    /// All that is in its caches is what is shown.
+    fn check(&self, about: &str) {
+        let all = self.fs.list(ROOT_INO).unwrap();
+        let now: BTreeSet<EntryName> = all.into_iter().map(|e| e.name).collect();
+        let c = self.cached.lock().unwrap();
+        if let Some(known) = &c.listing {
+            assert_eq!(known, &now, "{about}: the listing");
+        }
+        for (name, ino) in &c.names {
+            let found = self.fs.lookup(ROOT_INO, name.as_bytes()).unwrap();
+            assert_eq!(*ino, found.map(|s| s.ino), "{about}: {name}");
+        }
+    }
+}
+
+/// A node with its programs.
+struct Side {
+    v: Arc<Volume>,
+    k: Arc<Kernel>,
+    held: Vec<Ino>,
+    made: u64,
+}
+
+/// A name may be gone by now that the kernel was not yet told of.
+fn may(done: crate::fs::Result<()>) {
+    assert!(
+        matches!(done, Ok(()) | Err(VolumeError::NotFound)),
+        "{done:?}"
+    );
+}
+
+fn lines(text: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(text);
+    text.lines().map(ToOwned::to_owned).collect()
+}
+
+impl Side {
+    fn read(&self, ino: Ino) -> Vec<String> {
+        lines(&self.k.fs.read(ino, 0, u32::MAX).unwrap())
+    }
+
+    fn token(&mut self, rng: &mut Rng) -> String {
+        self.made += 1;
+        format!(
+            "{:x}-{}-{}",
+            Arc::as_ptr(&self.v).addr() >> 4 & 0xfff,
+            self.made,
+            rng.below(10)
+        )
+    }
+
+    fn changed(&mut self, rng: &mut Rng, ino: Ino) -> String {
+        let mut all = self.read(ino);
+        let at = rng.below(all.len() as u64 + 1) as usize;
+        let new = self.token(rng);
+        if at < all.len() && rng.below(2) == 0 {
+            all[at] = new;
+        } else {
+            all.insert(at, new);
+        }
+        all.join("\n") + "\n"
+    }
+
+    fn step(&mut self, rng: &mut Rng) -> String {
+        let k = self.k.clone();
+        let f = &k.fs;
+        let names: Vec<EntryName> = k.list().into_iter().collect();
+        let name = match names.len() {
+            0 => EntryName::new("f").unwrap(),
+            n => names[rng.below(n as u64) as usize].clone(),
+        };
+        let Some(ino) = k.lookup(&name) else {
+            let s = f
+                .create(ROOT_INO, name.as_bytes(), 0o644, ME, true)
+                .unwrap();
+            k.did(&[&name]);
+            f.write(s.ino, 0, b"1\n2\n3\n4\n5\n6\n").unwrap();
+            f.release(s.ino, true);
+            return format!("create {name}");
+        };
+        match rng.below(12) {
+            0 | 1 => {
+                f.open(ino, true, false).unwrap();
+                let text = self.changed(rng, ino);
+                f.write(ino, 0, text.as_bytes()).unwrap();
+                f.release(ino, true);
+                format!("write {name}")
+            }
+            2 => {
+                let text = self.changed(rng, ino);
+                f.open(ino, true, true).unwrap();
+                f.write(ino, 0, text.as_bytes()).unwrap();
+                f.release(ino, true);
+                format!("truncate and write {name}")
+            }
+            3 | 4 => {
+                let text = self.changed(rng, ino);
+                let tmp = EntryName::new(".tmp").unwrap();
+                put(f, ".tmp", &text);
+                let (from, to) = ((ROOT_INO, &b".tmp"[..]), (ROOT_INO, name.as_bytes()));
+                may(f.rename(from, to, RenameMode::Replace));
+                k.did(&[&tmp, &name]);
+                format!("save {name}")
+            }
+            5 if self.held.len() < 3 => {
+                f.open(ino, true, false).unwrap();
+                self.held.push(ino);
+                format!("open {name}")
+            }
+            5 | 6 if !self.held.is_empty() => {
+                let at = rng.below(self.held.len() as u64) as usize;
+                f.release(self.held.remove(at), true);
+                "close".to_owned()
+            }
+            7 | 8 if !self.held.is_empty() => {
+                let at = rng.below(self.held.len() as u64) as usize;
+                let ino = self.held[at];
+                let end = f.getattr(ino).unwrap().size;
+                let line = self.token(rng) + "\n";
+                f.write(ino, end, line.as_bytes()).unwrap();
+                format!("append to {ino}")
+            }
+            9 => {
+                may(f.unlink(ROOT_INO, name.as_bytes()));
+                k.did(&[&name]);
+                format!("rm {name}")
+            }
+            10 if name.as_bytes().len() < 60 => {
+                let to = EntryName::new(format!("g{}", rng.below(3))).unwrap();
+                let (from, target) = ((ROOT_INO, name.as_bytes()), (ROOT_INO, to.as_bytes()));
+                may(f.rename(from, target, RenameMode::Replace));
+                k.did(&[&name, &to]);
+                format!("mv {name} {to}")
+            }
+            _ => {
+                for n in k.list() {
+                    k.lookup(&n);
+                }
+                "ls".to_owned()
+            }
+        }
+    }
+}
+
+type Manifest = BTreeMap<String, (Kind, u32, i64, Vec<u8>)>;
+
+fn same([a, b]: &[Manifest; 2], about: &str) {
+    let names: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+    let text = |m: &Manifest, n: &String| {
+        let found = m.get(n);
+        found.map(|e| (e.0, e.1, e.2, String::from_utf8_lossy(&e.3).into_owned()))
+    };
+    for n in names {
+        let (x, y) = (text(a, n), text(b, n));
+        assert!(x == y, "{n}: {x:?} and {y:?}\n{about}");
+    }
+}
+
+/// What the view of a node has at the top.
+fn viewed(v: &Volume) -> String {
+    let view = v.view();
+    let all = shown::list(v.source(&view), &view.state, &[FileId::ROOT]).unwrap();
+    let each = all
+        .iter()
+        .map(|s| format!("{} {:?} {}", s.name, s.id(), s.blob));
+    let live = v.lock();
+    let bound = live.inodes[&ROOT_INO].children.iter().map(|(name, c)| {
+        let ino = match c {
+            Child::Bound { ino, .. } => *ino,
+            Child::Absent { .. } => 0,
+        };
+        let i = live.inodes.get(&ino);
+        let i = i.map(|i| (i.id(), &i.shown.name, i.dirty, i.born, i.removed, i.opens));
+        format!("{name} {c:?} {i:?}")
+    });
+    let bound: Vec<String> = bound.collect();
+    let waits = (&live.stale, &live.overrides, &live.touched, &live.pending);
+    let shown: Vec<String> = each.collect();
+    format!(
+        "view: {}\ntable: {}\n{waits:?}",
+        shown.join(", "),
+        bound.join(", ")
+    )
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    let set = std::env::var(name).ok();
+    set.and_then(|s| s.parse().ok()).unwrap_or(default)
+}
+
+#[test]
+fn whatever_programs_do_both_nodes_and_their_kernels_show_the_same() {
+    let first = number("CELLFS_SEED", 0);
+    for seed in first..first + number("CELLFS_HISTORIES", 25) {
+        let mut rng = Rng(seed);
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let mut n = 0;
+        let mut sides = dirs.each_ref().map(|dir| {
+            n += 1;
+            let v = volume(dir.path(), n);
+            let k = Kernel::new(&v);
+            Side {
+                v,
+                k,
+                held: Vec::new(),
+                made: 0,
+            }
+        });
+        let mut story = Vec::new();
+        for _ in 0..60 {
+            let side = rng.below(2) as usize;
+            let did = match rng.below(20) {
+                0 => {
+                    sides[side].v.flush_all().unwrap();
+                    "flush".to_owned()
+                }
+                1 | 2 => {
+                    sides[side].v.commit_now().unwrap();
+                    "commit".to_owned()
+                }
+                3..=5 => {
+                    sides[side].v.settle().unwrap();
+                    pull(&sides[side].v, &sides[1 - side].v);
+                    "tells".to_owned()
+                }
+                6 => {
+                    std::thread::sleep(Duration::from_millis(rng.below(5)));
+                    continue;
+                }
+                7 => {
+                    sync(&sides[0].v, &sides[1].v);
+                    let shown = sides.each_ref().map(|s| manifest(&s.k.fs));
+                    let about = format!("seed {seed}\n{}", story.join("\n"));
+                    let about =
+                        format!("{}\n{}\n{about}", viewed(&sides[0].v), viewed(&sides[1].v));
+                    same(&shown, &about);
+                    sides.iter().for_each(|s| s.k.check(&about));
+                    "sync".to_owned()
+                }
+                _ => sides[side].step(&mut rng),
+            };
+            story.push(format!("{}: {did}", ["a", "b"][side]));
+            if std::env::var_os("CELLFS_WATCH").is_some() {
+                let last = story.last().unwrap();
+                eprintln!("{last}\n  {}", viewed(&sides[side].v).replace('\n', "\n  "));
+            }
+        }
+        for s in &mut sides {
+            for ino in std::mem::take(&mut s.held) {
+                s.k.fs.release(ino, true);
+            }
+        }
+        sync(&sides[0].v, &sides[1].v);
+        let shown = sides.each_ref().map(|s| manifest(&s.k.fs));
+        let about = format!("seed {seed}\n{}", story.join("\n"));
+        let about = format!("{}\n{}\n{about}", viewed(&sides[0].v), viewed(&sides[1].v));
+        same(&shown, &about);
+        for s in &sides {
+            s.k.check(&about);
+            assert_eq!(s.v.lock().dirty_count(), 0, "{about}");
+            s.v.unwatch(1);
+            s.v.stop().unwrap();
+        }
+    }
+}
