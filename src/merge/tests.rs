@@ -1,5 +1,6 @@
 //! The rules by example, and the laws on random histories.
 
+mod cases;
 mod cost;
 mod derived;
 mod examples;
