@@ -16,6 +16,7 @@ use crate::volume::{Identity, Outlet, Volume};
 
 mod past;
 mod saves;
+mod told;
 
 #[derive(Default)]
 struct Heads(Mutex<Vec<Oid>>);
