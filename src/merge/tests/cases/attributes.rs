@@ -82,7 +82,8 @@ fn a_mode_and_a_delete() {
     shows(&mut w, &[a, b], &[]);
 }
 
-/// Each attribute on its own, the later value; one that was taken away stays away.
+/// Each attribute on its own, the later value; one that was taken away stays away. The values
+/// that lost are in history alone.
 #[test]
 fn extended_attributes_and_times() {
     let (mut w, o) = start(&["+/x=O"]);

@@ -179,6 +179,11 @@ fn a_write_and_a_truncation() {
         let empty = ["/x = ", "/x.conflict-e6241b38 = 01234, copy of x"];
         shows(&mut w, &[a, c], &empty);
     }
+    // Of a text, the lines at its end are lines like all others.
+    let (mut w, o) = start(&["+/x=1\n2\n3\n4\n5\n"]);
+    let a = w.act(1, &[o], 2, &["=/x=1\n2\n3\n"]);
+    let b = w.act(2, &[o], 3, &["=/x=1b\n2\n3\n4\n5\n"]);
+    shows(&mut w, &[a, b], &["/x = 1b\n2\n3\n"]);
 }
 
 /// Each of two merged the same two edits in his way: both ways stay, the edits are gone.
@@ -243,7 +248,7 @@ impl Objects for Without<'_> {
 }
 
 /// While anything is missing that the outcome hangs on, there is no new view: never another
-/// one, never the loser in the winner's place.
+/// one, never the loser in the winner's place, nor a name that cannot be read.
 #[test]
 fn bytes_that_are_not_here_yet() {
     let attributes = "+/.gitattributes=t merge=union\n";

@@ -91,7 +91,7 @@ fn a_swap_of_names_and_edits() {
 }
 
 /// A rename over a file ends the version of it that was seen; a later edit of that file and the
-/// renamed one are two versions of the name, and W has it.
+/// renamed one are two versions of the name. W has it, be it the renamed one or the edited one.
 #[test]
 fn a_rename_over_an_edited_file() {
     for (ta, tb) in [(2, 3), (3, 2)] {
