@@ -143,6 +143,21 @@ fn a_delete_and_a_delete() {
     shows(&mut w, &[c, b], &["/x = O", "/y = O"]);
 }
 
+/// Who never heard of a file does not bring it back, in whatever company.
+#[test]
+fn a_delete_and_somebody_who_never_heard_of_the_file() {
+    // The times only make for other ids of the commits, so for other orders of the heads.
+    for time in 3..15 {
+        let (mut w, o) = start(&["+/o=O"]);
+        let made = w.act(1, &[o], 2, &["+/x=X"]);
+        let gone = w.act(2, &[made], time, &["-/x"]);
+        let kept = w.act(3, &[made], time, &["+/k=K"]);
+        let unaware = w.act(4, &[o], time, &["+/u=U"]);
+        let expected = ["/k = K", "/o = O", "/u = U"];
+        shows(&mut w, &[gone, kept, unaware], &expected);
+    }
+}
+
 /// As two edits of one line: what is at the end is one place. With `merge=union` both.
 #[test]
 fn an_append_and_an_append() {
