@@ -186,7 +186,8 @@ struct Tally {
     equal_of_several: usize,
     /// git merged cleanly, to another tree.
     differ: Vec<String>,
-    /// The same on several bases.
+    /// The same on several bases. Where these conflict with one another, git goes on with a base
+    /// that has conflict markers in it; we have no base then, and both sides are kept.
     differ_of_several: Vec<String>,
 }
 
