@@ -107,10 +107,12 @@ impl World {
         let view = self.nodes[m].run.as_ref().map(|r| r.view.clone());
         for h in view.into_iter().flat_map(|v| v.heads.as_ref().clone()) {
             let mut n = self.notice_by(m, h.stamp.branch, h.stamp.seq, h.id);
+            // Well signed, in its own name: that is no notice of this commit either.
+            let own = n.clone();
             n.node = h.node;
             n.signature = signature(me, &n);
             self.flood(m, &n, None);
-            self.set_state(m, vec![n]);
+            self.set_state(m, vec![n, own]);
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ mod anything;
 mod held;
 mod past;
 mod saves;
+mod told;
 
 #[derive(Default)]
 struct Heads(Mutex<Vec<Oid>>);

@@ -1,6 +1,7 @@
 //! The rules by example, and the laws on random histories.
 
 mod carried;
+mod cases;
 mod cost;
 mod derived;
 mod examples;

@@ -150,3 +150,73 @@ pub fn give(
     };
     incoming::send(held, &with_refs(want), &with_refs(have), to)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::id::{BranchId, NodeId};
+    use crate::base::stamp::Stamp;
+    use crate::record::state::State;
+    use crate::store::objects::{Memory, ObjectKind, id_of};
+
+    #[test]
+    fn a_head_is_believed_only_if_it_is_what_its_author_signed_for() {
+        let (objs, cache) = (Memory::default(), Cache::default());
+        let stamp = Stamp {
+            branch: BranchId(1),
+            seq: 1,
+            ..Stamp::default()
+        };
+        let head = commit::Head {
+            stamp,
+            node: NodeId([1; 32]),
+            content: None,
+            births: 0,
+            seen: vec![(BranchId(1), 1)],
+            carried: Vec::new(),
+            frontier: 0,
+        };
+        let new = commit::NewCommit {
+            head,
+            state: State::empty(Source::new(&objs, &cache)).unwrap(),
+            frontier: Vec::new(),
+            tips: Vec::new(),
+        };
+        let id = commit::encode(&objs, new).unwrap();
+        let good = HeadNotice {
+            volume: "cell".parse().unwrap(),
+            node: NodeId([1; 32]),
+            branch: BranchId(1),
+            seq: 1,
+            id,
+            signature: Vec::new(),
+        };
+        let by_another = HeadNotice {
+            node: NodeId([2; 32]),
+            ..good.clone()
+        };
+        let of_another_branch = HeadNotice {
+            branch: BranchId(2),
+            ..good.clone()
+        };
+        let later = HeadNotice {
+            seq: 2,
+            ..good.clone()
+        };
+        let no_commit = HeadNotice {
+            id: objs.put(ObjectKind::Blob, b"x".to_vec()).unwrap(),
+            ..good.clone()
+        };
+        for lie in [by_another, of_another_branch, later, no_commit] {
+            let judged = judge(&objs, &cache, &[&lie, &good]).unwrap();
+            assert_eq!(judged.lies, [lie]);
+            assert_eq!((judged.good, judged.roots), (vec![id], vec![id]));
+        }
+        let missing = HeadNotice {
+            id: id_of(ObjectKind::Blob, b"not here"),
+            ..good.clone()
+        };
+        let judged = judge(&objs, &cache, &[&good, &missing]);
+        assert!(matches!(judged, Err(ExchangeError::Commit(_))));
+    }
+}

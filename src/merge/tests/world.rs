@@ -9,7 +9,7 @@ use crate::merge::intent::{self, Sight, Target};
 use crate::merge::join::{Head, join};
 use crate::merge::shown::{Role, Shown, list};
 use crate::record::cache::Cache;
-use crate::record::change::{Change, apply};
+use crate::record::change::{Change, SetField, apply};
 use crate::record::commit::{self, NewCommit, join_seen};
 use crate::record::draft::Dots;
 use crate::record::model::Kind;
@@ -301,8 +301,41 @@ impl World {
         intent::link(self.sight(state), &tree[from], target, ids).expect("reads")
     }
 
+    /// What a new file that is renamed over another means.
+    fn save(&mut self, state: &State, from: &str, to: &str) -> Vec<Change> {
+        let fresh = self.fresh();
+        let tree = self.tree(state);
+        intent::save_over(self.sight(state), &tree[from], &tree[to], fresh).expect("reads")
+    }
+
+    /// What creating a symbolic link means.
+    fn symlink(&mut self, state: &State, path: &str, to: &str) -> Vec<Change> {
+        let (dir, last) = split(path);
+        let dirs = self.dirs(state, dir);
+        let target = Target {
+            dirs: &dirs,
+            name: &last,
+        };
+        intent::create(target, self.fresh(), (Kind::Symlink, self.blob(to)))
+    }
+
+    /// What setting a field means: `mode` in octal, `mtime`, or an extended attribute, which
+    /// an empty value ends.
+    fn set(&self, state: &State, path: &str, field: &str, value: &str) -> Vec<Change> {
+        let field = match field {
+            "mode" => SetField::SetMode(u32::from_str_radix(value, 8).expect("octal")),
+            "mtime" => SetField::SetMtime(value.parse().expect("a number")),
+            _ => SetField::SetXattr {
+                name: field.as_bytes().to_vec(),
+                value: (!value.is_empty()).then(|| value.as_bytes().to_vec()),
+            },
+        };
+        intent::set_fields(&self.tree(state)[path], &[field])
+    }
+
     /// Creates, writes (`+path=text`, `=path=text`), deletes (`-path`), makes directories
-    /// (`/path`), renames (`a>b`) and links (`a~~b`), in one commit.
+    /// (`^path`), symbolic links (`@path=target`), renames (`a>b`), saves (`a>>b`), links
+    /// (`a~~b`) and sets fields (`!path:field=value`), in one commit.
     pub(super) fn act(&mut self, node: u64, parents: &[usize], time: u64, acts: &[&str]) -> usize {
         let state = self.state(parents);
         let mut changes = Vec::new();
@@ -319,6 +352,9 @@ impl World {
     }
 
     fn parse(&mut self, state: &State, act: &str) -> Vec<Change> {
+        if let Some((from, to)) = act.split_once(">>") {
+            return self.save(state, from, to);
+        }
         if let Some((from, to)) = act.split_once('>') {
             return self.rename(state, from, to);
         }
@@ -331,6 +367,11 @@ impl World {
             ("=", Some((path, text))) => self.write(state, path, text),
             ("-", None) => self.delete(state, rest),
             ("^", None) => self.create(state, rest, None),
+            ("@", Some((path, to))) => self.symlink(state, path, to),
+            ("!", Some((at, value))) => {
+                let (path, field) = at.split_once(':').expect("a path and a field");
+                self.set(state, path, field, value)
+            }
             _ => panic!("no act: {act}"),
         }
     }
