@@ -8,7 +8,8 @@
 //! |---|---|---|---|---|
 //! | `CELLFS_TEST_VOLUME_FILES` | files of a volume that is mounted and joined | 5,000 | 1,000,000 | `a_large_volume` |
 //! | `CELLFS_TEST_ENTRIES` | entries of one directory | 20,000 | 100,000 | `many_entries` |
-//! | `CELLFS_TEST_KILLS` | `kill -9` of a node that is written to | 10 | 100 | `killed_while_writing` |
+//! | `CELLFS_TEST_KILLS` | `kill -9` of a node that is written to, or gathers its packs | 10, 6 | 100 | `killed_while_writing`, `killed_at_any_time` |
+//! | `CELLFS_TEST_GC_EDITS` | edits while packs are gathered | 30 | 500 | `edits_go_on_while` |
 //! | `CELLFS_TEST_STATS_S` | seconds that 1,000 stats take | 2 | 10 | `a_quiet_folder` |
 //! | `CELLFS_TEST_SENT_FILES` | files of a volume in which one is changed | 10,000 | 10,000 | `exactly_the_new` |
 //! | `CELLFS_TEST_QUIET_S` | seconds in which nothing is written, and so nothing committed | 5 and 10 | 60 | `nothing_is_committed`; `five_nodes` in `--test integration` |
@@ -25,6 +26,7 @@ mod dead_mount;
 mod demo;
 mod departed;
 mod fetches;
+mod gc;
 mod git;
 mod harness;
 mod held_open;

@@ -230,6 +230,8 @@ fn people_and_scripts_see_members_log_and_conflicts() {
         home.json(&["merges", "-n", "3", "--json"])["merges"][0]["what"],
         "text 3"
     );
+    assert_eq!(home.json(&["gc", "--json"])["gc"][0]["after"]["packs"], 1);
+    assert!(home.ok(&["gc"]).contains("3 -> 1"));
     let said = home.run(&["diff", "1h", "main", &path]);
     assert_eq!((said.code, said.err.as_str()), (1, "Error: 1h main a b\n"));
 }

@@ -3,7 +3,9 @@
 mod bench;
 mod cli;
 mod cluster;
+mod derive;
 mod git_door;
+mod growth;
 #[path = "../fuse-tests/harness.rs"]
 mod harness;
 mod http_door;

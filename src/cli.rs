@@ -149,6 +149,7 @@ fn run(args: Args, process: Process<'_>) -> Answer<()> {
         Verb::Conflicts(a) => past::conflicts(&a),
         Verb::Resolve(a) => past::resolve(&a),
         Verb::Merges(a) => past::merges(&a),
+        Verb::Gc(a) => show::gc(&a.state.dir(), a.json),
         Verb::Version(a) => show::version(a.json),
         Verb::Invite(a) => {
             let expires_s = duration::parse(&a.expires).map_err(|why| {

@@ -18,6 +18,7 @@ pub mod git_commit;
 pub mod git_tree;
 pub mod model;
 pub mod refs;
+mod skip;
 pub mod state;
 mod text;
 pub mod trie;

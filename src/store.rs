@@ -5,6 +5,7 @@
 
 pub mod check;
 pub mod closure;
+pub mod gc;
 pub mod incoming;
 pub mod objects;
 pub mod pack;

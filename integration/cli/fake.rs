@@ -14,9 +14,9 @@ use cellfs::control::node::Node;
 use cellfs::control::readiness::{Readiness, Ready};
 use cellfs::control::server::Server;
 use cellfs::control::wire::{
-    Attach, Changed, Checkout, Conflict, Conflicts, ConflictsOf, DiffOf, Differing, Head, Invite,
-    LogEntry, LogOf, Member, Merge, Merges, MergesOf, Mounted, PathOf, ResolveOf, RestoreOf, Side,
-    Status, UrlOf, Version, Volume,
+    Attach, Changed, Checkout, Conflict, Conflicts, ConflictsOf, DiffOf, Differing, Gathered, Head,
+    Invite, Kept, LogEntry, LogOf, Member, Merge, Merges, MergesOf, Mounted, PathOf, ResolveOf,
+    RestoreOf, Side, Status, UrlOf, Version, Volume,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -254,6 +254,20 @@ impl Node for Fake {
             commit: Some(what.at),
             ..Changed::default()
         })
+    }
+
+    async fn gc(&self) -> Answer<Vec<Gathered>> {
+        let kept = |packs| Kept {
+            packs,
+            objects: 10,
+            bytes: 4096,
+        };
+        Ok(vec![Gathered {
+            volume: "cell".to_owned(),
+            before: kept(3),
+            after: kept(1),
+            seconds: 0.25,
+        }])
     }
 
     async fn shutdown(&self) -> Answer<()> {

@@ -51,6 +51,8 @@ pub(super) enum Verb {
     Resolve(past::Resolve),
     /// List what was merged, and how to undo it
     Merges(past::Merges),
+    /// Make the node's repositories small; nothing is forgotten
+    Gc(Show),
     /// Print a ticket with which other nodes may join
     Invite(Invite),
     /// Print the git URL of a volume, with a token in it

@@ -131,6 +131,28 @@ pub(super) fn members(state: &Path, json: bool) -> Answer<()> {
     )
 }
 
+pub(super) fn gc(state: &Path, json: bool) -> Answer<()> {
+    let done = Client::connect(state)?.gc()?;
+    let mut out = Out::new();
+    if json {
+        return out.json(Some("gc"), &done);
+    }
+    let change = |a: u64, b: u64| format!("{a} -> {b}");
+    let rows: Vec<_> = done
+        .iter()
+        .map(|g| {
+            vec![
+                g.volume.clone(),
+                change(g.before.packs, g.after.packs),
+                change(g.before.objects, g.after.objects),
+                change(g.before.bytes, g.after.bytes),
+                format!("{:.1}", g.seconds),
+            ]
+        })
+        .collect();
+    out.table(&["VOLUME", "PACKS", "OBJECTS", "BYTES", "SECONDS"], &rows)
+}
+
 pub(super) fn version(json: bool) -> Answer<()> {
     let version = env!("CARGO_PKG_VERSION");
     let mut out = Out::new();

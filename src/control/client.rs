@@ -11,9 +11,9 @@ use super::failure::{Answer, Code, Failure};
 use super::readiness::Ready;
 use super::socket::SocketPath;
 use super::wire::{
-    AnswerLine, Attach, Changed, Checkout, Conflicts, ConflictsOf, DiffOf, Differing, Invite,
-    LogEntry, LogOf, Member, Merges, MergesOf, PathOf, Request, RequestLine, ResolveOf, RestoreOf,
-    Status, UrlOf,
+    AnswerLine, Attach, Changed, Checkout, Conflicts, ConflictsOf, DiffOf, Differing, Gathered,
+    Invite, LogEntry, LogOf, Member, Merges, MergesOf, PathOf, Request, RequestLine, ResolveOf,
+    RestoreOf, Status, UrlOf,
 };
 use super::{LINE_BYTES_MAX, PROTOCOL_VERSION, SOCKET_NAME};
 
@@ -253,6 +253,16 @@ impl Client {
     /// As [`Self::ask`].
     pub fn restore(&mut self, what: RestoreOf) -> Answer<Changed> {
         self.ask(Request::Restore(what))
+    }
+
+    /// Has the repositories of all volumes made small, however long that takes.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn gc(&mut self) -> Answer<Vec<Gathered>> {
+        let patient = self.stream.get_mut().set_read_timeout(None);
+        patient.map_err(|e| self.silent(&e))?;
+        self.ask(Request::Gc)
     }
 
     /// Ends the node.

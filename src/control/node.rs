@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use super::failure::Answer;
 use super::readiness::Ready;
 use super::wire::{
-    Attach, Changed, Checkout, Conflicts, ConflictsOf, DiffOf, Differing, Invite, LogEntry, LogOf,
-    Member, Merges, MergesOf, PathOf, ResolveOf, RestoreOf, Status, UrlOf,
+    Attach, Changed, Checkout, Conflicts, ConflictsOf, DiffOf, Differing, Gathered, Invite,
+    LogEntry, LogOf, Member, Merges, MergesOf, PathOf, ResolveOf, RestoreOf, Status, UrlOf,
 };
 
 /// The daemon as commands see it. Calls may come at once from several connections.
@@ -47,6 +47,8 @@ pub trait Node: Send + Sync + 'static {
     async fn diff(&self, what: DiffOf) -> Answer<Differing>;
     /// Brings a path back as it was.
     async fn restore(&self, what: RestoreOf) -> Answer<Changed>;
+    /// Makes the repositories of all volumes small; answers when it is done.
+    async fn gc(&self) -> Answer<Vec<Gathered>>;
     /// Begins to drain and end; answers before it has.
     async fn shutdown(&self) -> Answer<()>;
 }

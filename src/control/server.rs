@@ -169,6 +169,7 @@ async fn dispatch(request: Request, node: &dyn Node) -> Answer<serde_json::Value
         Request::Merges(what) => value(node.merges(what).await?),
         Request::Diff(what) => value(node.diff(what).await?),
         Request::Restore(what) => value(node.restore(what).await?),
+        Request::Gc => value(node.gc().await?),
         Request::Shutdown => value(node.shutdown().await?),
     }
 }

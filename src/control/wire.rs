@@ -8,8 +8,10 @@ use super::failure::Failure;
 use crate::base::id::VolumeName;
 use crate::base::path::VolumePath;
 
+mod gc;
 mod past;
 
+pub use gc::{Gathered, Kept};
 pub use past::{
     Changed, Checkout, Conflict, Conflicts, ConflictsOf, DiffOf, Differing, Merge, Merges,
     MergesOf, PathOf, ResolveOf, RestoreOf, Side, Take, Version,
@@ -88,6 +90,8 @@ pub enum Request {
     Diff(DiffOf),
     /// Bring a path back: [`Changed`].
     Restore(RestoreOf),
+    /// Make the repositories small: [`Gathered`] of each volume.
+    Gc,
     /// Unmount all and end.
     Shutdown,
 }

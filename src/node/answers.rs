@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 
@@ -12,9 +12,9 @@ use crate::control::failure::{Answer, Failure};
 use crate::control::node::Node;
 use crate::control::readiness::Ready;
 use crate::control::wire::{
-    Attach, Changed, Checkout, Conflicts, ConflictsOf, DiffOf, Differing, Head, Invite, LogEntry,
-    LogOf, Member, Merges, MergesOf, Mounted, PathOf, Peer, ResolveOf, RestoreOf, Status, UrlOf,
-    Volume as VolumeStatus,
+    Attach, Changed, Checkout, Conflicts, ConflictsOf, DiffOf, Differing, Gathered, Head, Invite,
+    Kept, LogEntry, LogOf, Member, Merges, MergesOf, Mounted, PathOf, Peer, ResolveOf, RestoreOf,
+    Status, UrlOf, Volume as VolumeStatus,
 };
 use crate::doors::git::Access;
 use crate::doors::http::Pages;
@@ -338,10 +338,37 @@ impl Node for Answers {
         self.0.blocking(move |n| n.restore(what)).await
     }
 
+    async fn gc(&self) -> Answer<Vec<Gathered>> {
+        let of = |v: Arc<Volume>| move |_: &NodeInner| gathered(&v);
+        let mut out = Vec::new();
+        for v in self.0.all_volumes() {
+            out.push(self.0.blocking(of(v)).await?);
+        }
+        Ok(out)
+    }
+
     async fn shutdown(&self) -> Answer<()> {
         self.0.stop.cancel();
         Ok(())
     }
+}
+
+fn gathered(v: &Volume) -> Answer<Gathered> {
+    let begin = Instant::now();
+    let done = v
+        .gc()
+        .map_err(|e| Failure::failed(format!("volume {}: {e}", v.name())))?;
+    let [before, after] = [done.0, done.1].map(|s| Kept {
+        packs: s.packs,
+        objects: s.objects,
+        bytes: s.bytes,
+    });
+    Ok(Gathered {
+        volume: v.name().to_string(),
+        before,
+        after,
+        seconds: begin.elapsed().as_secs_f64(),
+    })
 }
 
 /// A member by its id, the start of its id, or its name.

@@ -11,8 +11,8 @@ use crate::record::model::Record;
 use crate::record::state::Placed;
 use crate::record::trie::Node;
 
-/// Nodes kept of each of the two tries: a leaf of 64 records takes about 30 kB.
-const NODES: usize = 2048;
+/// Nodes kept of each of the two tries: a leaf of 64 records or names takes about 8 kB.
+const NODES: usize = 4096;
 
 /// Decoded nodes of both tries. Shared by threads.
 pub struct Cache {

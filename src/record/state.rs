@@ -14,6 +14,7 @@ use crate::base::name::EntryName;
 use crate::record::cache::Cache;
 use crate::record::model::{Kind, Record, oid_bytes};
 use crate::record::refs;
+use crate::record::skip;
 use crate::record::trie::key::{DIGITS, Key, PARENT_DIGITS};
 use crate::record::trie::{self, Entry, Node};
 use crate::record::{Result, Source};
@@ -36,6 +37,16 @@ impl Entry for Placed {
         self.clone()
     }
 
+    fn take(data: &[u8]) -> Option<(Self, usize)> {
+        let (place, rest) = postcard::take_from_bytes(data).ok()?;
+        Some((place, data.len() - rest.len()))
+    }
+
+    fn show(id: &Self, _: &[u8], f: &mut dyn FnMut(&Self)) -> postcard::Result<()> {
+        f(id);
+        Ok(())
+    }
+
     fn key(id: &Self) -> Key {
         Key::of_name(id.parent, &id.name)
     }
@@ -54,6 +65,15 @@ impl Entry for Record {
 
     fn id(&self) -> FileId {
         self.id
+    }
+
+    fn take(data: &[u8]) -> Option<(FileId, usize)> {
+        skip::record(data)
+    }
+
+    fn show(_: &FileId, data: &[u8], f: &mut dyn FnMut(&Self)) -> postcard::Result<()> {
+        f(&postcard::from_bytes(data)?);
+        Ok(())
     }
 
     fn key(id: &FileId) -> Key {

@@ -9,6 +9,7 @@
 mod diff;
 mod edit;
 pub mod key;
+mod leaf;
 #[cfg(test)]
 mod tests;
 
@@ -16,10 +17,10 @@ use std::sync::{Arc, Mutex};
 
 use lru::LruCache;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 pub use diff::{Row, differing, visit_differing};
 pub use edit::{Edit, edit};
+pub use leaf::Leaf;
 
 use crate::base::id::Oid;
 use crate::base::limit;
@@ -28,20 +29,31 @@ use crate::record::git_tree::{self, TreeEntry};
 use crate::record::{RecordError, Result, Source};
 use crate::store::objects::ObjectKind;
 use key::{DIGITS, Key};
+use leaf::Item;
 
 /// First byte of a leaf.
 const LEAF_VERSION: u8 = crate::base::format::TRIES;
 
 /// What a trie holds.
-pub trait Entry: Clone + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static {
+pub trait Entry: Clone + PartialEq + Serialize + Send + Sync + 'static {
     /// What tells an entry from all others. Among equal keys it gives the order.
-    type Id: Ord + Clone;
+    type Id: Ord + Clone + Send + Sync;
 
     /// The entry's identity.
     fn id(&self) -> Self::Id;
 
     /// Where entries of that identity are.
     fn key(id: &Self::Id) -> Key;
+
+    /// The identity and the length of the encoded entry that begins here, or nothing if none
+    /// does.
+    fn take(data: &[u8]) -> Option<(Self::Id, usize)>;
+
+    /// Shows the entry of this identity and these bytes.
+    ///
+    /// # Errors
+    /// When the bytes are no entry.
+    fn show(id: &Self::Id, data: &[u8], f: &mut dyn FnMut(&Self)) -> postcard::Result<()>;
 
     /// Where the entry is.
     fn place(&self) -> Key {
@@ -61,9 +73,9 @@ pub(crate) struct Link {
 
 /// A decoded node.
 #[derive(Clone, Debug)]
-pub enum Node<T> {
+pub enum Node<T: Entry> {
     /// Entries, sorted by key and identity.
-    Leaf(Arc<Vec<T>>),
+    Leaf(Arc<Leaf<T>>),
     /// Children by digit.
     Branch(Arc<Branch>),
 }
@@ -80,7 +92,7 @@ pub struct Branch {
 /// # Errors
 /// When the store fails.
 pub fn empty<T: Entry>(src: Source<'_>) -> Result<Oid> {
-    put_leaf::<T>(src, Vec::new()).map(|l| l.id)
+    put_leaf::<T>(src, &[]).map(|l| l.id)
 }
 
 /// The entry of that identity.
@@ -88,13 +100,22 @@ pub fn empty<T: Entry>(src: Source<'_>) -> Result<Oid> {
 /// # Errors
 /// When the trie cannot be read.
 pub fn get<T: Entry>(src: Source<'_>, root: Oid, id: &T::Id) -> Result<Option<T>> {
-    let mut found = None;
-    visit(src, root, &T::key(id), DIGITS, &mut |e: &T| {
-        if e.id() == *id {
-            found = Some(e.clone());
-        }
-    })?;
-    Ok(found)
+    let key = T::key(id);
+    let (mut node, mut depth) = (load_root::<T>(src, root)?, 0);
+    loop {
+        let b = match node {
+            Node::Leaf(leaf) => return leaf.find(id),
+            Node::Branch(b) => b,
+        };
+        let at = depth + b.skip.len();
+        let leads = (depth..).zip(&b.skip).all(|(i, d)| key.digit(i) == *d);
+        let kid = b.kids.get(usize::from(key.digit(at))).copied().flatten();
+        let Some(kid) = kid.filter(|_| leads) else {
+            return Ok(None);
+        };
+        node = load(src, kid, at + 1)?;
+        depth = at + 1;
+    }
 }
 
 /// Shows all entries whose keys start with the first `digits` digits of `prefix`, in order.
@@ -110,19 +131,25 @@ pub fn visit<T: Entry>(
 ) -> Result<()> {
     // The root may be either kind of object; below it the tree says which.
     match load_root(src, root)? {
-        Node::Leaf(entries) => visit_leaf(&entries, prefix, digits, f),
+        Node::Leaf(leaf) => visit_leaf(&leaf, prefix, digits, f)?,
         Node::Branch(b) => visit_branch(src, &b, 0, prefix, digits, f)?,
     }
     Ok(())
 }
 
-fn visit_leaf<T: Entry>(entries: &[T], prefix: &Key, digits: usize, f: &mut dyn FnMut(&T)) {
-    for e in entries {
+fn visit_leaf<T: Entry>(
+    leaf: &Leaf<T>,
+    prefix: &Key,
+    digits: usize,
+    f: &mut dyn FnMut(&T),
+) -> Result<()> {
+    for (i, id) in leaf.ids().iter().enumerate() {
         // Whole keys are compared by identity by those who ask for them, which is cheaper.
-        if digits == 0 || digits >= DIGITS || e.place().common(prefix, 0) >= digits {
-            f(e);
+        if digits == 0 || digits >= DIGITS || T::key(id).common(prefix, 0) >= digits {
+            leaf.show(i, f)?;
         }
     }
+    Ok(())
 }
 
 fn visit_branch<T: Entry>(
@@ -145,7 +172,7 @@ fn visit_branch<T: Entry>(
             continue;
         }
         match load(src, *kid, at + 1)? {
-            Node::Leaf(entries) => visit_leaf(&entries, prefix, digits, f),
+            Node::Leaf(leaf) => visit_leaf(&leaf, prefix, digits, f)?,
             Node::Branch(b) => visit_branch(src, &b, at + 1, prefix, digits, f)?,
         }
     }
@@ -157,7 +184,7 @@ fn load_root<T: Entry>(src: Source<'_>, id: Oid) -> Result<Node<T>> {
         return Ok(node);
     }
     let object = src.objs.find(&id)?.ok_or_else(|| missing(id))?;
-    let node = decode(id, object.kind == ObjectKind::Tree, &object.data, 0)?;
+    let node = decode(id, object.kind == ObjectKind::Tree, object.data, 0)?;
     keep(src, id, &node);
     Ok(node)
 }
@@ -172,7 +199,7 @@ pub(crate) fn load<T: Entry>(src: Source<'_>, link: Link, depth: usize) -> Resul
         ObjectKind::Blob
     };
     let data = src.objs.get(&link.id, kind)?;
-    let node = decode(link.id, link.is_tree, &data, depth)?;
+    let node = decode(link.id, link.is_tree, data, depth)?;
     keep(src, link.id, &node);
     Ok(node)
 }
@@ -191,23 +218,13 @@ fn keep<T: Entry>(src: Source<'_>, id: Oid, node: &Node<T>) {
     }
 }
 
-fn decode<T: Entry>(id: Oid, is_tree: bool, data: &[u8], depth: usize) -> Result<Node<T>> {
+fn decode<T: Entry>(id: Oid, is_tree: bool, data: Arc<Vec<u8>>, depth: usize) -> Result<Node<T>> {
     if is_tree {
-        let branch = decode_branch(data, depth)
+        let branch = decode_branch(&data, depth)
             .ok_or_else(|| RecordError::malformed(id, "a trie node", "its names are no digits"))?;
         return Ok(Node::Branch(Arc::new(branch)));
     }
-    let bad = |why: &str| RecordError::malformed(id, "a trie leaf", why);
-    let (version, body) = data.split_first().ok_or_else(|| bad("it is empty"))?;
-    if *version != LEAF_VERSION {
-        return Err(bad("its version is unknown"));
-    }
-    let (entries, rest): (Vec<T>, _) =
-        postcard::take_from_bytes(body).map_err(|e| bad(&e.to_string()))?;
-    if !rest.is_empty() {
-        return Err(bad("bytes follow its entries"));
-    }
-    Ok(Node::Leaf(Arc::new(entries)))
+    Ok(Node::Leaf(Arc::new(Leaf::parse(id, data)?)))
 }
 
 fn decode_branch(data: &[u8], depth: usize) -> Option<Branch> {
@@ -240,11 +257,14 @@ fn decode_branch(data: &[u8], depth: usize) -> Option<Branch> {
     (entries.len() >= 2).then_some(branch)
 }
 
-pub(crate) fn put_leaf<T: Entry>(src: Source<'_>, entries: Vec<T>) -> Result<Link> {
-    let mut data = vec![LEAF_VERSION];
-    data.extend(postcard::to_stdvec(&entries).map_err(RecordError::Encode)?);
-    let id = src.objs.put(ObjectKind::Blob, data)?;
-    keep(src, id, &Node::Leaf(Arc::new(entries)));
+pub(crate) fn put_leaf<T: Entry>(src: Source<'_>, items: &[Item<T>]) -> Result<Link> {
+    let data = leaf::encode(items)?;
+    let id = src.objs.put(ObjectKind::Blob, data.clone())?;
+    keep(
+        src,
+        id,
+        &Node::Leaf(Arc::new(Leaf::<T>::parse(id, Arc::new(data))?)),
+    );
     Ok(Link { id, is_tree: false })
 }
 

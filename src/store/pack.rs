@@ -329,7 +329,10 @@ pub fn sweep(incoming: &Path, pack_dir: &Path) -> io::Result<()> {
     for e in fs::read_dir(incoming)? {
         let p = e?.path();
         if p.is_dir() {
-            fs::remove_dir_all(p)?;
+            // A git that outlived its node may still write into it; names are never used twice.
+            if let Err(e) = fs::remove_dir_all(&p) {
+                tracing::warn!(path = %p.display(), error = %e, "not cleared");
+            }
         } else {
             fs::remove_file(p)?;
         }

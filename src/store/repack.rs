@@ -20,7 +20,7 @@ pub fn packs(repo: &Path) -> io::Result<usize> {
     Ok(indexes(repo)?.len())
 }
 
-fn indexes(repo: &Path) -> io::Result<BTreeSet<PathBuf>> {
+pub(super) fn indexes(repo: &Path) -> io::Result<BTreeSet<PathBuf>> {
     let mut out = BTreeSet::new();
     for e in fs::read_dir(repo.join("objects/pack"))? {
         let p = e?.path();
@@ -38,51 +38,85 @@ fn indexes(repo: &Path) -> io::Result<BTreeSet<PathBuf>> {
 /// # Errors
 /// When git cannot be run, or what it said.
 pub fn repack(repo: &Repo) -> io::Result<()> {
-    let old = roll_up(repo.path())?;
-    repo.replace_packs(|| old.iter().try_for_each(|p| remove(p)))
+    let _one = repo.packing();
+    quietly(|| {
+        let old = roll_up(repo.path())?;
+        repo.replace_packs(|| old.iter().try_for_each(|p| remove(p)))
+    })?
+}
+
+/// Runs work on a thread that gives way to all others, and with it what the work starts.
+pub(super) fn quietly<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    let nice = || {
+        if let Err(e) = rustix::process::setpriority_process(None, 19) {
+            tracing::debug!(error = %e, "packs are rolled up at the usual priority");
+        }
+        work()
+    };
+    std::thread::scope(|s| {
+        let thread = std::thread::Builder::new()
+            .name("repack".to_owned())
+            .spawn_scoped(s, nice)?;
+        let died = |_| io::Error::other("the thread that rolls packs up died");
+        thread.join().map_err(died)
+    })
+}
+
+/// git on a repository, untouched by anybody's configuration, on one processor.
+pub(super) fn git(repo: &Path) -> Command {
+    let mut c = Command::new("git");
+    c.env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .arg("--git-dir")
+        .arg(repo)
+        .args(["-c", "core.fsync=all", "-c", "pack.threads=1"])
+        .stdin(Stdio::null());
+    c
+}
+
+/// Runs git; what it printed.
+pub(super) fn run(command: &mut Command) -> io::Result<Vec<u8>> {
+    let out = command.output()?;
+    if out.status.success() {
+        return Ok(out.stdout);
+    }
+    let said = String::from_utf8_lossy(&out.stderr).trim().to_owned();
+    Err(io::Error::other(format!("git: {said}")))
 }
 
 /// Writes the larger packs, durably; the indexes of packs that are in them.
 fn roll_up(path: &Path) -> io::Result<Vec<PathBuf>> {
     let before = indexes(path)?;
-    let out = Command::new("git")
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .env("GIT_CONFIG_NOSYSTEM", "1")
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
-        .arg("--git-dir")
-        .arg(path)
-        .args([
-            "-c",
-            "core.fsync=all",
-            "-c",
-            "pack.threads=1",
-            "-c",
-            "core.multiPackIndex=false",
-        ])
-        .args(["repack", "--geometric=2", "-q", "--no-write-bitmap-index"])
-        .stdin(Stdio::null())
-        .output()?;
-    if !out.status.success() {
-        let said = String::from_utf8_lossy(&out.stderr).trim().to_owned();
-        return Err(io::Error::other(format!("git repack: {said}")));
-    }
+    run(git(path).args(["-c", "core.multiPackIndex=false"]).args([
+        "repack",
+        "--geometric=2",
+        "-q",
+        "--no-write-bitmap-index",
+    ]))?;
     durable::sync_dir(&path.join("objects/pack"))?;
-    let mut new = Vec::new();
-    for p in indexes(path)?.difference(&before) {
-        new.push(index(p)?);
+    let new = indexes(path)?.difference(&before).cloned().collect();
+    within(before, &new)
+}
+
+/// Those of the packs that may go: all of their objects are in the new ones.
+pub(super) fn within(old: BTreeSet<PathBuf>, new: &BTreeSet<PathBuf>) -> io::Result<Vec<PathBuf>> {
+    let mut larger = Vec::new();
+    for p in new {
+        larger.push(index(p)?);
     }
-    let mut old = Vec::new();
-    for p in before {
-        if !p.with_extension("keep").exists() && is_within(&index(&p)?, &new) {
-            old.push(p);
+    let mut out = Vec::new();
+    for p in old {
+        if !p.with_extension("keep").exists() && is_within(&index(&p)?, &larger) {
+            out.push(p);
         }
     }
-    Ok(old)
+    Ok(out)
 }
 
 /// Without its index nobody looks for the pack, so the index goes first.
-fn remove(index: &Path) -> io::Result<()> {
+pub(super) fn remove(index: &Path) -> io::Result<()> {
     for ext in ["idx", "rev", "pack"] {
         match fs::remove_file(index.with_extension(ext)) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
@@ -94,7 +128,7 @@ fn remove(index: &Path) -> io::Result<()> {
 
 type Index = gix_pack::index::File<gix_pack::MMap>;
 
-fn index(path: &Path) -> io::Result<Index> {
+pub(super) fn index(path: &Path) -> io::Result<Index> {
     Index::at(path, gix::hash::Kind::Sha1).map_err(io::Error::other)
 }
 

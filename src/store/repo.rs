@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use gix::odb::store::init::{Options, Slots};
 use gix_pack::Find;
@@ -45,6 +45,8 @@ pub struct Repo {
     tail: RwLock<Tail>,
     /// Held while what waits is written.
     settling: Mutex<()>,
+    /// Held while packs are made of packs.
+    packing: Mutex<()>,
     /// How often packs were replaced; locked for writing while they are. A miss counts only if
     /// nothing was replaced meanwhile.
     replaced: RwLock<u64>,
@@ -122,6 +124,7 @@ impl Repo {
             young: RwLock::default(),
             tail: RwLock::default(),
             settling: Mutex::default(),
+            packing: Mutex::default(),
             replaced: RwLock::default(),
         })
     }
@@ -173,6 +176,11 @@ impl Repo {
         let mut young = self.young.write().unwrap_or_else(PoisonError::into_inner);
         let _known = h.contains(&miss);
         *young = Young::default();
+    }
+
+    /// Waits until nobody else makes packs of packs, and keeps others from it.
+    pub(super) fn packing(&self) -> MutexGuard<'_, ()> {
+        self.packing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Removes packs whose objects are in other packs, too: `remove` does it. Readers do not

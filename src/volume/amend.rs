@@ -6,6 +6,7 @@ use super::worker::Worker;
 use super::{Volume, VolumeResult, Work};
 use crate::base::id::{FileId, Oid};
 use crate::record::change::Change;
+use crate::store::gc::{self, Size};
 use crate::store::objects::Memory;
 use std::sync::mpsc::sync_channel;
 
@@ -55,6 +56,16 @@ impl Volume {
     /// Returns when what was closed so far is in a commit.
     pub(crate) fn commit_now(&self) -> VolumeResult<()> {
         self.run(|w| w.commit(false))?
+    }
+
+    /// Makes one well compressed pack of all packs; what they took before and after. For threads
+    /// that may wait: it takes minutes for millions of objects, and nobody waits for it.
+    ///
+    /// # Errors
+    /// As the store and git; nothing is lost then.
+    pub fn gc(&self) -> VolumeResult<(Size, Size)> {
+        self.settle()?;
+        Ok(gc::gc(self.repo())?)
     }
 
     fn run<T: Send + 'static>(

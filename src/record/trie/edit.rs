@@ -2,6 +2,7 @@
 
 use crate::base::id::Oid;
 use crate::record::trie::key::{DIGITS, Key};
+use crate::record::trie::leaf::Item;
 use crate::record::trie::{
     Branch, Entry, LEAF_MAX, Link, Node, load, load_root, put_branch, put_leaf,
 };
@@ -24,12 +25,12 @@ struct Keyed<T: Entry> {
 }
 
 /// A subtree while it is being edited: parts that nobody touched stay links.
-enum Work<T> {
-    Leaf(Vec<T>),
+enum Work<T: Entry> {
+    Leaf(Vec<Item<T>>),
     Branch { skip: Vec<u8>, kids: Kids<T> },
 }
 
-enum Kid<T> {
+enum Kid<T: Entry> {
     Stored(Link),
     Fresh(Work<T>),
 }
@@ -79,14 +80,14 @@ fn edit_sorted<T: Entry>(src: Source<'_>, root: Oid, keyed: &[Keyed<T>]) -> Resu
     let work = apply(src, Some(work), 0, &keyed)?;
     let link = match work {
         Some(work) => store(src, work)?,
-        None => put_leaf::<T>(src, Vec::new())?,
+        None => put_leaf::<T>(src, &[])?,
     };
     Ok(link.id)
 }
 
 fn unpack<T: Entry>(node: Node<T>) -> Work<T> {
     match node {
-        Node::Leaf(entries) => Work::Leaf(entries.to_vec()),
+        Node::Leaf(leaf) => Work::Leaf(Item::all(&leaf)),
         Node::Branch(b) => Work::Branch {
             skip: b.skip.clone(),
             kids: b.kids.map(|k| k.map(|link| Box::new(Kid::Stored(link)))),
@@ -96,7 +97,7 @@ fn unpack<T: Entry>(node: Node<T>) -> Work<T> {
 
 fn store<T: Entry>(src: Source<'_>, work: Work<T>) -> Result<Link> {
     match work {
-        Work::Leaf(entries) => put_leaf(src, entries),
+        Work::Leaf(entries) => put_leaf(src, &entries),
         Work::Branch { skip, kids } => {
             let mut links = [None; 8];
             for (slot, kid) in links.iter_mut().zip(kids) {
@@ -150,7 +151,7 @@ fn apply<T: Entry>(
 
 type Kids<T> = [Option<Box<Kid<T>>>; 8];
 
-fn no_kids<T>() -> Kids<T> {
+fn no_kids<T: Entry>() -> Kids<T> {
     std::array::from_fn(|_| None)
 }
 
@@ -188,12 +189,12 @@ fn make_room<T: Entry>(
 }
 
 /// The entries after the edits; both are sorted by key and identity.
-fn merge<T: Entry>(old: Vec<T>, edits: &[&Keyed<T>]) -> Vec<(Key, T)> {
-    let mut out: Vec<(Key, T)> = Vec::with_capacity(old.len() + edits.len());
+fn merge<T: Entry>(old: Vec<Item<T>>, edits: &[&Keyed<T>]) -> Vec<(Key, Item<T>)> {
+    let mut out: Vec<(Key, Item<T>)> = Vec::with_capacity(old.len() + edits.len());
     let mut old = old.into_iter().map(|e| (e.place(), e)).peekable();
     let mut edits = edits.iter().peekable();
     while let Some(edit) = edits.next() {
-        let order = |key: Key, e: &T| key.cmp(&edit.key).then_with(|| e.id().cmp(&edit.id));
+        let order = |key: Key, e: &Item<T>| key.cmp(&edit.key).then_with(|| e.cmp_id(&edit.id));
         while let Some(e) = old.next_if(|(key, e)| order(*key, e).is_lt()) {
             out.push(e);
         }
@@ -202,7 +203,7 @@ fn merge<T: Entry>(old: Vec<T>, edits: &[&Keyed<T>]) -> Vec<(Key, T)> {
             continue;
         }
         if let Some(entry) = &edit.entry {
-            out.push((edit.key, entry.clone()));
+            out.push((edit.key, Item::New(entry.clone())));
         }
     }
     out.extend(old);
@@ -210,7 +211,7 @@ fn merge<T: Entry>(old: Vec<T>, edits: &[&Keyed<T>]) -> Vec<(Key, T)> {
 }
 
 /// The canonical subtree of these sorted entries.
-fn build<T: Entry>(entries: Vec<(Key, T)>, depth: usize) -> Option<Work<T>> {
+fn build<T: Entry>(entries: Vec<(Key, Item<T>)>, depth: usize) -> Option<Work<T>> {
     let (first, last) = (entries.first()?.0, entries.last()?.0);
     let shared = first.common(&last, depth);
     let at = depth + shared;
@@ -218,7 +219,7 @@ fn build<T: Entry>(entries: Vec<(Key, T)>, depth: usize) -> Option<Work<T>> {
         return Some(Work::Leaf(entries.into_iter().map(|(_, e)| e).collect()));
     }
     let skip = (depth..at).map(|i| first.digit(i)).collect();
-    let mut groups: [Vec<(Key, T)>; 8] = std::array::from_fn(|_| Vec::new());
+    let mut groups: [Vec<(Key, Item<T>)>; 8] = std::array::from_fn(|_| Vec::new());
     for e in entries {
         if let Some(group) = groups.get_mut(usize::from(e.0.digit(at))) {
             group.push(e);

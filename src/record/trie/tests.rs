@@ -188,7 +188,7 @@ fn many_files_at_one_name_share_one_leaf() {
     };
     let root = empty::<Placed>(src).expect("memory");
     let full = edit(src, root, (0..100).map(|n| Edit::Put(at(n)))).expect("memory");
-    assert!(matches!(load_root::<Placed>(src, full), Ok(Node::Leaf(e)) if e.len() == 100));
+    assert!(matches!(load_root::<Placed>(src, full), Ok(Node::Leaf(e)) if e.ids().len() == 100));
     let other = Placed {
         name: name(1),
         ..at(0)
