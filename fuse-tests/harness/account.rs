@@ -1,11 +1,12 @@
 //! Whether all that the ledger has is where it must be.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use super::edits::{Book, Token, files, tokens};
+use super::edits::{Book, LINE, Token, files, tokens};
 use super::git;
 
 /// What a folder shows.
@@ -33,24 +34,87 @@ pub(crate) fn shown(dir: &Path) -> Shown {
     all
 }
 
-/// What is wrong with what is shown: acknowledged lines that nobody who knew them took away and
-/// that are not there, beyond those that blind edits may have taken.
-pub(crate) fn missing(book: &Book, shown: &BTreeSet<Token>) -> Vec<String> {
+/// Acknowledged lines that nobody who had read them took away and that are not there.
+pub(crate) fn missing(book: &Book, shown: &BTreeSet<Token>) -> Vec<Token> {
     let absent = |t: &&Token| !shown.contains(t) && !book.gone.contains_key(t);
+    book.made.keys().filter(absent).copied().collect()
+}
+
+/// Finds lines that are lost, from one look to the next.
+#[derive(Debug, Default)]
+pub(crate) struct Losses {
+    /// Lines that blind edits took.
+    pub(crate) excused: BTreeSet<Token>,
+    blind: usize,
+}
+
+impl Losses {
+    /// What is wrong with what is shown: missing lines that no blind edit since the last look can
+    /// have taken, as none was made at a name that the line ever was in.
+    pub(crate) fn look(
+        &mut self,
+        book: &Book,
+        shown: &BTreeSet<Token>,
+        repo: &Path,
+    ) -> Vec<String> {
+        let name = |p: &PathBuf| p.file_name().map(ToOwned::to_owned);
+        let since = book.blind.get(self.blind..).unwrap_or_default();
+        let blind: BTreeSet<OsString> = since.iter().filter_map(name).collect();
+        self.blind = book.blind.len();
+        let mut lost = Vec::new();
+        for t in missing(book, shown) {
+            if self.excused.contains(&t) {
+                continue;
+            }
+            let names = if blind.is_empty() {
+                BTreeSet::new()
+            } else {
+                names_of(repo, t)
+            };
+            if names.is_disjoint(&blind) {
+                lost.push(format!("{t:?}: {}; it was in {names:?}", book.made[&t]));
+            } else {
+                self.excused.insert(t);
+            }
+        }
+        lost
+    }
+}
+
+/// Names of the files that a line ever was in.
+fn names_of(repo: &Path, token: Token) -> BTreeSet<OsString> {
+    let line = token.line();
+    let text = String::from_utf8_lossy(line.get(..LINE - 1).unwrap_or_default()).into_owned();
+    let find = format!("-S{text}");
+    let words = ["log", "--all", "-m", "--name-only", "--format=", &find];
+    let out = git::command(repo, &words).output().expect("git runs");
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    let name = |l: &str| Path::new(l).file_name().map(ToOwned::to_owned);
+    said.lines().filter_map(name).collect()
+}
+
+/// Acknowledged lines that are not in the history, but for those that their own node overwrote:
+/// it may do so before it commits.
+pub(crate) fn forgotten(
+    book: &Book,
+    history: &HashSet<Token>,
+    node: impl Fn(u16) -> u16,
+) -> Vec<String> {
+    let by_itself = |t: &Token| {
+        let taken = book.gone.get(t);
+        taken.is_some_and(|(who, _)| node(*who) == node(t.writer))
+    };
     book.made
-        .keys()
-        .filter(absent)
-        .map(|t| format!("{t:?}: {}", book.made[t]))
+        .iter()
+        .filter(|(t, _)| !history.contains(t) && !by_itself(t))
+        .map(|(t, about)| format!("{t:?}: {about}"))
         .collect()
 }
 
-/// Acknowledged lines that are not in the history.
-pub(crate) fn forgotten(book: &Book, history: &HashSet<Token>) -> Vec<String> {
-    book.made
-        .iter()
-        .filter(|(t, _)| !history.contains(t))
-        .map(|(t, about)| format!("{t:?}: {about}"))
-        .collect()
+/// Errors that no program should have met.
+pub(crate) fn failures(book: &Book) -> Vec<String> {
+    let bad = |k: &&String| k.contains("uncategorized");
+    book.counts.keys().filter(bad).cloned().collect()
 }
 
 /// All lines of all files of all commits that a repository's refs reach.

@@ -97,10 +97,10 @@ pub(crate) struct Ledger(Mutex<Book>);
 pub(crate) struct Book {
     /// Acknowledged lines, with what wrote them.
     pub(crate) made: BTreeMap<Token, String>,
-    /// Lines that somebody who had read them took away, or may have.
-    pub(crate) gone: BTreeMap<Token, String>,
-    /// Edits that replaced nobody knows what.
-    pub(crate) blind: Vec<String>,
+    /// Lines that somebody who had read them took away, or may have: who, and how.
+    pub(crate) gone: BTreeMap<Token, (u16, String)>,
+    /// Paths at which an edit replaced nobody knows what.
+    pub(crate) blind: Vec<PathBuf>,
     /// How often what was done, and how it ended.
     pub(crate) counts: BTreeMap<String, usize>,
 }
@@ -119,7 +119,7 @@ impl Ledger {
     }
 
     /// Enters an edit: `Ok` says whether what was replaced is what had been read.
-    fn enter(&self, what: &str, path: &Path, edit: &Edit, done: &io::Result<bool>) {
+    fn enter(&self, who: u16, what: &str, path: &Path, edit: &Edit, done: &io::Result<bool>) {
         let mut book = self.0.lock().expect("unpoisoned");
         let end = match done {
             Ok(true) => "done".to_owned(),
@@ -133,13 +133,13 @@ impl Ledger {
             book.made.extend(made);
         }
         if matches!(done, Ok(false)) {
-            book.blind.push(about.clone());
+            book.blind.push(path.to_owned());
         }
         let taken = edit.seen.iter().filter(|t| {
             // What failed may have taken away everything.
             done.is_err() || !edit.left.contains(t)
         });
-        let taken: Vec<_> = taken.map(|t| (*t, about.clone())).collect();
+        let taken: Vec<_> = taken.map(|t| (*t, (who, about.clone()))).collect();
         book.gone.extend(taken);
     }
 }
@@ -390,7 +390,7 @@ impl<'a> Writer<'a> {
         entry: &Edit,
         done: io::Result<bool>,
     ) -> io::Result<()> {
-        self.ledger.enter(what, path, entry, &done);
+        self.ledger.enter(self.id, what, path, entry, &done);
         done.map(|_| ())
     }
 }

@@ -14,6 +14,8 @@ use crate::harness::git;
 /// Above so many files more are removed than made.
 const FILES: usize = 60;
 const DIRS: usize = 10;
+/// Above so many copies they are cleared away now and then.
+const COPIES: usize = 10;
 
 /// Somebody at one node.
 #[derive(Debug)]
@@ -51,7 +53,7 @@ impl<'a> Person<'a> {
 
     /// Thinks before the next edit.
     pub(super) fn rest(&mut self) {
-        let ms = self.rng().below(80) as u64;
+        let ms = self.rng().below(1_000) as u64;
         std::thread::sleep(Duration::from_millis(ms));
     }
 
@@ -63,8 +65,13 @@ impl<'a> Person<'a> {
         let file = self.pick(&files);
         let dir = self.pick(&dirs).unwrap_or_else(|| self.dir.clone());
         let crowded = files.len() > FILES;
+        let copies: Vec<PathBuf> = files.iter().filter(|f| is_copy(f)).cloned().collect();
         let done = match (dice, file) {
             (0..=1, _) => self.push(),
+            (2..=40, _) if copies.len() > COPIES => match self.pick(&copies) {
+                Some(copy) => self.writer.remove(&copy),
+                None => Ok(()),
+            },
             (2..=4, _) => self.directory(&dirs, &dir),
             (5..=12, None) | (5..=9, Some(_)) if !crowded => {
                 let path = dir.join(self.name());
@@ -216,6 +223,10 @@ impl<'a> Person<'a> {
         }
         pushed
     }
+}
+
+fn is_copy(path: &Path) -> bool {
+    path.to_string_lossy().contains(".conflict-")
 }
 
 /// Enters what takes no line away.

@@ -200,10 +200,24 @@ impl Fs {
         for _ in 0..TURNS_MAX {
             let mut live = self.volume.lock();
             let inos = of(&mut live)?;
-            let Some(other) = inos.into_iter().find_map(|i| live.other_writer(i)) else {
-                return Ok(live);
-            };
-            settle(&mut live, other)?;
+            let id = |i: &Ino| live.inodes.get(i).map(Inode::id);
+            let rewritten = inos
+                .iter()
+                .filter_map(id)
+                .any(|id| live.rewritten.contains(&id));
+            let other = inos.iter().find_map(|i| live.other_writer(*i));
+            match other {
+                None if !rewritten => return Ok(live),
+                None => {
+                    // A file that is being written keeps its changes waiting.
+                    for ino in inos {
+                        settle(&mut live, ino)?;
+                    }
+                }
+                Some(other) => {
+                    settle(&mut live, other)?;
+                }
+            }
             drop(live);
             self.volume.commit_now()?;
         }

@@ -6,9 +6,12 @@
 //! file goes on under the other's id, and all that is written through it is written to that; what
 //! was moved aside becomes a file of its own. It does not matter which commits fall between.
 
+use std::sync::Arc;
+
 use super::{Fs, Result};
 use crate::base::clock;
 use crate::base::id::FileId;
+use crate::base::limit::SMALL_FILE_BYTES_MAX;
 use crate::base::name::EntryName;
 use crate::base::stamp::Dot;
 use crate::journal::Patch;
@@ -37,10 +40,10 @@ pub(super) fn saves(live: &Live, new: Ino, old: Ino) -> bool {
         return false;
     };
     let young = n.made_ms > 0 && clock::now_ms().saturating_sub(n.made_ms) <= YOUNG_MS;
-    // What is not in a commit yet nobody edits elsewhere, and its dots are not known.
-    let known = !o.born && !live.touched.contains(&old);
-    let in_store = matches!(n.data, Data::Blob { .. });
-    is_plain(n) && is_plain(o) && young && known && !(in_store && o.dirty.is_some())
+    // What was born here and is in no commit yet nobody edits elsewhere.
+    let known = !o.born && o.shown.versions.iter().all(|v| v.content != OWN);
+    let large = matches!(n.data, Data::Blob { len, .. } if len > SMALL_FILE_BYTES_MAX);
+    is_plain(n) && is_plain(o) && young && known && !(large && o.dirty.is_some())
 }
 
 impl Fs {
@@ -63,7 +66,15 @@ impl Fs {
             kind: o.kind,
             blob,
         };
-        match &n.data {
+        // What the journal has of the old bytes goes by what it has of the new ones, not by their name.
+        let data = match &n.data {
+            Data::Blob { .. } if o.dirty.is_some() => {
+                let bytes = self.volume.read(&n.data, 0, u32::MAX)?;
+                Data::Memory(Arc::new(bytes))
+            }
+            other => other.clone(),
+        };
+        match &data {
             Data::None => {}
             Data::Blob { id: blob, .. } => patches.push(open(*blob)),
             Data::Spilled(s) => {

@@ -15,6 +15,7 @@ use super::view::{HeadInfo, View};
 use super::{Volume, VolumeResult};
 use crate::base::clock;
 use crate::base::id::{FileId, Oid};
+use crate::base::name::EntryName;
 use crate::base::stamp::{Dot, Stamp};
 use crate::journal::Committed;
 use crate::merge::intent::{self, Sight};
@@ -109,7 +110,47 @@ fn split(live: &mut Live, held: &mut BTreeSet<FileId>) -> (Vec<Change>, BTreeSet
     let (keep, go): (Vec<_>, Vec<_>) = live.pending.drain(..).partition(stays);
     let held_entries = keep.iter().map(|p| p.entry).collect();
     live.pending = keep;
+    let waits = live.pending.iter().filter_map(|p| match &p.change {
+        Change::Write { id, .. } => Some(*id),
+        _ => None,
+    });
+    live.rewritten = waits.collect();
     (go.into_iter().map(|p| p.change).collect(), held_entries)
+}
+
+/// Where these changes left a file elsewhere than they say: somebody else did something to it too.
+fn odd(
+    src: Source<'_>,
+    state: &State,
+    changes: &[Change],
+) -> VolumeResult<Vec<(FileId, EntryName)>> {
+    let mut last: HashMap<FileId, Option<(FileId, &EntryName)>> = HashMap::new();
+    for c in changes {
+        match c {
+            Change::Born {
+                id, parent, name, ..
+            }
+            | Change::Move {
+                id, parent, name, ..
+            } => {
+                last.insert(*id, Some((*parent, name)));
+            }
+            Change::Drop { id, .. } => {
+                last.insert(*id, None);
+            }
+            _ => {}
+        }
+    }
+    let mut out = Vec::new();
+    for (id, wanted) in last {
+        let place = state.record(src, id)?.and_then(|r| r.place());
+        let found = place.as_ref().map(|p| (p.parent, &p.name));
+        if found != wanted {
+            let both = found.into_iter().chain(wanted);
+            out.extend(both.map(|(dir, name)| (dir, name.clone())));
+        }
+    }
+    Ok(out)
 }
 
 /// Whether more than one version could be shown at the file's name. `dirs` is for the next call.
@@ -313,6 +354,8 @@ pub(super) struct Done {
     pub(super) record: Committed,
     /// Some file has several versions: what is shown beside it may be another now.
     pub(super) contested: bool,
+    /// Names at which the state shows something else than the changes say.
+    pub(super) odd: Vec<(FileId, EntryName)>,
     blobs: HashMap<Ino, Oid>,
 }
 
@@ -392,6 +435,7 @@ pub(super) fn write(
         upto: batch.upto,
         held: batch.held.iter().copied().collect(),
     };
+    let sealed_state = sealed.state;
     let fixed = chain::fix(desk, base, &stage, sealed, reach)?;
     let Fixed {
         view,
@@ -405,6 +449,7 @@ pub(super) fn write(
         pack,
         record,
         contested,
+        odd: odd(src, &sealed_state, &changes)?,
         blobs,
     })
 }
@@ -477,6 +522,11 @@ pub(super) fn settle(live: &mut Live, batch: &Batch, done: &Done) {
             i.shown.blob = *blob;
         }
     }
+    for (dir, name) in &done.odd {
+        if let Some(ino) = live.by_id.get(dir) {
+            live.stale.insert((*ino, name.clone()));
+        }
+    }
     live.view = done.view.clone();
     live.last_committed = Some(done.record.clone());
     let committed: Vec<u64> = live
@@ -498,7 +548,7 @@ pub(super) fn settle(live: &mut Live, batch: &Batch, done: &Done) {
         .retain(|_, i| inodes.get(i).is_some_and(|i| i.dirty.is_some()));
 }
 
-fn settle_name(live: &mut Live, n: u64, dir: Ino, name: &crate::base::name::EntryName) {
+fn settle_name(live: &mut Live, n: u64, dir: Ino, name: &EntryName) {
     use super::inode::Child;
     let Some(d) = live.inodes.get_mut(&dir) else {
         return;

@@ -96,6 +96,8 @@ pub struct Live {
     /// Which inode a file was last written through: a version that lost its name to one from
     /// elsewhere, or a copy beside it, has the same id. One at a time has bytes for a commit.
     pub writing: HashMap<FileId, Ino>,
+    /// Files of which a pending change itself holds bytes: no other bytes go into its commit.
+    pub rewritten: HashSet<FileId>,
     /// Inodes whose names or attributes wait for the commit to come; their dots may stand
     /// for it.
     pub touched: HashSet<Ino>,
@@ -140,6 +142,7 @@ impl Live {
             dirty: BTreeSet::new(),
             committing: BTreeSet::new(),
             writing: HashMap::new(),
+            rewritten: HashSet::new(),
             touched: HashSet::new(),
             overrides: BTreeMap::new(),
             stale: HashSet::new(),
@@ -356,9 +359,12 @@ impl Live {
 
     /// Records changes of a journal entry for the next commit.
     pub fn note(&mut self, entry: u64, changes: impl IntoIterator<Item = Change>) {
-        let it = changes.into_iter();
-        self.pending
-            .extend(it.map(|change| Pending { entry, change }));
+        for change in changes {
+            if let Change::Write { id, .. } = &change {
+                self.rewritten.insert(*id);
+            }
+            self.pending.push(Pending { entry, change });
+        }
     }
 
     /// The kernel gives up `n` references.

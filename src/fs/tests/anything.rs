@@ -112,8 +112,14 @@ impl Kernel {
 struct Side {
     v: Arc<Volume>,
     k: Arc<Kernel>,
+    name: &'static str,
     held: Vec<Ino>,
-    made: u64,
+    count: u64,
+    /// Lines that were written, and those that somebody who had read them took away.
+    made: BTreeSet<String>,
+    gone: BTreeSet<String>,
+    /// A commit fell between a look and what was done next: nobody knows what that replaced.
+    blind: bool,
 }
 
 /// A name may be gone by now that the kernel was not yet told of.
@@ -135,17 +141,15 @@ impl Side {
     }
 
     fn token(&mut self, rng: &mut Rng) -> String {
-        self.made += 1;
-        format!(
-            "{:x}-{}-{}",
-            Arc::as_ptr(&self.v).addr() >> 4 & 0xfff,
-            self.made,
-            rng.below(10)
-        )
+        self.count += 1;
+        let line = format!("{}-{}-{}", self.name, self.count, rng.below(10));
+        self.made.insert(line.clone());
+        line
     }
 
     fn changed(&mut self, rng: &mut Rng, ino: Ino) -> String {
         let mut all = self.read(ino);
+        let seen = all.clone();
         let at = rng.below(all.len() as u64 + 1) as usize;
         let new = self.token(rng);
         if at < all.len() && rng.below(2) == 0 {
@@ -153,7 +157,23 @@ impl Side {
         } else {
             all.insert(at, new);
         }
+        self.gone
+            .extend(seen.into_iter().filter(|l| !all.contains(l)));
         all.join("\n") + "\n"
+    }
+
+    /// Notes whether what was done ended this file.
+    fn ended(&mut self, ino: Ino) {
+        let stat = self.k.fs.getattr(ino);
+        self.blind |= stat.is_ok_and(|s| s.nlink > 0);
+    }
+
+    /// Notes that a file is about to end.
+    fn ends(&mut self, ino: Option<Ino>) {
+        if let Some(ino) = ino {
+            let all = self.read(ino);
+            self.gone.extend(all);
+        }
     }
 
     fn step(&mut self, rng: &mut Rng) -> String {
@@ -178,6 +198,11 @@ impl Side {
                 f.open(ino, true, false).unwrap();
                 let text = self.changed(rng, ino);
                 f.write(ino, 0, text.as_bytes()).unwrap();
+                let size = SetAttr {
+                    size: Some(text.len() as u64),
+                    ..SetAttr::default()
+                };
+                f.setattr(ino, size).unwrap();
                 f.release(ino, true);
                 format!("write {name}")
             }
@@ -195,6 +220,7 @@ impl Side {
                 let (from, to) = ((ROOT_INO, &b".tmp"[..]), (ROOT_INO, name.as_bytes()));
                 may(f.rename(from, to, RenameMode::Replace));
                 k.did(&[&tmp, &name]);
+                self.ended(ino);
                 format!("save {name}")
             }
             5 if self.held.len() < 3 => {
@@ -211,19 +237,35 @@ impl Side {
                 let at = rng.below(self.held.len() as u64) as usize;
                 let ino = self.held[at];
                 let end = f.getattr(ino).unwrap().size;
-                let line = self.token(rng) + "\n";
-                f.write(ino, end, line.as_bytes()).unwrap();
+                let line = self.token(rng);
+                f.write(ino, end, (line.clone() + "\n").as_bytes()).unwrap();
+                if f.getattr(ino).unwrap().nlink == 0 {
+                    // It goes with the last handle.
+                    self.gone.insert(line);
+                }
                 format!("append to {ino}")
             }
             9 => {
+                self.ends(Some(ino));
                 may(f.unlink(ROOT_INO, name.as_bytes()));
                 k.did(&[&name]);
+                self.ended(ino);
                 format!("rm {name}")
             }
             10 if name.as_bytes().len() < 60 => {
                 let to = EntryName::new(format!("g{}", rng.below(3))).unwrap();
+                let over = k.lookup(&to);
+                self.ends(over.filter(|o| *o != ino));
                 let (from, target) = ((ROOT_INO, name.as_bytes()), (ROOT_INO, to.as_bytes()));
-                may(f.rename(from, target, RenameMode::Replace));
+                match over {
+                    Some(over) => {
+                        may(f.rename(from, target, RenameMode::Replace));
+                        if over != ino {
+                            self.ended(over);
+                        }
+                    }
+                    None => self.blind |= f.rename(from, target, RenameMode::NoReplace).is_err(),
+                }
                 k.did(&[&name, &to]);
                 format!("mv {name} {to}")
             }
@@ -248,6 +290,21 @@ fn same([a, b]: &[Manifest; 2], about: &str) {
     for n in names {
         let (x, y) = (text(a, n), text(b, n));
         assert!(x == y, "{n}: {x:?} and {y:?}\n{about}");
+    }
+}
+
+/// Every line is there that nobody took away who had read it.
+fn whole(shown: &Manifest, sides: &[Side; 2], about: &str) {
+    if sides.iter().any(|s| s.blind) {
+        return;
+    }
+    let all: BTreeSet<String> = shown.values().flat_map(|e| lines(&e.3)).collect();
+    for line in sides.iter().flat_map(|s| &s.made) {
+        let gone = sides.iter().any(|s| s.gone.contains(line));
+        assert!(
+            gone || all.contains(line),
+            "{line} is lost\n{all:?}\n{about}"
+        );
     }
 }
 
@@ -298,7 +355,11 @@ fn whatever_programs_do_both_nodes_and_their_kernels_show_the_same() {
                 v,
                 k,
                 held: Vec::new(),
-                made: 0,
+                name: ["", "a", "b"][usize::from(n)],
+                count: 0,
+                made: BTreeSet::new(),
+                gone: BTreeSet::new(),
+                blind: false,
             }
         });
         let mut story = Vec::new();
@@ -329,6 +390,7 @@ fn whatever_programs_do_both_nodes_and_their_kernels_show_the_same() {
                     let about =
                         format!("{}\n{}\n{about}", viewed(&sides[0].v), viewed(&sides[1].v));
                     same(&shown, &about);
+                    whole(&shown[0], &sides, &about);
                     sides.iter().for_each(|s| s.k.check(&about));
                     "sync".to_owned()
                 }
@@ -350,6 +412,7 @@ fn whatever_programs_do_both_nodes_and_their_kernels_show_the_same() {
         let about = format!("seed {seed}\n{}", story.join("\n"));
         let about = format!("{}\n{}\n{about}", viewed(&sides[0].v), viewed(&sides[1].v));
         same(&shown, &about);
+        whole(&shown[0], &sides, &about);
         for s in &sides {
             s.k.check(&about);
             assert_eq!(s.v.lock().dirty_count(), 0, "{about}");
