@@ -16,6 +16,10 @@
 //! | `CELLFS_TEST_FILES` | files of a real tree that is copied; none takes 200 MB of memory | 5,000 | 5,000 | `a_copied_tree`; `packaging/bench.sh` |
 //! | `CELLFS_TEST_CUT_FILES` | files written on each side of a cut | 500 | 500 | `five_nodes` in `--test integration` |
 //! | `CELLFS_TEST_SWEEP` | a node is killed at each of so many system calls | a sample | 400 | `killed_at_each` |
+//! | `CELLFS_TEST_RACE_ROUNDS` | rounds in which one file is edited on two nodes at once | 100 to 320 | 3,000 | `race` |
+//! | `CELLFS_TEST_RACE_SEED` | what its writers choose, though not when | random | | `race` |
+//! | `CELLFS_TEST_HOUR_S` | seconds of edits, cuts and kills on five nodes | 20 | 3,600 | `an_hour` in `--test integration` |
+//! | `CELLFS_TEST_HOUR_SEED` | what is chosen there | random | | `an_hour` |
 //! | `CELLFS_TEST_TREE` | a directory to copy in place of sources on this machine | | | those that copy |
 //! | `CELLFS_TEST_PROGRAM` | another build of `cellfs`, as `target/release/cellfs` | | | all |
 //! | `CELLFS_TEST_KEEP` | 1: what a failed test leaves is kept | | | all |

@@ -17,12 +17,12 @@ use crate::volume::live::Stale;
 struct Rng(u64);
 
 impl Rng {
-    fn below(&mut self, n: u64) -> u64 {
+    fn below(&mut self, n: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) % n
+        usize::try_from((z ^ (z >> 31)) >> 1).unwrap() % n
     }
 }
 
@@ -150,7 +150,7 @@ impl Side {
     fn changed(&mut self, rng: &mut Rng, ino: Ino) -> String {
         let mut all = self.read(ino);
         let seen = all.clone();
-        let at = rng.below(all.len() as u64 + 1) as usize;
+        let at = rng.below(all.len() + 1);
         let new = self.token(rng);
         if at < all.len() && rng.below(2) == 0 {
             all[at] = new;
@@ -182,7 +182,7 @@ impl Side {
         let names: Vec<EntryName> = k.list().into_iter().collect();
         let name = match names.len() {
             0 => EntryName::new("f").unwrap(),
-            n => names[rng.below(n as u64) as usize].clone(),
+            n => names[rng.below(n)].clone(),
         };
         let Some(ino) = k.lookup(&name) else {
             let s = f
@@ -229,12 +229,12 @@ impl Side {
                 format!("open {name}")
             }
             5 | 6 if !self.held.is_empty() => {
-                let at = rng.below(self.held.len() as u64) as usize;
+                let at = rng.below(self.held.len());
                 f.release(self.held.remove(at), true);
                 "close".to_owned()
             }
             7 | 8 if !self.held.is_empty() => {
-                let at = rng.below(self.held.len() as u64) as usize;
+                let at = rng.below(self.held.len());
                 let ino = self.held[at];
                 let end = f.getattr(ino).unwrap().size;
                 let line = self.token(rng);
@@ -364,7 +364,7 @@ fn whatever_programs_do_both_nodes_and_their_kernels_show_the_same() {
         });
         let mut story = Vec::new();
         for _ in 0..60 {
-            let side = rng.below(2) as usize;
+            let side = rng.below(2);
             let did = match rng.below(20) {
                 0 => {
                     sides[side].v.flush_all().unwrap();
@@ -380,7 +380,7 @@ fn whatever_programs_do_both_nodes_and_their_kernels_show_the_same() {
                     "tells".to_owned()
                 }
                 6 => {
-                    std::thread::sleep(Duration::from_millis(rng.below(5)));
+                    std::thread::sleep(Duration::from_millis(rng.below(5) as u64));
                     continue;
                 }
                 7 => {
