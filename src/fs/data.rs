@@ -444,7 +444,7 @@ fn open_patch(i: &Inode, blob: Oid) -> Patch {
 }
 
 /// Marks written bytes as fit for a commit, with the time they were written.
-fn settle(live: &mut Live, ino: Ino) -> Result<bool> {
+pub(super) fn settle(live: &mut Live, ino: Ino) -> Result<bool> {
     let i = live.inode_mut(ino)?;
     let Some(d) = i.dirty.as_mut() else {
         return Ok(false);

@@ -1,6 +1,8 @@
 //! Creating, removing and renaming.
 
-use super::{Caller, Fs, Result, Stat, save};
+use std::sync::MutexGuard;
+
+use super::{Caller, Fs, Result, Stat, data, save};
 use crate::base::clock;
 use crate::base::id::FileId;
 use crate::base::limit::SYMLINK_BYTES_MAX;
@@ -26,6 +28,9 @@ pub enum RenameMode {
     /// Fail when the new name is taken.
     NoReplace,
 }
+
+/// How often what is under way is committed before a name is acted on.
+const COMMITS_MAX: usize = 8;
 
 impl Fs {
     /// Creates a directory.
@@ -176,7 +181,10 @@ impl Fs {
         let name = EntryName::new(name)?;
         self.may_name(dir, &name)?;
         let cx = self.volume.cx();
-        let mut live = self.volume.lock();
+        let mut live = self.lock_plain(|live| {
+            let ino = live.child(cx, dir, &name)?;
+            Ok(ino.into_iter().collect())
+        })?;
         let ino = live.child(cx, dir, &name)?;
         let ino = ino.ok_or(VolumeError::NotFound)?;
         let is_dir = live.inode(ino)?.kind == Kind::Dir;
@@ -231,6 +239,54 @@ impl Fs {
             });
         }
         Ok(out)
+    }
+
+    /// The lock, once the view says all that there is to say of these names: what is under way to
+    /// it is committed first where a file has several versions. A file of one version alone can be
+    /// named before it is in a commit.
+    fn lock_plain(
+        &self,
+        of: impl Fn(&mut Live) -> Result<Vec<Ino>>,
+    ) -> Result<MutexGuard<'_, Live>> {
+        for _ in 0..COMMITS_MAX {
+            let mut live = self.lock_alone(&of)?;
+            let inos = of(&mut live)?;
+            let mut all = true;
+            for ino in &inos {
+                all = all && (self.is_alone(&live, *ino)? || self.is_as_shown(&live, *ino)?);
+            }
+            if all {
+                return Ok(live);
+            }
+            for ino in inos {
+                data::settle(&mut live, ino)?;
+            }
+            drop(live);
+            if self.volume.commit_now().is_err() {
+                // Who has no room left may remove something.
+                break;
+            }
+        }
+        // Or others change it all the time: then it follows from what was shown.
+        self.lock_alone(of)
+    }
+
+    /// Whether nothing else has to do with an inode's file: no other version, no copy.
+    fn is_alone(&self, live: &Live, ino: Ino) -> Result<bool> {
+        let i = live.inode(ino)?;
+        let s = &i.shown;
+        if i.kind == Kind::Dir {
+            return Ok(true);
+        }
+        if s.role != Role::Main || s.versions.len() > 1 || s.links > 0 || !s.link.is_empty() {
+            return Ok(false);
+        }
+        let (src, state) = (self.volume.source(&live.view), &live.view.state);
+        let record = state.record(src, i.id())?;
+        if record.is_some_and(|r| r.is_contested()) {
+            return Ok(false);
+        }
+        Ok(shown::group(src, state, &s.parents, &s.name)?.len() <= 1)
     }
 
     /// Whether the view has what an inode shows, at its name: what is done to it follows from the
@@ -308,7 +364,7 @@ impl Fs {
             Ok(both.into_iter().flatten().collect())
         };
         let over = self.seen_at(to, &new)?;
-        let mut live = self.lock_alone(named)?;
+        let mut live = self.lock_plain(named)?;
         let ino = live.child(cx, from, &old)?.ok_or(VolumeError::NotFound)?;
         let target = live.child(cx, to, &new)?;
         if live.inode(to)?.removed {
