@@ -284,7 +284,9 @@ impl Live {
         let Some(i) = self.inodes.get(&ino) else {
             return false;
         };
-        let free = i.place.is_none() && !i.removed && i.kind == s.kind;
+        // Who writes to a file goes on with it, not with a copy beside it.
+        let apart = s.role != Role::Main && i.writers > 0;
+        let free = i.place.is_none() && !i.removed && i.kind == s.kind && !apart;
         let clean = i.dirty.is_none() && !i.born && !self.committing.contains(&ino);
         free && (s.kind == Kind::Dir || (clean && i.shown.blob == s.blob))
     }

@@ -343,7 +343,7 @@ fn number(name: &str, default: u64) -> u64 {
 #[test]
 fn whatever_programs_do_both_nodes_and_their_kernels_show_the_same() {
     let first = number("CELLFS_SEED", 0);
-    for seed in first..first + number("CELLFS_HISTORIES", 25) {
+    for seed in first..first + number("CELLFS_HISTORIES", 10) {
         let mut rng = Rng(seed);
         let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let mut n = 0;
