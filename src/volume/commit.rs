@@ -232,6 +232,12 @@ pub(super) fn take(volume: &Volume, live: &mut Live, all: bool) -> Batch {
         let is_copy = !i.born && i.shown.role != Role::Main && i.shown.link.is_empty();
         // Errors come again when it is written.
         let apart = is_copy && intent::goes_apart(sight, &i.shown).unwrap_or(false);
+        // It goes by the copy's name from then on, if it is there still.
+        let is_there = || {
+            let now = shown::lookup(sight.src, sight.state, &i.shown.parents, &i.shown.name);
+            now.is_ok_and(|now| now.is_some_and(|n| n.versions == i.shown.versions))
+        };
+        let named = apart || (is_copy && is_there());
         batch.written.push(Written {
             ino,
             id: i.id(),
@@ -248,21 +254,25 @@ pub(super) fn take(volume: &Volume, live: &mut Live, all: bool) -> Batch {
         });
         i.born = false;
         i.remember();
+        let was = i.id();
         i.shown.versions.truncate(1);
         for v in &mut i.shown.versions {
             v.content = stamp.dot();
-            if is_copy {
+            if named {
                 v.location = stamp.dot();
             }
             if apart {
                 (v.id, v.first) = (fresh, true);
             }
         }
-        if is_copy {
+        if named {
             i.shown.role = Role::Main;
             i.shown.merged = false;
         }
         if apart {
+            if live.by_id.get(&was) == Some(&ino) {
+                live.by_id.remove(&was);
+            }
             live.by_id.insert(fresh, ino);
             live.writing.insert(fresh, ino);
         }
@@ -471,7 +481,7 @@ fn write_over(
         return Ok(intent::write_apart(sight, s, (kind, blob), w.fresh)?);
     }
     let now = shown::lookup(src, state, &s.parents, &s.name)?;
-    if s.role != Role::Main || now.is_some_and(|n| n.versions == s.versions) {
+    if now.is_some_and(|n| n.versions == s.versions) {
         return Ok(intent::write(sight, s, (kind, blob), w.fresh)?);
     }
     let dots = |id| s.versions.iter().filter(move |v| v.id == id);
@@ -517,7 +527,8 @@ fn message(batch: &Batch) -> String {
 pub(super) fn settle(live: &mut Live, batch: &Batch, done: &Done) {
     for (ino, blob) in &done.blobs {
         // One that goes on as another file since then has other bytes to be compared with.
-        let id = batch.written.iter().find(|w| w.ino == *ino).map(|w| w.id);
+        let written = batch.written.iter().find(|w| w.ino == *ino);
+        let id = written.map(|w| if w.apart { w.fresh } else { w.id });
         if let Some(i) = live.inodes.get_mut(ino).filter(|i| Some(i.id()) == id) {
             i.shown.blob = *blob;
         }
