@@ -321,6 +321,14 @@ pub(crate) fn lines(first: &str, last: &str) -> String {
     all.join("\n") + "\n"
 }
 
+/// A directory that never was without its file.
+fn made_whole(n: &Node, name: &str) {
+    fs::create_dir(n.at("new")).expect("made");
+    n.write(&format!("new/{name}"), name);
+    n.settled();
+    fs::rename(n.at("new"), n.at("dir")).expect("renamed");
+}
+
 #[test]
 fn merges_are_listed_with_what_undoes_them() {
     if !harness::fuse() {
@@ -336,14 +344,12 @@ fn merges_are_listed_with_what_undoes_them() {
         |a| {
             a.write("text", lines("FIRST", "last"));
             a.write("both", "a\n");
-            fs::create_dir(a.at("dir")).expect("made");
-            a.write("dir/a", "a");
+            made_whole(a, "a");
         },
         |b| {
             b.write("text", lines("first", "LAST"));
             b.write("both", "b\n");
-            fs::create_dir(b.at("dir")).expect("made");
-            b.write("dir/b", "b");
+            made_whole(b, "b");
         },
     );
     let merged = lines("FIRST", "LAST");
