@@ -103,7 +103,7 @@ pub fn write(
     Ok(out)
 }
 
-/// Whether [`write`] makes a file of its own of new bytes for this: a copy that is no file's latest
+/// Whether [`write()`] makes a file of its own of new bytes for this: a copy that is no file's latest
 /// version, or whose file's other versions are shown as one, which must not be parted.
 ///
 /// # Errors
