@@ -281,3 +281,52 @@ proptest! {
         let _any = driver(&[(b"d".to_vec(), a)], &b);
     }
 }
+
+/// Lines that one side alone has were written by it: whatever the other did, they are in the result.
+#[test]
+fn no_line_that_a_side_wrote_is_left_out() {
+    let mut seed = 7_u64;
+    let mut below = |n: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        usize::try_from(seed >> 33).unwrap() % n
+    };
+    let mut merged = 0;
+    for round in 0..20_000 {
+        let base: Vec<String> = (0..below(12)).map(|n| format!("o{n}")).collect();
+        let mut sides = [base.clone(), base.clone()];
+        for (i, side) in sides.iter_mut().enumerate() {
+            for edit in 0..1 + below(3) {
+                let new = format!("{}{round}-{edit}", ["a", "b"][i]);
+                let at = below(side.len() + 1);
+                match below(3) {
+                    0 if at < side.len() => side[at] = new,
+                    1 if at < side.len() => {
+                        let end = at + below(side.len() - at) + 1;
+                        side.drain(at..end);
+                    }
+                    _ => side.insert(at, new),
+                }
+            }
+        }
+        let text = |lines: &[String]| -> Vec<u8> {
+            lines
+                .iter()
+                .flat_map(|l| format!("{l}\n").into_bytes())
+                .collect()
+        };
+        let (a, o, b) = (text(&sides[0]), text(&base), text(&sides[1]));
+        let Some(m) = Driver::Text.merge(&a, &o, &b) else {
+            continue;
+        };
+        merged += 1;
+        let m = String::from_utf8(m).unwrap();
+        let found: Vec<&str> = m.lines().collect();
+        for line in sides.iter().flatten().filter(|l| !base.contains(l)) {
+            assert!(
+                found.contains(&line.as_str()),
+                "{base:?} {sides:?} {found:?}"
+            );
+        }
+    }
+    assert!(merged > 2_000, "{merged}");
+}
