@@ -19,7 +19,9 @@ use crate::base::name::EntryName;
 use crate::journal::{Entry, Journal, Patch};
 use crate::record::Source;
 use crate::record::cache::Cache;
+use crate::record::change::Change;
 use crate::store::objects::{Object, Objects};
+use crate::store::pack;
 use crate::store::repo::Repo;
 
 mod amend;
@@ -265,9 +267,28 @@ impl Volume {
                 _ => None,
             })
             .collect();
+        self.hold_named(live, &changes)?;
         let n = self.journal.append(&Entry::Op(patches))?;
         live.note(n, changes);
         Ok(n)
+    }
+
+    /// Bytes that a change names and only the view derives go to the journal before it: the view
+    /// that the change goes into may be one that derives others.
+    fn hold_named(&self, live: &Live, changes: &[Change]) -> VolumeResult<()> {
+        let mut objects = Vec::new();
+        for blob in changes.iter().filter_map(Change::blob) {
+            if let Some(o) = live.view.stage.staged(&blob)
+                && !self.repo.has(&blob)?
+            {
+                objects.push((blob, o));
+            }
+        }
+        if objects.is_empty() {
+            return Ok(());
+        }
+        let pack = pack::encode(&objects)?;
+        Disk::hold(self, pack, objects)
     }
 
     /// Something waits for a commit.

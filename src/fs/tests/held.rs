@@ -1,6 +1,7 @@
 //! A descriptor that is kept open while versions from elsewhere take the name.
 
 use super::*;
+use crate::volume::Amendment;
 
 fn lines(count: usize) -> String {
     (0..count).map(|n| format!("line {n}\n")).collect()
@@ -186,4 +187,59 @@ fn a_file_saved_over_one_that_is_written_through_an_old_inode() {
     assert_eq!(manifest(&fa), manifest(&fb));
     d.a.stop().unwrap();
     d.b.stop().unwrap();
+}
+
+/// Two nodes that show one text, merged from an edit of each.
+fn merged() -> ([tempfile::TempDir; 2], Arc<Volume>, Arc<Volume>) {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let (a, b) = (volume(dirs[0].path(), 1), volume(dirs[1].path(), 2));
+    let text = lines(40);
+    put(&fs(&a), "text", &text);
+    put(&fs(&a), "other", "other");
+    sync(&a, &b);
+    put(&fs(&a), "text", &text.replace("line 33\n", "LINE 33\n"));
+    put(&fs(&b), "text", &text.replace("line 3\n", "LINE 3\n"));
+    sync(&a, &b);
+    // The second made none of the files, so that no move of one passes for a save.
+    (dirs, b, a)
+}
+
+#[test]
+fn merged_bytes_that_a_move_names_are_kept() {
+    let (_dirs, a, b) = merged();
+    let fa = fs(&a);
+    let text = walk(&fa, "text");
+    let blob = a.lock().inode(text).unwrap().shown.blob;
+    assert!(!a.is_stored(&blob).unwrap(), "the merge alone has it");
+    // While the volume's thread is at something else, nothing is committed.
+    let (go, going) = std::sync::mpsc::sync_channel::<()>(0);
+    let v = a.clone();
+    let busy = std::thread::spawn(move || {
+        v.amend(move |_, _, _| {
+            going.recv().unwrap();
+            going.recv().unwrap();
+            Err::<Amendment<()>, ()>(())
+        })
+        .unwrap()
+    });
+    go.send(()).unwrap();
+    let (from, to) = ((ROOT_INO, &b"text"[..]), (ROOT_INO, &b"other"[..]));
+    fa.rename(from, to, RenameMode::Replace).unwrap();
+    let named: Vec<Oid> = {
+        let live = a.lock();
+        live.pending
+            .iter()
+            .filter_map(|p| p.change.blob())
+            .collect()
+    };
+    assert!(named.contains(&blob), "{named:?}");
+    for blob in named {
+        assert!(a.is_stored(&blob).unwrap(), "{blob} is nowhere");
+    }
+    go.send(()).unwrap();
+    assert!(busy.join().unwrap().is_err());
+    a.flush_all().unwrap();
+    fsck(&a);
+    a.stop().unwrap();
+    b.stop().unwrap();
 }
