@@ -2,6 +2,7 @@
 
 use cellfs::base::id::{BranchId, Oid};
 use cellfs::replicator::HeadNotice;
+use cellfs::replicator::exchange::Known;
 use cellfs::store::incoming;
 use cellfs::store::objects::{Object, ObjectKind, id_of};
 use cellfs::store::pack;
@@ -122,7 +123,7 @@ impl World {
         &mut self,
         m: usize,
         want: &[Oid],
-        have: &[Oid],
+        have: &Known,
     ) -> Option<(Vec<Oid>, Vec<u8>)> {
         let (ids, good) = self.nodes[m].answer(want, have);
         let blob = |bytes: &[u8]| {

@@ -12,7 +12,7 @@ use cellfs::base::stamp::{Dot, Stamp};
 use cellfs::journal::{Committed, Entry};
 use cellfs::record::cache::Cache;
 use cellfs::replicator::HeadNotice;
-use cellfs::replicator::exchange::{self, Judged};
+use cellfs::replicator::exchange::{self, Judged, Known};
 use cellfs::replicator::machine::{Cell, Effect, Event, Frontier, Machine, Wanted};
 use cellfs::store::objects::{Memory, ObjectKind, Objects};
 use cellfs::volume::chain::{self, Deed, Desk, Disk, Fixed, Numbers, Reach, Sealed};
@@ -91,7 +91,7 @@ pub(super) struct Run {
     pub(super) pending: Option<Pending>,
     last: Option<Committed>,
     /// Fetches under way: what is wanted from whom.
-    pub(super) fetches: BTreeMap<u64, Vec<HeadNotice>>,
+    pub(super) fetches: BTreeMap<u64, (Vec<HeadNotice>, Known)>,
     pub(super) states: BTreeMap<NodeId, Gossiped>,
     sealed: Option<Ms>,
 }
@@ -431,7 +431,7 @@ impl Node {
     }
 
     /// What is here of what a peer asks for, and the pack of it.
-    pub(super) fn answer(&self, want: &[Oid], have: &[Oid]) -> (Vec<Oid>, Vec<u8>) {
+    pub(super) fn answer(&self, want: &[Oid], have: &Known) -> (Vec<Oid>, Vec<u8>) {
         let Some(run) = &self.run else {
             return Default::default();
         };

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use cellfs::base::id::{NodeId, Oid};
 use cellfs::replicator::HeadNotice;
 use cellfs::replicator::cover::Orphans;
+use cellfs::replicator::exchange::Known;
 use cellfs::replicator::machine::{Cell, Effect, Event};
 use cellfs::volume::VolumeResult;
 
@@ -38,7 +39,7 @@ pub(super) enum Message {
         fetch: u64,
         asker: usize,
         want: Vec<Oid>,
-        have: Vec<Oid>,
+        have: Known,
     },
     Answer {
         fetch: u64,
@@ -542,14 +543,27 @@ impl World {
         let Some(run) = &mut self.nodes[m].run else {
             return;
         };
+        let have = Known::new(run.view.heads.iter().map(|h| h.id), run.view.seen());
+        self.question(m, to, fetch, (rest, have));
+    }
+
+    fn question(
+        &mut self,
+        m: usize,
+        to: usize,
+        fetch: u64,
+        (rest, have): (Vec<HeadNotice>, Known),
+    ) {
         let message = Message::Ask {
             fetch,
             asker: m,
             want: rest.iter().map(|w| w.id).collect(),
-            have: run.view.heads.iter().map(|h| h.id).collect(),
+            have: have.clone(),
         };
-        run.fetches.insert(fetch, rest);
-        self.send(m, to, message);
+        if let Some(run) = &mut self.nodes[m].run {
+            run.fetches.insert(fetch, (rest, have));
+            self.send(m, to, message);
+        }
     }
 
     fn fetched(&mut self, m: usize, fetch: u64, ok: bool) -> Result<(), String> {
@@ -615,12 +629,17 @@ impl World {
             Message::Answer { fetch, ids, pack } => {
                 self.note(b"answer", to);
                 let run = self.nodes[to].run.as_mut();
-                let Some(want) = run.and_then(|r| r.fetches.remove(&fetch)) else {
+                let Some((want, known)) = run.and_then(|r| r.fetches.remove(&fetch)) else {
                     return Ok(());
                 };
                 let now = self.now;
                 match self.nodes[to].receive(&want, &ids, &pack, now) {
                     Ok((ok, effects)) => {
+                        if let (false, Some(known)) = (ok, known.without_seen()) {
+                            self.carry_out(to, effects)?;
+                            self.question(to, from, fetch, (want, known));
+                            return Ok(());
+                        }
                         if !ok && !self.nodes[from].liar && !ids.is_empty() {
                             return Err(format!("machine {to} refused what {from} gave"));
                         }

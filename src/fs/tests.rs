@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use super::{Caller, Fs, RenameMode, SetAttr};
 use crate::base::id::{NodeId, Oid, VolumeName};
 use crate::record::model::Kind;
-use crate::store::incoming;
+use crate::replicator::exchange::{self, Known};
+use crate::store::{closure, incoming};
 use crate::volume::inode::{Ino, ROOT_INO};
 use crate::volume::view::HeadInfo;
 use crate::volume::{Identity, Outlet, Volume};
@@ -17,6 +18,7 @@ use crate::volume::{Identity, Outlet, Volume};
 mod anything;
 mod held;
 mod past;
+mod racing;
 mod saves;
 mod told;
 
@@ -108,9 +110,9 @@ fn fsck(v: &Volume) {
 /// What the network does: one way, heads with all they need.
 fn pull(from: &Volume, to: &Volume) {
     let ids = |v: &Volume| -> Vec<Oid> { v.view().heads.iter().map(|h| h.id).collect() };
-    let want = ids(from);
+    let (want, known) = (ids(from), Known::new(ids(to), to.view().seen()));
     let mut stream = Vec::new();
-    incoming::send(&**from.repo(), &want, &ids(to), &mut stream).unwrap();
+    exchange::give(&**from.repo(), from.cache(), &want, &known, &mut stream).unwrap();
     if stream.get(8..12) != Some(&[0; 4]) {
         let came = incoming::receive(to.repo(), stream.as_slice()).unwrap();
         came.admit(to.repo(), &want, || Ok(())).unwrap();
@@ -375,4 +377,38 @@ fn errors_are_those_of_posix() {
     let ro = Fs::new(v.clone(), 2, true, ME);
     assert_eq!(no(ro.unlink(ROOT_INO, b"f")), libc::EROFS);
     v.stop().unwrap();
+}
+
+#[test]
+fn who_went_on_apart_is_sent_what_is_new_and_no_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (
+        volume(&dir.path().join("a"), 1),
+        volume(&dir.path().join("b"), 2),
+    );
+    for n in 0..40 {
+        put(&fs(&a), &format!("f{n}"), "text");
+        a.flush_all().unwrap();
+    }
+    sync(&a, &b);
+    let heads = |v: &Volume| -> Vec<Oid> { v.view().heads.iter().map(|h| h.id).collect() };
+    let both = heads(&a);
+    for n in 0..5 {
+        put(&fs(&a), "f1", &format!("text of a {n}"));
+        put(&fs(&b), "f2", &format!("text of b {n}"));
+        a.flush_all().unwrap();
+        b.flush_all().unwrap();
+    }
+    let sent = |known: &Known| {
+        let mut out = Vec::new();
+        exchange::give(&**a.repo(), a.cache(), &heads(&a), known, &mut out).unwrap()
+    };
+    let known = Known::new(heads(&b), b.view().seen());
+    let new = closure::missing(&**a.repo(), &heads(&a), &both).unwrap();
+    assert_eq!(sent(&known), u32::try_from(new.len()).unwrap());
+    // All of it, if nothing is known of what both have.
+    assert!(sent(&known.without_seen().unwrap()) > 4 * sent(&known));
+    pull(&a, &b);
+    assert_eq!(get(&fs(&b), "f1"), "text of a 4");
+    fsck(&b);
 }

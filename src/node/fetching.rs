@@ -76,6 +76,13 @@ impl Fetching {
         self.given_up.cancelled().await;
     }
 
+    /// The same is asked for anew.
+    pub(super) fn again(&self) {
+        self.promised.store(false, Ordering::Relaxed);
+        self.here.store(false, Ordering::Relaxed);
+        self.pack.restart();
+    }
+
     /// The peer has said which heads it will send; the pack follows.
     pub(super) fn promised(&self) {
         self.promised.store(true, Ordering::Relaxed);

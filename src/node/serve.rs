@@ -19,14 +19,14 @@ use super::fetching::{Answer, Fetching};
 use crate::base::id::{NodeId, Oid, VolumeName};
 use crate::peers::{Handler, RecvStream, SendStream};
 use crate::replicator::HeadNotice;
-use crate::replicator::exchange::{self, ExchangeError, Judged};
+use crate::replicator::exchange::{self, ExchangeError, Judged, Known, raw};
 use crate::replicator::machine::Wanted;
-use crate::store::incoming;
+use crate::store::incoming::{self, IncomingError};
 use crate::store::objects::Objects;
 use crate::volume::Volume;
 use crate::volume::chain::Disk;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Longest request.
 const REQUEST_BYTES_MAX: u32 = 1 << 20;
 /// Requests served at once; more wait.
@@ -38,11 +38,7 @@ static PLACES: Semaphore = Semaphore::const_new(SERVED_AT_ONCE);
 struct Want {
     volume: VolumeName,
     want: Vec<[u8; 20]>,
-    have: Vec<[u8; 20]>,
-}
-
-fn raw(id: &Oid) -> [u8; 20] {
-    <[u8; 20]>::try_from(id.as_slice()).unwrap_or([0; 20])
+    have: Known,
 }
 
 /// Why a fetch failed.
@@ -57,13 +53,21 @@ pub(super) enum FetchError {
     #[error("the peer has not got it")]
     NotHere,
     #[error("{0}")]
-    Incoming(#[from] incoming::IncomingError),
+    Incoming(#[from] IncomingError),
     #[error("{0}")]
     Exchange(#[from] ExchangeError),
     #[error("{0}")]
     Volume(#[from] crate::volume::error::VolumeError),
     #[error("{0}")]
     Node(String),
+}
+
+impl FetchError {
+    /// Whether something was missing in what came.
+    fn is_of_what_came(&self) -> bool {
+        let incomplete = matches!(self, Self::Incoming(IncomingError::Objects(_)));
+        incomplete || matches!(self, Self::Exchange(_))
+    }
 }
 
 /// Shows these heads: out of what came with their announcements, if that is enough, else by
@@ -158,6 +162,27 @@ async fn ask(
     want: Vec<HeadNotice>,
     under_way: &Arc<Fetching>,
 ) -> Result<(), FetchError> {
+    let view = volume.view();
+    let have = Known::new(view.heads.iter().map(|h| h.id), view.seen());
+    let plain = have.without_seen();
+    match (ask_with(node, &volume, &want, have, under_way).await, plain) {
+        (Err(e), Some(plain)) if e.is_of_what_came() => {
+            tracing::debug!(error = %e, "not enough came, asking for more");
+            under_way.again();
+            ask_with(node, &volume, &want, plain, under_way).await
+        }
+        (done, _) => done,
+    }
+}
+
+async fn ask_with(
+    node: &NodeInner,
+    volume: &Arc<Volume>,
+    want: &[HeadNotice],
+    have: Known,
+    under_way: &Arc<Fetching>,
+) -> Result<(), FetchError> {
+    let (volume, want) = (Arc::clone(volume), want.to_vec());
     let peers = node
         .peers()
         .ok_or_else(|| FetchError::Node("no peers yet".to_owned()))?;
@@ -167,11 +192,10 @@ async fn ask(
     };
     let answer = Answer::new(answer, under_way.clone());
     let under_way = under_way.clone();
-    let view = volume.view();
     let request = Want {
         volume: volume.name().clone(),
         want: want.iter().map(|w| raw(&w.id)).collect(),
-        have: view.heads.iter().map(|h| raw(&h.id)).collect(),
+        have,
     };
     let work = tokio::task::spawn_blocking(move || {
         let mut to = SyncIoBridge::new(to);
@@ -259,8 +283,7 @@ impl Handler for Server {
 fn answer(node: &NodeInner, request: RecvStream, reply: SendStream) -> io::Result<u32> {
     let request = read_request(&mut SyncIoBridge::new(request))?;
     let mut to = io::BufWriter::with_capacity(64 << 10, SyncIoBridge::new(reply));
-    let ids = |v: &[[u8; 20]]| -> Vec<Oid> { v.iter().map(|b| Oid::from(*b)).collect() };
-    let (want, have) = (ids(&request.want), ids(&request.have));
+    let want: Vec<Oid> = request.want.iter().map(|b| Oid::from(*b)).collect();
     let volume = node.volume(&request.volume);
     let want = match &volume {
         Some(v) => exchange::held_of(&**v.repo(), &want),
@@ -275,7 +298,7 @@ fn answer(node: &NodeInner, request: RecvStream, reply: SendStream) -> io::Resul
     to.flush()?;
     let sent = match volume {
         Some(v) if !want.is_empty() => {
-            let sent = exchange::give(&**v.repo(), v.cache(), &want, &have, &mut to);
+            let sent = exchange::give(&**v.repo(), v.cache(), &want, &request.have, &mut to);
             sent.map_err(io::Error::other)?
         }
         _ => 0,

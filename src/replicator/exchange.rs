@@ -4,9 +4,13 @@
 //! Invariant: what came becomes part of what is here only when each head is the commit that its
 //! author signed for and all that it needs is here or came with it.
 
-use crate::base::id::Oid;
+use std::collections::HashSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::id::{BranchId, Oid};
 use crate::record::cache::Cache;
-use crate::record::commit::{self, RecordCommit};
+use crate::record::commit::{self, RecordCommit, has_seen};
 use crate::record::{RecordError, Source};
 use crate::replicator::HeadNotice;
 use crate::store::incoming::{self, IncomingError};
@@ -120,6 +124,70 @@ pub fn promised<'a>(
     Ok((heads.collect(), missing))
 }
 
+/// Branches that a question names: more are left out, and more is sent than is needed.
+const SEEN_MAX: usize = 32 << 10;
+
+/// What who asks has.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// His heads.
+    pub heads: Vec<[u8; 20]>,
+    /// The latest commit that he has of each branch, sorted by branch. A head that only he has
+    /// says nothing to whom he asks, so after a cut these alone tell what both have.
+    pub seen: Vec<(BranchId, u64)>,
+}
+
+impl Known {
+    /// What is known to who has these heads, which cover `seen`.
+    #[must_use]
+    pub fn new(heads: impl IntoIterator<Item = Oid>, mut seen: Vec<(BranchId, u64)>) -> Self {
+        seen.truncate(SEEN_MAX);
+        Self {
+            heads: heads.into_iter().map(|h| raw(&h)).collect(),
+            seen,
+        }
+    }
+
+    /// The heads alone: two commits of one name, or a head that says it has seen more than it
+    /// has, make an answer to the rest useless. `None` if there is no more than that.
+    #[must_use]
+    pub fn without_seen(&self) -> Option<Self> {
+        let heads = || self.heads.clone();
+        (!self.seen.is_empty()).then(|| Self {
+            heads: heads(),
+            seen: Vec::new(),
+        })
+    }
+}
+
+/// The bytes of an id, as they are sent.
+#[must_use]
+pub fn raw(id: &Oid) -> [u8; 20] {
+    <[u8; 20]>::try_from(id.as_slice()).unwrap_or([0; 20])
+}
+
+/// The commits at which the history of `want` meets what is seen already.
+fn shared(held: &dyn Objects, want: &[Oid], seen: &[(BranchId, u64)]) -> Vec<Oid> {
+    let mut out = Vec::new();
+    if seen.is_empty() {
+        return out;
+    }
+    let mut met: HashSet<Oid> = want.iter().copied().collect();
+    let mut todo: Vec<Oid> = want.to_vec();
+    while let Some(id) = todo.pop() {
+        let Ok(c) = commit::decode(held, &id) else {
+            continue;
+        };
+        // What is asked for is not there, whatever its name is.
+        if has_seen(seen, c.head.stamp.dot()) && !want.contains(&id) {
+            out.push(id);
+        } else {
+            todo.extend(c.frontier.into_iter().filter(|p| met.insert(*p)));
+        }
+    }
+    out
+}
+
 /// What of `want` is here.
 #[must_use]
 pub fn held_of(held: &dyn Objects, want: &[Oid]) -> Vec<Oid> {
@@ -127,7 +195,8 @@ pub fn held_of(held: &dyn Objects, want: &[Oid]) -> Vec<Oid> {
     want.iter().filter(here).copied().collect()
 }
 
-/// Writes what `want`, all of it here, needs and who has `have` lacks. Returns how many objects.
+/// Writes what `want`, all of it here, needs and who has `have` lacks. Returns how many objects:
+/// hardly more than he lacks, also when both sides went on apart.
 ///
 /// # Errors
 /// As the store and the writer.
@@ -135,7 +204,7 @@ pub fn give(
     held: &dyn Objects,
     cache: &Cache,
     want: &[Oid],
-    have: &[Oid],
+    have: &Known,
     to: &mut dyn std::io::Write,
 ) -> Result<u32, IncomingError> {
     let with_refs = |ids: &[Oid]| -> Vec<Oid> {
@@ -148,7 +217,9 @@ pub fn give(
         let values: Vec<Oid> = values.collect();
         ids.iter().copied().chain(values).collect()
     };
-    incoming::send(held, &with_refs(want), &with_refs(have), to)
+    let mut bases: Vec<Oid> = have.heads.iter().map(|h| Oid::from(*h)).collect();
+    bases.extend(shared(held, want, &have.seen));
+    incoming::send(held, &with_refs(want), &with_refs(&bases), to)
 }
 
 #[cfg(test)]

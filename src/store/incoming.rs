@@ -75,6 +75,12 @@ impl Progress {
         (done, self.total.load(Ordering::Relaxed))
     }
 
+    /// Nothing has come.
+    pub(crate) fn restart(&self) {
+        self.done.store(0, Ordering::Relaxed);
+        self.total.store(0, Ordering::Relaxed);
+    }
+
     pub(crate) fn expect(&self, total: u32) {
         self.total.store(total.into(), Ordering::Relaxed);
     }

@@ -14,10 +14,10 @@ use crate::volume::inode::Child;
 use crate::volume::live::Stale;
 
 /// Numbers that follow from a seed (splitmix64).
-struct Rng(u64);
+pub(super) struct Rng(pub(super) u64);
 
 impl Rng {
-    fn below(&mut self, n: usize) -> usize {
+    pub(super) fn below(&mut self, n: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -33,8 +33,8 @@ struct Cached {
     listing: Option<BTreeSet<EntryName>>,
 }
 
-struct Kernel {
-    fs: Fs,
+pub(super) struct Kernel {
+    pub(super) fs: Fs,
     cached: Mutex<Cached>,
 }
 
@@ -54,7 +54,7 @@ impl Invalidate for Kernel {
 }
 
 impl Kernel {
-    fn new(v: &Arc<Volume>) -> Arc<Self> {
+    pub(super) fn new(v: &Arc<Volume>) -> Arc<Self> {
         let k = Arc::new(Self {
             fs: fs(v),
             cached: Mutex::default(),
@@ -63,7 +63,7 @@ impl Kernel {
         k
     }
 
-    fn lookup(&self, name: &EntryName) -> Option<Ino> {
+    pub(super) fn lookup(&self, name: &EntryName) -> Option<Ino> {
         if let Some(known) = self.cached.lock().unwrap().names.get(name) {
             return *known;
         }
@@ -85,7 +85,7 @@ impl Kernel {
     }
 
     /// What it did itself it knows.
-    fn did(&self, names: &[&EntryName]) {
+    pub(super) fn did(&self, names: &[&EntryName]) {
         let mut c = self.cached.lock().unwrap();
         c.listing = None;
         for n in names {
@@ -130,7 +130,7 @@ fn may(done: crate::fs::Result<()>) {
     );
 }
 
-fn lines(text: &[u8]) -> Vec<String> {
+pub(super) fn lines(text: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(text);
     text.lines().map(ToOwned::to_owned).collect()
 }
@@ -335,7 +335,7 @@ fn viewed(v: &Volume) -> String {
     )
 }
 
-fn number(name: &str, default: u64) -> u64 {
+pub(super) fn number(name: &str, default: u64) -> u64 {
     let set = std::env::var(name).ok();
     set.and_then(|s| s.parse().ok()).unwrap_or(default)
 }
