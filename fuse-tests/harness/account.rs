@@ -5,9 +5,13 @@ use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use super::edits::{Book, LINE, Token, files, tokens};
 use super::git;
+
+/// Git is shown new heads within this.
+const SHOWN_WITHIN: Duration = Duration::from_secs(10);
 
 /// What a folder shows.
 #[derive(Debug, Default)]
@@ -81,16 +85,24 @@ impl Losses {
     }
 }
 
-/// Names of the files that a line ever was in.
+/// Names of the files that a line ever was in. All that is shown is in a commit, but git may be
+/// shown the latest heads a moment later.
 fn names_of(repo: &Path, token: Token) -> BTreeSet<OsString> {
     let line = token.line();
     let text = String::from_utf8_lossy(line.get(..LINE - 1).unwrap_or_default()).into_owned();
     let find = format!("-S{text}");
     let words = ["log", "--all", "-m", "--name-only", "--format=", &find];
-    let out = git::command(repo, &words).output().expect("git runs");
-    let said = String::from_utf8_lossy(&out.stdout).into_owned();
-    let name = |l: &str| Path::new(l).file_name().map(ToOwned::to_owned);
-    said.lines().filter_map(name).collect()
+    let began = Instant::now();
+    loop {
+        let out = git::command(repo, &words).output().expect("git runs");
+        let said = String::from_utf8_lossy(&out.stdout).into_owned();
+        let name = |l: &str| Path::new(l).file_name().map(ToOwned::to_owned);
+        let names: BTreeSet<OsString> = said.lines().filter_map(name).collect();
+        if !names.is_empty() || began.elapsed() > SHOWN_WITHIN {
+            return names;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 /// Acknowledged lines that are not in the history, but for those that their own node overwrote:

@@ -76,7 +76,7 @@ pub fn write(
     if !shown.link.is_empty() {
         return names::write_link(at, shown, (kind, blob));
     }
-    let keeper = match keeper(shown) {
+    let keeper = match keeper(at, shown)? {
         Some(keeper) if !goes_apart(at, shown)? => keeper,
         _ => return write_apart(at, shown, (kind, blob), fresh),
     };
@@ -104,12 +104,13 @@ pub fn write(
 }
 
 /// Whether [`write()`] makes a file of its own of new bytes for this: a copy that is no file's latest
-/// version, or whose file's other versions are shown as one, which must not be parted.
+/// version, or whose file has the plain name by another one, or whose file's other versions are shown
+/// as one, which must not be parted.
 ///
 /// # Errors
 /// When the state cannot be read.
 pub fn goes_apart(at: Sight<'_>, shown: &Shown) -> Result<bool> {
-    match (keeper(shown), &shown.role) {
+    match (keeper(at, shown)?, &shown.role) {
         (None, _) => Ok(true),
         (Some(_), Role::Main) => Ok(false),
         (Some(k), Role::Copy { .. }) => parts_merged(at, k.id, &shown.versions),
@@ -137,7 +138,7 @@ pub fn write_apart(
 /// # Errors
 /// When the state cannot be read.
 pub fn assert(at: Sight<'_>, shown: &Shown, fresh: FileId) -> Result<Vec<Change>> {
-    let file = match (keeper(shown), &shown.role) {
+    let file = match (keeper(at, shown)?, &shown.role) {
         (Some(keeper), Role::Main) if shown.link.is_empty() && shown.links == 0 => Some(keeper),
         _ => None,
     };
@@ -208,8 +209,11 @@ pub fn rename(
         _ => over,
     };
     let all: Vec<Version> = shown.versions.iter().chain(over).copied().collect();
-    let at_target = replaced.and_then(keeper).filter(|_| !over.is_empty());
-    match (keeper(shown), at_target) {
+    let at_target = match replaced {
+        Some(r) if !over.is_empty() => keeper(at, r)?,
+        _ => None,
+    };
+    match (keeper(at, shown)?, at_target) {
         // A copy over the file whose version it is: the file gets its bytes.
         (_, Some(there)) if shown.versions.iter().any(|v| v.id == there.id) => {
             let id = there.id;
@@ -312,12 +316,18 @@ fn place_of(shown: &Shown) -> Target<'_> {
 }
 
 /// The file that goes on living under an entry that is written or moved: at a plain name the
-/// latest; a copy only if it is some file's latest version.
-fn keeper(shown: &Shown) -> Option<Version> {
-    match shown.role {
-        Role::Main => shown.versions.first().copied(),
-        Role::Copy { .. } => shown.versions.iter().find(|v| v.first).copied(),
-    }
+/// latest; a copy only if it is the latest version of some file, and that file has not got the plain
+/// name by another version.
+fn keeper(at: Sight<'_>, shown: &Shown) -> Result<Option<Version>> {
+    let Role::Copy { of } = &shown.role else {
+        return Ok(shown.versions.first().copied());
+    };
+    let Some(first) = shown.versions.iter().find(|v| v.first).copied() else {
+        return Ok(None);
+    };
+    let main = shown::lookup(at.src, at.state, &shown.parents, of)?;
+    let is_main = main.is_some_and(|m| m.versions.iter().any(|v| v.id == first.id));
+    Ok((!is_main).then_some(first))
 }
 
 fn dots_of(versions: &[Version], id: FileId) -> Vec<Dot> {

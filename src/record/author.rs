@@ -401,6 +401,9 @@ impl Author<'_> {
                 let over = vec![c.stamp.dot()];
                 record.content = vec![self.content(c.kind, c.blob, over)];
                 record.location = vec![self.location((l.parent, &l.name), None)];
+                let former = self.formerly.entry(id).or_default();
+                former.content.push(c.stamp.dot());
+                former.location.push(l.stamp.dot());
                 return self.draft.set(id, Some(record));
             }
         }

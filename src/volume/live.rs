@@ -284,8 +284,9 @@ impl Live {
         let Some(i) = self.inodes.get(&ino) else {
             return false;
         };
-        // Who writes to a file goes on with it, not with a copy beside it.
-        let apart = s.role != Role::Main && i.writers > 0;
+        // Who writes to a file goes on with it, not with a copy beside it: also who is about to
+        // open it by a name that the kernel has yet to forget.
+        let apart = s.role != Role::Main && (i.writers > 0 || i.shown.role == Role::Main);
         let free = i.place.is_none() && !i.removed && i.kind == s.kind && !apart;
         let clean = i.dirty.is_none() && !i.born && !self.committing.contains(&ino);
         free && (s.kind == Kind::Dir || (clean && i.shown.blob == s.blob))

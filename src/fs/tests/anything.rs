@@ -309,7 +309,7 @@ fn whole(shown: &Manifest, sides: &[Side; 2], about: &str) {
 }
 
 /// What the view of a node has at the top.
-fn viewed(v: &Volume) -> String {
+pub(super) fn viewed(v: &Volume) -> String {
     let view = v.view();
     let all = shown::list(v.source(&view), &view.state, &[FileId::ROOT]).unwrap();
     let each = all

@@ -64,6 +64,31 @@ fn a_new_file_renamed_over_another_is_a_save_of_it() {
 }
 
 #[test]
+fn a_file_made_again_where_one_was_removed_can_be_removed_again() {
+    for commits in 0..16 {
+        let dir = tempfile::tempdir().unwrap();
+        let v = volume(dir.path(), 1);
+        let f = fs(&v);
+        let maybe_commit = |n: u32| {
+            if commits & (1 << n) != 0 {
+                v.commit_now().unwrap();
+            }
+        };
+        put(&f, "f", "one");
+        maybe_commit(0);
+        f.unlink(ROOT_INO, b"f").unwrap();
+        maybe_commit(1);
+        put(&f, "f", "two");
+        maybe_commit(2);
+        f.unlink(ROOT_INO, b"f").unwrap();
+        maybe_commit(3);
+        v.flush_all().unwrap();
+        assert_eq!(manifest(&f), BTreeMap::new(), "commits {commits:b}");
+        v.stop().unwrap();
+    }
+}
+
+#[test]
 fn a_save_survives_a_crash_with_its_mode_and_its_bytes() {
     for count in [40, 40_000] {
         let dir = tempfile::tempdir().unwrap();

@@ -28,7 +28,7 @@ pub fn link(
 ) -> Result<Vec<Change>> {
     let null = Oid::null(gix::hash::Kind::Sha1);
     let mut out = Vec::new();
-    let file = match keeper(shown) {
+    let file = match keeper(at, shown)? {
         Some(keeper) => keeper.id,
         None => {
             out.extend(end(at, &shown.versions, None)?);
