@@ -3,7 +3,7 @@
 //! What cannot be merged, records that both write or the same last line, is kept in copies: one for
 //! each version that nobody had seen who wrote on. A log that others edit elsewhere makes hardly any.
 //!
-//! `cargo test --test fuse race:: -- --include-ignored --test-threads=1` runs them all.
+//! `CELLFS_TEST_RACE_ROUNDS` sets how long they go on.
 //!
 //! Commits fall anywhere. Every so many rounds all stop, both nodes must come to show the same,
 //! and each acknowledged line must be in the file or in a listed copy, unless a writer who had
@@ -139,7 +139,6 @@ fn lab(count: usize) -> Lab {
 }
 
 #[test]
-#[ignore = "seldom a line is not in the folder, though in the history: see Shortcomings"]
 fn two_editors_of_one_file() {
     if !harness::fuse() {
         return;
@@ -169,8 +168,8 @@ fn two_editors_of_one_file() {
 }
 
 /// A log is appended to through one descriptor while it is edited elsewhere, and perhaps here
-/// too; the most copies that there were.
-fn log_against(how: &[How], tail: usize, also_here: bool) -> usize {
+/// too; the most copies that there were, and how many edits replaced what nobody had read.
+fn log_against(how: &[How], tail: usize, also_here: bool) -> (usize, usize) {
     let count = all_rounds(100);
     let lab = lab(count);
     let nodes = lab.cell(2);
@@ -226,7 +225,7 @@ fn log_against(how: &[How], tail: usize, also_here: bool) -> usize {
     let most = race.most_copies;
     drop(held);
     end(nodes, &ledger, most);
-    most
+    (most, ledger.book().blind.len())
 }
 
 fn has(text: &[u8], token: Token) -> bool {
@@ -243,12 +242,13 @@ fn a_log_held_open_goes_into_the_file_that_others_edit() {
         return;
     }
     let edits = [How::InPlace, How::Renamed, How::Truncated];
-    let most = log_against(&edits, 30, false);
-    assert!(most <= COPIES_MAX, "{most} copies");
+    let (most, blind) = log_against(&edits, 30, false);
+    // Who replaces lines that he never saw, while the log goes on below them, makes one more.
+    let allowed = COPIES_MAX + blind;
+    assert!(most <= allowed, "{most} copies, {blind} blind edits");
 }
 
 #[test]
-#[ignore = "seldom a line is not in the folder, though in the history: see Shortcomings"]
 fn a_log_held_open_while_others_append() {
     if !harness::fuse() {
         return;
@@ -257,7 +257,6 @@ fn a_log_held_open_while_others_append() {
 }
 
 #[test]
-#[ignore = "seldom a line is not in the folder, though in the history: see Shortcomings"]
 fn a_log_held_open_while_others_edit_here_and_there() {
     if !harness::fuse() {
         return;
@@ -269,7 +268,6 @@ fn a_log_held_open_while_others_edit_here_and_there() {
 const RECORDS: usize = 64;
 
 #[test]
-#[ignore = "seldom a line is not in the folder, though in the history: see Shortcomings"]
 fn a_file_of_records_held_open_on_both_sides() {
     if !harness::fuse() {
         return;

@@ -4,6 +4,7 @@
 //! Invariant: a value of a type in this room is valid; text and bytes from outside are
 //! parsed into these types once, at the edge. No threads.
 
+pub mod bytes_lru;
 pub mod calendar;
 pub mod clock;
 pub mod durable;

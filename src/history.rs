@@ -45,8 +45,8 @@ pub type Keep<'a> = dyn FnMut(&Oid, Arc<Vec<u8>>) -> Result<()> + 'a;
 
 /// Record commits kept in mind: 250 bytes each.
 const STEPS_MAX: usize = 32_768;
-/// Nodes kept of each of the two tries.
-const NODES_MAX: usize = 512;
+/// Room for nodes of each of the two tries.
+const NODES_BYTES_MAX: usize = 4 << 20;
 
 /// A record commit, as far as walks look at it.
 #[derive(Debug)]
@@ -124,7 +124,7 @@ impl History {
             repo,
             caches: Arc::new(Caches {
                 steps: Mutex::new(LruCache::new(n(STEPS_MAX))),
-                records: Cache::new(n(NODES_MAX)),
+                records: Cache::new(NODES_BYTES_MAX),
                 conflicts: Mutex::default(),
                 listings: Mutex::default(),
             }),

@@ -215,11 +215,11 @@ impl<'a> Writer<'a> {
             let from = self.rng.below(lines.len() / 2);
             lines.drain(from..from + lines.len() / 2);
         }
-        let at = self.rng.below(lines.len().saturating_sub(self.tail) + 1);
-        if at + self.tail < lines.len() && self.rng.percent(self.greed) {
-            lines[at] = token;
+        let room = lines.len().saturating_sub(self.tail);
+        if room > 0 && self.rng.percent(self.greed) {
+            lines[self.rng.below(room)] = token;
         } else {
-            lines.insert(at, token);
+            lines.insert(self.rng.below(room + 1), token);
         }
         (edit(seen, &[token], &lines), lines)
     }

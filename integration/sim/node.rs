@@ -29,7 +29,8 @@ use super::plan::{Ms, Rng};
 const EPOCH_MS: u64 = 1_700_000_000_000;
 /// A view of several heads is handed out as a new commit at most this often.
 const SEAL_EVERY: Ms = 200;
-const CACHE: std::num::NonZeroUsize = std::num::NonZeroUsize::new(64).expect("64");
+/// Bytes of decoded nodes that a machine keeps.
+const CACHE: usize = 512 << 10;
 
 pub(super) fn volume() -> VolumeName {
     "cell".parse().expect("a volume's name")

@@ -1,39 +1,38 @@
 //! Decoded nodes of the tries, the most recently used ones. A node never changes, so nothing
 //! here is ever out of date, and losing it costs time only.
 
-use std::num::NonZeroUsize;
 use std::sync::Mutex;
 
-use lru::LruCache;
-
+use crate::base::bytes_lru::BytesLru;
 use crate::base::id::Oid;
 use crate::record::model::Record;
 use crate::record::state::Placed;
 use crate::record::trie::Node;
 
-/// Nodes kept of each of the two tries: a leaf of 64 records or names takes about 8 kB.
-const NODES: usize = 4096;
+/// Room for nodes of each of the two tries: a leaf of 64 records or names takes about 10 kB, more
+/// if its files have several versions.
+const BYTES_MAX: usize = 32 << 20;
 
 /// Decoded nodes of both tries. Shared by threads.
 pub struct Cache {
-    pub(crate) ids: Mutex<LruCache<Oid, Node<Record>>>,
-    pub(crate) names: Mutex<LruCache<Oid, Node<Placed>>>,
+    pub(crate) ids: Mutex<BytesLru<Oid, Node<Record>>>,
+    pub(crate) names: Mutex<BytesLru<Oid, Node<Placed>>>,
 }
 
 impl Cache {
-    /// A cache of at most `nodes` nodes of each trie.
+    /// A cache of at most `max` bytes of each trie.
     #[must_use]
-    pub fn new(nodes: NonZeroUsize) -> Self {
+    pub fn new(max: usize) -> Self {
         Self {
-            ids: Mutex::new(LruCache::new(nodes)),
-            names: Mutex::new(LruCache::new(nodes)),
+            ids: Mutex::new(BytesLru::new(max)),
+            names: Mutex::new(BytesLru::new(max)),
         }
     }
 }
 
 impl Default for Cache {
     fn default() -> Self {
-        Self::new(NonZeroUsize::new(NODES).unwrap_or(NonZeroUsize::MIN))
+        Self::new(BYTES_MAX)
     }
 }
 

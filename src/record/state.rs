@@ -6,9 +6,9 @@
 
 use std::sync::Mutex;
 
-use lru::LruCache;
 use serde::{Deserialize, Serialize};
 
+use crate::base::bytes_lru::BytesLru;
 use crate::base::id::{FileId, Oid};
 use crate::base::name::EntryName;
 use crate::record::cache::Cache;
@@ -55,7 +55,7 @@ impl Entry for Placed {
         Key::of_name(self.parent, &self.name)
     }
 
-    fn nodes(cache: &Cache) -> &Mutex<LruCache<Oid, Node<Self>>> {
+    fn nodes(cache: &Cache) -> &Mutex<BytesLru<Oid, Node<Self>>> {
         &cache.names
     }
 }
@@ -80,7 +80,7 @@ impl Entry for Record {
         Key::of_id(*id)
     }
 
-    fn nodes(cache: &Cache) -> &Mutex<LruCache<Oid, Node<Self>>> {
+    fn nodes(cache: &Cache) -> &Mutex<BytesLru<Oid, Node<Self>>> {
         &cache.ids
     }
 }

@@ -15,13 +15,13 @@ mod tests;
 
 use std::sync::{Arc, Mutex};
 
-use lru::LruCache;
 use serde::Serialize;
 
 pub use diff::{Row, differing, visit_differing};
 pub use edit::{Edit, edit};
 pub use leaf::Leaf;
 
+use crate::base::bytes_lru::BytesLru;
 use crate::base::id::Oid;
 use crate::base::limit;
 use crate::record::cache::Cache;
@@ -61,7 +61,7 @@ pub trait Entry: Clone + PartialEq + Serialize + Send + Sync + 'static {
     }
 
     /// Where decoded nodes of this trie are kept.
-    fn nodes(cache: &Cache) -> &Mutex<LruCache<Oid, Node<Self>>>;
+    fn nodes(cache: &Cache) -> &Mutex<BytesLru<Oid, Node<Self>>>;
 }
 
 /// The root of a trie or of a subtree: what a git tree says about a child.
@@ -79,6 +79,19 @@ pub enum Node<T: Entry> {
     /// Children by digit.
     Branch(Arc<Branch>),
 }
+
+impl<T: Entry> Node<T> {
+    /// Memory that it takes, about.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Leaf(leaf) => leaf.memory(),
+            Self::Branch(b) => size_of::<Branch>() + b.skip.len() + NODE_BYTES,
+        }
+    }
+}
+
+/// What a cache needs for a node besides.
+const NODE_BYTES: usize = 128;
 
 /// A decoded git tree: the digits common to all below it, then one child for each digit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -214,7 +227,7 @@ fn cached<T: Entry>(src: Source<'_>, id: &Oid) -> Option<Node<T>> {
 
 fn keep<T: Entry>(src: Source<'_>, id: Oid, node: &Node<T>) {
     if let Ok(mut nodes) = T::nodes(src.cache).lock() {
-        nodes.put(id, node.clone());
+        nodes.put(id, node.clone(), node.bytes());
     }
 }
 

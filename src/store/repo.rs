@@ -11,11 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use gix::odb::store::init::{Options, Slots};
 use gix_pack::Find;
-use lru::LruCache;
 
 use super::objects::{Object, ObjectError, ObjectKind, Objects};
 use super::pack::{PackWriter, SealedPack, read_entry, read_entry_header, sweep};
 use super::tail::{Tail, Waiting};
+use crate::base::bytes_lru::BytesLru;
 use crate::base::durable;
 use crate::base::id::Oid;
 
@@ -27,8 +27,10 @@ type Handle = gix::odb::Cache<gix::odb::store::Handle<Arc<gix::odb::Store>>>;
 const PACKS_MAX: u16 = 8192;
 /// Objects up to this size are kept decoded.
 const CACHED_OBJECT_BYTES_MAX: usize = 64 << 10;
-/// Number of decoded objects kept.
-const CACHED_OBJECTS_MAX: usize = 4096;
+/// Room for decoded objects.
+const CACHED_BYTES_MAX: usize = 32 << 20;
+/// What the cache needs for one besides.
+const CACHED_EACH: usize = 128;
 /// Packs and objects that may be young at a time.
 const YOUNG_PACKS_MAX: usize = 64;
 const YOUNG_OBJECTS_MAX: usize = 100_000;
@@ -40,7 +42,7 @@ pub struct Repo {
     path: PathBuf,
     store: Arc<gix::odb::Store>,
     idle: Mutex<Vec<Handle>>,
-    recent: Mutex<LruCache<Oid, Object>>,
+    recent: Mutex<BytesLru<Oid, Object>>,
     young: RwLock<Young>,
     tail: RwLock<Tail>,
     /// Held while what waits is written.
@@ -114,13 +116,11 @@ impl Repo {
             &mut std::iter::empty(),
             options,
         )?;
-        let recent = std::num::NonZeroUsize::new(CACHED_OBJECTS_MAX)
-            .ok_or_else(|| io::Error::other("no cache"))?;
         Ok(Self {
             path: path.to_owned(),
             store: Arc::new(store),
             idle: Mutex::default(),
-            recent: Mutex::new(LruCache::new(recent)),
+            recent: Mutex::new(BytesLru::new(CACHED_BYTES_MAX)),
             young: RwLock::default(),
             tail: RwLock::default(),
             settling: Mutex::default(),
@@ -261,7 +261,7 @@ impl Repo {
         if o.data.len() <= CACHED_OBJECT_BYTES_MAX
             && let Ok(mut r) = self.recent.lock()
         {
-            r.put(*id, o.clone());
+            r.put(*id, o.clone(), o.data.len() + CACHED_EACH);
         }
         o
     }
@@ -356,7 +356,8 @@ impl Repo {
         if let Ok(mut recent) = self.recent.lock() {
             for (id, o) in objects {
                 if o.data.len() <= CACHED_OBJECT_BYTES_MAX {
-                    recent.put(id, o);
+                    let bytes = o.data.len() + CACHED_EACH;
+                    recent.put(id, o, bytes);
                 }
             }
         }

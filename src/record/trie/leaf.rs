@@ -67,6 +67,12 @@ impl<T: Entry> Leaf<T> {
         &self.ids
     }
 
+    /// Memory that it takes, about.
+    pub(crate) fn memory(&self) -> usize {
+        let each = size_of::<T::Id>() + size_of::<usize>();
+        self.data.len() + self.ids.len() * each + size_of::<Self>() + super::NODE_BYTES
+    }
+
     /// The identity of an entry that was found here.
     fn id(&self, i: usize) -> &T::Id {
         &self.ids[i]
