@@ -191,6 +191,8 @@ struct Tally {
     differ: Vec<String>,
     /// The same on several bases. Where these conflict with one another, git goes on with a base
     /// that has conflict markers in it; we have no base then, and both sides are kept.
+    /// And as all that is known here of the history is the bases and one commit below them, what was
+    /// undone between these and done again on one side looks undone on the other.
     differ_of_several: Vec<String>,
 }
 
