@@ -42,6 +42,7 @@ mod past;
 mod race;
 mod real_tree;
 mod scale;
+mod special;
 mod strace_order;
 mod sweep;
 mod trouble;

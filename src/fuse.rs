@@ -278,16 +278,22 @@ impl Filesystem for Adapter {
         name: &OsStr,
         mode: u32,
         umask: u32,
-        _rdev: u32,
+        rdev: u32,
         reply: ReplyEntry,
     ) {
-        let r = match mode & libc::S_IFMT {
-            libc::S_IFREG | 0 => {
-                let mode = mode & !umask;
-                self.fs
-                    .create(parent.0, name.as_bytes(), mode, caller(req), false)
-            }
-            _ => Err(VolumeError::Unsupported("fifos, sockets and devices")),
+        let kind = match mode & libc::S_IFMT {
+            libc::S_IFREG | 0 => Some(Kind::File),
+            libc::S_IFIFO => Some(Kind::Fifo),
+            libc::S_IFSOCK => Some(Kind::Socket),
+            libc::S_IFCHR => Some(Kind::CharDevice(rdev)),
+            libc::S_IFBLK => Some(Kind::BlockDevice(rdev)),
+            _ => None,
+        };
+        let (mode, name, who) = (mode & !umask, name.as_bytes(), caller(req));
+        let r = match kind {
+            Some(Kind::File) => self.fs.create(parent.0, name, mode, who, false),
+            Some(kind) => self.fs.mknod(parent.0, name, kind, mode, who),
+            None => Err(VolumeError::Invalid("a node of no known kind")),
         };
         reply_entry("mknod", parent.0, r, reply);
     }

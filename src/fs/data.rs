@@ -43,6 +43,10 @@ impl Fs {
         if i.kind == Kind::Dir {
             return Err(VolumeError::IsDir);
         }
+        // The kernel opens pipes, sockets and devices by itself.
+        if !i.kind.has_bytes() {
+            return Err(VolumeError::Invalid("a node without bytes"));
+        }
         i.opens += 1;
         i.writers += u32::from(write);
         if truncate

@@ -52,6 +52,19 @@ impl Fs {
         self.make(dir, name, Kind::Symlink, 0o777, who, target.to_vec(), false)
     }
 
+    /// Creates a fifo, the name of a socket, or a device.
+    ///
+    /// # Errors
+    /// As [`Fs::mkdir`]; `Invalid` for what another call makes.
+    pub fn mknod(&self, dir: Ino, name: &[u8], kind: Kind, mode: u32, who: Caller) -> Result<Stat> {
+        match kind {
+            Kind::Fifo | Kind::Socket | Kind::CharDevice(_) | Kind::BlockDevice(_) => {
+                self.make(dir, name, kind, mode, who, Vec::new(), false)
+            }
+            _ => Err(VolumeError::Invalid("a node that is none")),
+        }
+    }
+
     /// Creates a regular file; `open` also opens it for writing.
     ///
     /// # Errors
@@ -563,7 +576,7 @@ fn add_inode(
         xattrs: std::collections::BTreeMap::new(),
     };
     let ino = live.fresh_ino();
-    let dirty = (!is_dir).then(|| Dirty {
+    let dirty = kind.has_bytes().then(|| Dirty {
         since_ms: clock::now_ms(),
         settled: !open,
         synced: false,
@@ -575,7 +588,11 @@ fn add_inode(
         shown,
         attr,
         place: None,
-        data: if is_dir { Data::None } else { memory(bytes) },
+        data: if kind.has_bytes() {
+            memory(bytes)
+        } else {
+            Data::None
+        },
         dirty,
         born: true,
         removed: false,
@@ -589,7 +606,7 @@ fn add_inode(
     live.inodes.insert(ino, inode);
     live.by_id.insert(id, ino);
     live.touched.insert(ino);
-    if !is_dir {
+    if kind.has_bytes() {
         live.dirty.insert(ino);
     }
     ino

@@ -38,6 +38,12 @@ impl Kind {
         matches!(self, Self::Dir | Self::File | Self::Symlink | Self::Gitlink)
     }
 
+    /// Whether it has bytes that the mount writes and shows.
+    #[must_use]
+    pub fn has_bytes(self) -> bool {
+        matches!(self, Self::File | Self::Symlink)
+    }
+
     /// The file that it is another name of, if it is one.
     #[must_use]
     pub fn target(self) -> Option<FileId> {

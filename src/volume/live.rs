@@ -294,7 +294,7 @@ impl Live {
 
     /// The bytes that are shown: those that only this view derives are kept in memory.
     fn data_of(&self, cx: Context<'_>, s: &Shown) -> Result<Data, VolumeError> {
-        if !matches!(s.kind, Kind::File | Kind::Symlink) {
+        if !s.kind.has_bytes() {
             return Ok(Data::None);
         }
         if let Some(o) = self.view.stage.staged(&s.blob) {

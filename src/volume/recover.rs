@@ -246,7 +246,7 @@ impl Tail {
                 let c = c.map_dots(|d| if self.lost(d) { Dot::default() } else { d });
                 match &c {
                     // One that has bytes already is a file that was moved aside.
-                    Change::Born { id, kind, blob, .. } if *kind != Kind::Dir && blob.is_null() => {
+                    Change::Born { id, kind, blob, .. } if kind.has_bytes() && blob.is_null() => {
                         let born = Bytes::empty(Over::Nothing, *kind, self.now_ns);
                         self.files.insert(*id, born);
                     }
