@@ -241,9 +241,79 @@ fn rename_with_flags() {
         let (a, b) = (n.at("a"), n.at("b"));
         let no = rustix::fs::renameat_with(CWD, &a, CWD, &b, RenameFlags::NOREPLACE);
         assert_eq!(no, Err(rustix::io::Errno::EXIST));
-        match rustix::fs::renameat_with(CWD, &a, CWD, &b, RenameFlags::EXCHANGE) {
-            Ok(()) => assert_eq!((n.read("a"), n.read("b")), ("b".into(), "a".into())),
-            Err(e) => assert_eq!(e, rustix::io::Errno::INVAL),
+        let exchange = |one: &str, other: &str| {
+            let (one, other) = (n.at(one), n.at(other));
+            rustix::fs::renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)
+        };
+        let inodes = || ["a", "b"].map(|p| n.at(p).metadata().expect("there").ino());
+        let before = inodes();
+        exchange("a", "b").expect("exchanged");
+        assert_eq!((n.read("a"), n.read("b")), ("b".into(), "a".into()));
+        assert_eq!(inodes(), [before[1], before[0]]);
+        fs::create_dir_all(n.at("d/e")).expect("made");
+        fs::write(n.at("d/e/f"), "f").expect("written");
+        exchange("a", "d").expect("exchanged");
+        assert_eq!((n.read("d"), n.read("a/e/f")), ("b".into(), "f".into()));
+        exchange("d", "a/e/f").expect("exchanged");
+        assert_eq!((n.read("d"), n.read("a/e/f")), ("f".into(), "b".into()));
+        exchange("a/e/f", "b").expect("exchanged");
+        for (one, other, error) in [
+            ("a", "a/e", rustix::io::Errno::INVAL),
+            ("a", "nothing", rustix::io::Errno::NOENT),
+            ("nothing", "a", rustix::io::Errno::NOENT),
+        ] {
+            assert_eq!(exchange(one, other), Err(error), "{one} and {other}");
+        }
+        n.settled();
+        exchange("a/e", "b").expect("exchanged");
+        assert_eq!((n.read("a/e"), n.read("b/f")), ("b".into(), "a".into()));
+        let whiteout = rustix::fs::renameat_with(CWD, &a, CWD, &b, RenameFlags::WHITEOUT);
+        assert_eq!(whiteout, Err(rustix::io::Errno::INVAL));
+    });
+}
+
+/// What a file of zeros and bytes holds after room in it was set aside or given up, on ext4 too.
+#[test]
+fn room_and_holes() {
+    use rustix::fs::FallocateFlags as F;
+    on_a_node(|n| {
+        let beside = tempfile::tempdir().expect("a directory");
+        for len in [10u64, 5_000, 140_000, 3_000_000] {
+            let bytes: Vec<u8> = (0..len).map(|b| b.to_le_bytes()[0] | 1).collect();
+            let name = format!("f{len}");
+            let paths = [n.at(&name), beside.path().join(&name)];
+            for p in &paths {
+                fs::write(p, &bytes).expect("written");
+            }
+            if len == 5_000 {
+                n.settled();
+            }
+            let files = paths.each_ref().map(|p| {
+                let f = OpenOptions::new().read(true).write(true).open(p);
+                f.expect("opened")
+            });
+            let acts = [
+                (F::KEEP_SIZE, len - 5, 1_000),
+                (F::PUNCH_HOLE | F::KEEP_SIZE, 2, 4),
+                (F::PUNCH_HOLE | F::KEEP_SIZE, len / 2, len),
+                (F::ZERO_RANGE | F::KEEP_SIZE, len - 1, 1_000),
+                (F::ZERO_RANGE, len / 3, len),
+                (F::empty(), len, 100_000),
+                (F::empty(), 0, 7),
+                (F::PUNCH_HOLE | F::KEEP_SIZE, 1 << 40, 4_096),
+            ];
+            for (flags, at, count) in acts {
+                let about = format!("{flags:?} of {count} at {at}, {len} bytes");
+                for f in &files {
+                    rustix::fs::fallocate(f, flags, at, count).expect(&about);
+                    f.write_all_at(b"!", at.min(len)).expect("written");
+                }
+                let [here, there] = paths.each_ref().map(|p| fs::read(p).expect("read"));
+                assert!(here == there, "{about}");
+                assert_eq!(files[0].metadata().expect("there").len(), here.len() as u64);
+            }
+            let none = rustix::fs::fallocate(&files[0], F::COLLAPSE_RANGE, 0, 4_096);
+            assert_eq!(none, Err(rustix::io::Errno::OPNOTSUPP));
         }
     });
 }
@@ -527,14 +597,6 @@ fn what_is_not_there_says_so() {
                         .contains(&e.raw_os_error().unwrap_or(0)),
                 "{e}"
             ),
-        }
-        let f = OpenOptions::new()
-            .write(true)
-            .open(n.at("f"))
-            .expect("opened");
-        match rustix::fs::fallocate(&f, rustix::fs::FallocateFlags::empty(), 0, 10) {
-            Ok(()) => assert_eq!(f.metadata().expect("there").len(), 10),
-            Err(e) => assert_eq!(e, rustix::io::Errno::OPNOTSUPP),
         }
     });
 }

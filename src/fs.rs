@@ -21,9 +21,11 @@ use crate::volume::{MountId, Volume};
 mod data;
 mod dir;
 mod errno;
+mod exchange;
 mod names;
 mod own;
 mod save;
+mod space;
 #[cfg(test)]
 mod tests;
 
@@ -32,6 +34,7 @@ pub use dir::{DirEntry, FIRST_COOKIE};
 pub use errno::errno;
 pub use names::RenameMode;
 pub use own::now_of;
+pub use space::Allocate;
 
 /// Result of an operation.
 pub type Result<T> = std::result::Result<T, VolumeError>;

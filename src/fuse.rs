@@ -21,7 +21,7 @@ use fuser::{
 };
 
 use crate::base::clock;
-use crate::fs::{Caller, DirEntry, Fs, Opened, RenameMode, SetAttr, Stat, errno};
+use crate::fs::{Allocate, Caller, DirEntry, Fs, Opened, RenameMode, SetAttr, Stat, errno};
 use crate::record::model::Kind;
 use crate::volume::error::VolumeError;
 
@@ -356,19 +356,17 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let mode = if flags.is_empty() {
-            RenameMode::Replace
-        } else if flags == RenameFlags::RENAME_NOREPLACE {
-            RenameMode::NoReplace
-        } else {
-            reply.error(Errno::EINVAL);
-            return;
-        };
         let (from, to) = (
             (parent.0, name.as_bytes()),
             (newparent.0, newname.as_bytes()),
         );
-        reply_empty("rename", parent.0, self.fs.rename(from, to, mode), reply);
+        let done = match flags {
+            f if f.is_empty() => self.fs.rename(from, to, RenameMode::Replace),
+            RenameFlags::RENAME_NOREPLACE => self.fs.rename(from, to, RenameMode::NoReplace),
+            RenameFlags::RENAME_EXCHANGE => self.fs.exchange(from, to),
+            _ => Err(VolumeError::Invalid("a way to rename")),
+        };
+        reply_empty("rename", parent.0, done, reply);
     }
 
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -436,6 +434,30 @@ impl Filesystem for Adapter {
             Ok(n) => reply.written(n),
             Err(e) => reply.error(fail("write", ino.0, &e)),
         }
+    }
+
+    fn fallocate(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        const ZERO_KEEP: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
+        let what = match mode {
+            0 => Ok(Allocate::Grow),
+            libc::FALLOC_FL_KEEP_SIZE => Ok(Allocate::Keep),
+            PUNCH => Ok(Allocate::Punch),
+            libc::FALLOC_FL_ZERO_RANGE => Ok(Allocate::Zero),
+            ZERO_KEEP => Ok(Allocate::ZeroKeep),
+            _ => Err(VolumeError::Unsupported("this way to allocate")),
+        };
+        let done = what.and_then(|what| self.fs.allocate(ino.0, what, offset, length));
+        reply_empty("fallocate", ino.0, done, reply);
     }
 
     fn flush(

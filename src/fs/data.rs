@@ -140,9 +140,7 @@ impl Fs {
                     }];
                     self.volume.log(&mut live, entry)?;
                 }
-                if let Data::Memory(m) = &mut live.inode_mut(ino)?.data {
-                    put(Arc::make_mut(m), at, bytes)?;
-                }
+                overwrite(&mut live, ino, at, bytes)?;
             }
             Data::Spilled(s) => {
                 rustix::io::retry_on_intr(|| write_all_at(&s.file, bytes, at))
@@ -229,7 +227,7 @@ impl Fs {
     }
 
     /// Makes the bytes changeable: in memory, or in an overlay file if they are many.
-    fn begin(&self, live: &mut Live, ino: Ino, end: u64, moved: Moved) -> Result<()> {
+    pub(super) fn begin(&self, live: &mut Live, ino: Ino, end: u64, moved: Moved) -> Result<()> {
         let i = live.inode(ino)?;
         if i.kind != Kind::File {
             return Err(VolumeError::IsDir);
@@ -286,7 +284,7 @@ impl Fs {
     }
 
     /// Bytes changed: note it for the committer, and the time.
-    fn wrote(&self, live: &mut Live, ino: Ino) -> Result<()> {
+    pub(super) fn wrote(&self, live: &mut Live, ino: Ino) -> Result<()> {
         let now = clock::now_ns();
         let i = live.inode_mut(ino)?;
         i.attr.mtime = now;
@@ -455,6 +453,14 @@ pub(super) fn settle(live: &mut Live, ino: Ino) -> Result<bool> {
     };
     d.settled = true;
     Ok(true)
+}
+
+/// Puts bytes into a file that is in memory.
+pub(super) fn overwrite(live: &mut Live, ino: Ino, at: u64, bytes: &[u8]) -> Result<()> {
+    match &mut live.inode_mut(ino)?.data {
+        Data::Memory(m) => put(Arc::make_mut(m), at, bytes),
+        _ => Ok(()),
+    }
 }
 
 fn put(to: &mut Vec<u8>, at: u64, bytes: &[u8]) -> Result<()> {

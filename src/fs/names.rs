@@ -257,7 +257,7 @@ impl Fs {
     /// The lock, once the view says all that there is to say of these names: what is under way to
     /// it is committed first where a file has several versions. A file of one version alone can be
     /// named before it is in a commit.
-    fn lock_plain(
+    pub(super) fn lock_plain(
         &self,
         of: impl Fn(&mut Live) -> Result<Vec<Ino>>,
     ) -> Result<MutexGuard<'_, Live>> {
@@ -467,7 +467,7 @@ impl Fs {
         Ok(known.then_some(&live.inode(ino)?.shown).cloned())
     }
 
-    fn move_changes(
+    pub(super) fn move_changes(
         &self,
         live: &mut Live,
         (ino, target): (Ino, Option<Ino>),
@@ -527,7 +527,7 @@ impl Fs {
 }
 
 /// Whether `dir` is `top` or below it.
-fn is_inside(live: &Live, dir: Ino, top: Ino) -> bool {
+pub(super) fn is_inside(live: &Live, dir: Ino, top: Ino) -> bool {
     let mut at = dir;
     for _ in 0..4096 {
         if at == top {

@@ -193,7 +193,7 @@ impl Side {
             f.release(s.ino, true);
             return format!("create {name}");
         };
-        match rng.below(12) {
+        match rng.below(13) {
             0 | 1 => {
                 f.open(ino, true, false).unwrap();
                 let text = self.changed(rng, ino);
@@ -268,6 +268,12 @@ impl Side {
                 }
                 k.did(&[&name, &to]);
                 format!("mv {name} {to}")
+            }
+            11 => {
+                let other = names[rng.below(names.len())].clone();
+                may(f.exchange((ROOT_INO, name.as_bytes()), (ROOT_INO, other.as_bytes())));
+                k.did(&[&name, &other]);
+                format!("exchange {name} {other}")
             }
             _ => {
                 for n in k.list() {

@@ -1,0 +1,59 @@
+//! Two names swap what they lead to, at once.
+
+use super::names::is_inside;
+use super::{Fs, Result};
+use crate::base::clock;
+use crate::base::name::EntryName;
+use crate::journal::Patch;
+use crate::record::change::{Change, SetField as Field};
+use crate::volume::error::VolumeError;
+use crate::volume::inode::{Child, Ino};
+use crate::volume::live::{Live, Stale};
+
+impl Fs {
+    /// Each of two files or directories gets the other's name.
+    ///
+    /// # Errors
+    /// `NotFound` when one is not there, `Invalid` when one is in the other; `ReadOnly`, the
+    /// journal's.
+    pub fn exchange(&self, (from, old): (Ino, &[u8]), (to, new): (Ino, &[u8])) -> Result<()> {
+        let (old, new) = (EntryName::new(old)?, EntryName::new(new)?);
+        self.may_name(from, &old)?;
+        self.may_name(to, &new)?;
+        let cx = self.volume.cx();
+        let mut live = self.lock_plain(|live: &mut Live| {
+            let both = [live.child(cx, from, &old)?, live.child(cx, to, &new)?];
+            Ok(both.into_iter().flatten().collect())
+        })?;
+        let one = live.child(cx, from, &old)?.ok_or(VolumeError::NotFound)?;
+        let other = live.child(cx, to, &new)?.ok_or(VolumeError::NotFound)?;
+        if one == other {
+            return Ok(());
+        }
+        if is_inside(&live, to, one) || is_inside(&live, from, other) {
+            return Err(VolumeError::Invalid("a directory cannot move into itself"));
+        }
+        let now = clock::now_ns();
+        let mut changes = self.move_changes(&mut live, (one, None), (to, &new))?;
+        changes.extend(self.move_changes(&mut live, (other, None), (from, &old))?);
+        for dir in [from, to] {
+            changes.push(Change::Field {
+                id: live.inode(dir)?.id(),
+                field: Field::SetMtime(now),
+            });
+        }
+        let patches = changes.into_iter().map(Patch::Meta).collect();
+        let since = self.volume.log(&mut live, patches)?;
+        live.set_child(from, old.clone(), Child::Bound { ino: other, since });
+        live.set_child(to, new.clone(), Child::Bound { ino: one, since });
+        live.moved(one, to, new.clone(), now);
+        live.moved(other, from, old.clone(), now);
+        live.touch_dir(from, now);
+        live.touch_dir(to, now);
+        drop(live);
+        self.volume.wake();
+        let entry = |dir, name| Stale::Entry { dir, name };
+        self.tell_others(vec![entry(from, old), entry(to, new)]);
+        Ok(())
+    }
+}
