@@ -431,9 +431,11 @@ impl Moved {
     }
 }
 
-/// Whether the next change is the first since the last commit.
+/// Whether the next change is the first since the last commit. A file that is born with bytes, as
+/// one that was moved aside, has them by their name: the journal is told what changes begin with.
 fn is_opening(i: &Inode) -> bool {
-    i.dirty.is_none() && !i.born && !i.removed
+    let is_new = i.born && i.shown.blob.is_null();
+    i.dirty.is_none() && !is_new && !i.removed
 }
 
 fn open_patch(i: &Inode, blob: Oid) -> Patch {

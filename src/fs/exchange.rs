@@ -1,7 +1,7 @@
 //! Two names swap what they lead to, at once.
 
-use super::names::is_inside;
-use super::{Fs, Result};
+use super::names::{born_in, is_inside};
+use super::{Fs, Result, save};
 use crate::base::clock;
 use crate::base::name::EntryName;
 use crate::journal::Patch;
@@ -35,7 +35,9 @@ impl Fs {
         }
         let now = clock::now_ns();
         let mut changes = self.move_changes(&mut live, (one, None), (to, &new))?;
-        changes.extend(self.move_changes(&mut live, (other, None), (from, &old))?);
+        let back = self.move_changes(&mut live, (other, None), (from, &old))?;
+        let parted = [(one, born_in(&changes)), (other, born_in(&back))];
+        changes.extend(back);
         for dir in [from, to] {
             changes.push(Change::Field {
                 id: live.inode(dir)?.id(),
@@ -48,6 +50,11 @@ impl Fs {
         live.set_child(to, new.clone(), Child::Bound { ino: one, since });
         live.moved(one, to, new.clone(), now);
         live.moved(other, from, old.clone(), now);
+        for (ino, id) in parted {
+            if let Some(id) = id {
+                save::part(&mut live, ino, id)?;
+            }
+        }
         live.touch_dir(from, now);
         live.touch_dir(to, now);
         drop(live);

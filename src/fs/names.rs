@@ -421,10 +421,12 @@ impl Fs {
             }
             None => live.inode(ino)?.shown.clone(),
         };
+        let mut parted = None;
         let mut patches: Vec<Patch> = match saved {
             Some(file) => self.save_patches(&live, ino, (file, &over))?,
             None => {
                 let changes = self.move_changes(&mut live, (ino, target), (to, &new))?;
+                parted = born_in(&changes);
                 changes.into_iter().map(Patch::Meta).collect()
             }
         };
@@ -447,6 +449,9 @@ impl Fs {
         live.set_child(to, new.clone(), Child::Bound { ino, since: entry });
         if saved.is_none() {
             live.moved(ino, to, new.clone(), now);
+        }
+        if let Some(id) = parted {
+            save::part(&mut live, ino, id)?;
         }
         live.touch_dir(from, now);
         live.touch_dir(to, now);
@@ -524,6 +529,14 @@ impl Fs {
         }
         Ok(out)
     }
+}
+
+/// The file of its own that what is moved becomes by these changes, if it does.
+pub(super) fn born_in(changes: &[Change]) -> Option<FileId> {
+    changes.iter().find_map(|c| match c {
+        Change::Born { id, .. } => Some(*id),
+        _ => None,
+    })
 }
 
 /// Whether `dir` is `top` or below it.

@@ -263,19 +263,32 @@ impl Fs {
     }
 }
 
+/// An inode becomes a file of its own, which is born with the bytes that it shows.
+pub(super) fn part(live: &mut Live, ino: Ino, id: FileId) -> Result<()> {
+    let i = live.inode_mut(ino)?;
+    let was = i.id();
+    i.shown.versions = vec![Version {
+        id,
+        content: OWN,
+        location: OWN,
+        first: true,
+    }];
+    i.shown.role = Role::Main;
+    i.shown.merged = false;
+    i.before.clear();
+    i.born = true;
+    live.touched.insert(ino);
+    if live.by_id.get(&was) == Some(&ino) {
+        live.by_id.remove(&was);
+    }
+    live.by_id.insert(id, ino);
+    Ok(())
+}
+
 /// The new inode is the file that was at its name; what was moved aside is a file of its own.
 pub(super) fn resume(live: &mut Live, ino: Ino, r: Resumed) -> Result<()> {
     if let Some((aside, id)) = r.backup {
-        let i = live.inode_mut(aside)?;
-        i.shown.versions = vec![Version {
-            id,
-            content: OWN,
-            location: OWN,
-            first: true,
-        }];
-        i.born = true;
-        live.touched.insert(aside);
-        live.by_id.insert(id, aside);
+        part(live, aside, id)?;
     }
     let i = live.inode_mut(ino)?;
     let (name, parents) = (i.shown.name.clone(), i.shown.parents.clone());

@@ -89,6 +89,26 @@ fn a_file_made_again_where_one_was_removed_can_be_removed_again() {
 }
 
 #[test]
+fn what_is_written_to_a_file_moved_aside_survives_a_crash() {
+    let dir = tempfile::tempdir().unwrap();
+    let v = volume(dir.path(), 1);
+    let f = fs(&v);
+    put(&f, "f", "one");
+    v.flush_all().unwrap();
+    rename(&f, "f", "f~");
+    put(&f, "f", "two");
+    let aside = walk(&f, "f~");
+    f.open(aside, true, false).unwrap();
+    f.write(aside, 1, b"N").unwrap();
+    f.fsync(aside).unwrap();
+    drop((f, v));
+    let v = volume(dir.path(), 1);
+    let f = fs(&v);
+    assert_eq!((get(&f, "f~"), get(&f, "f")), ("oNe".into(), "two".into()));
+    v.stop().unwrap();
+}
+
+#[test]
 fn a_save_survives_a_crash_with_its_mode_and_its_bytes() {
     for count in [40, 40_000] {
         let dir = tempfile::tempdir().unwrap();
