@@ -60,6 +60,11 @@ const FOUND: &[(u64, &str)] = &[
         "a head that a liar told one of two machines with one key alone stayed there",
     ),
     (5_004_268, "the same with many heads"),
+    (
+        7_000_837,
+        "a save over a conflict copy was overwritten by what the save left beside it",
+    ),
+    (7_019_249, "the same"),
 ];
 const THREADS: u64 = 2;
 const FAILURES_MAX: usize = 4;

@@ -211,8 +211,10 @@ impl Fs {
             match other {
                 None if !rewritten => return Ok(live),
                 None => {
-                    // A file that is being written keeps its changes waiting.
-                    for ino in inos {
+                    // A file that is being written keeps its changes waiting, and all that were
+                    // made together with them: those of other files, too.
+                    let all: Vec<Ino> = live.dirty.iter().copied().collect();
+                    for ino in all {
                         settle(&mut live, ino)?;
                     }
                 }

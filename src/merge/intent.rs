@@ -164,6 +164,11 @@ pub fn assert(at: Sight<'_>, shown: &Shown, fresh: FileId) -> Result<Vec<Change>
 /// # Errors
 /// When the state cannot be read.
 pub fn delete(at: Sight<'_>, shown: &Shown) -> Result<Vec<Change>> {
+    delete_beside(at, shown, &[])
+}
+
+/// The same, and nothing is said of these files, which are acted on as well.
+fn delete_beside(at: Sight<'_>, shown: &Shown, others: &[FileId]) -> Result<Vec<Change>> {
     let mut out = Vec::new();
     for id in &shown.dirs {
         out.extend(at.state.record(at.src, *id)?.map(|r| end_whole(&r)));
@@ -172,7 +177,7 @@ pub fn delete(at: Sight<'_>, shown: &Shown) -> Result<Vec<Change>> {
         out.extend(names::end_name(at, shown)?);
     }
     if shown.role == Role::Main {
-        out.extend(leave_behind(at, shown, None)?);
+        out.extend(leave_behind(at, shown, others)?);
     }
     Ok(out)
 }
@@ -252,7 +257,8 @@ pub fn rename(
                 }
             }
             if shown.role == Role::Main {
-                out.extend(leave_behind(at, shown, Some(id))?);
+                let acted_on: Vec<FileId> = over.iter().map(|v| v.id).chain([id]).collect();
+                out.extend(leave_behind(at, shown, &acted_on)?);
             }
         }
         (None, _) => {
@@ -282,7 +288,7 @@ fn rename_dir(
         let prev = record.place().map(|p| (p.parent, p.name));
         out.push(relocate(&record, target, prev));
     }
-    out.extend(leave_behind(at, shown, None)?);
+    out.extend(leave_behind(at, shown, &[])?);
     Ok(out)
 }
 
@@ -293,7 +299,8 @@ fn rename_dir(
 /// When the state cannot be read.
 pub fn save_over(at: Sight<'_>, from: &Shown, to: &Shown, fresh: FileId) -> Result<Vec<Change>> {
     let mut out = write(at, to, (from.kind, from.blob), fresh)?;
-    out.extend(delete(at, from)?);
+    let saved: Vec<FileId> = to.versions.iter().map(|v| v.id).collect();
+    out.extend(delete_beside(at, from, &saved)?);
     Ok(out)
 }
 
@@ -465,15 +472,15 @@ fn writes(change: &Change, file: FileId) -> bool {
     matches!(change, Change::Write { id, .. } if *id == file)
 }
 
-/// What is left at a name that someone took away stays a copy, but for the file `except`.
-fn leave_behind(at: Sight<'_>, shown: &Shown, except: Option<FileId>) -> Result<Vec<Change>> {
+/// What is left at a name that someone took away stays a copy, but for the files `except`.
+fn leave_behind(at: Sight<'_>, shown: &Shown, except: &[FileId]) -> Result<Vec<Change>> {
     let mut out = Vec::new();
     for other in shown::group(at.src, at.state, &shown.parents, &shown.name)? {
         if other.role == Role::Main {
             continue;
         }
         if !other.link.is_empty() {
-            let names = other.link.iter().filter(|l| Some(l.id) != except);
+            let names = other.link.iter().filter(|l| !except.contains(&l.id));
             out.extend(names.map(|l| Change::MarkCopy {
                 id: l.id,
                 content: l.content,
@@ -481,7 +488,7 @@ fn leave_behind(at: Sight<'_>, shown: &Shown, except: Option<FileId>) -> Result<
             }));
             continue;
         }
-        let others = other.versions.iter().filter(|v| Some(v.id) != except);
+        let others = other.versions.iter().filter(|v| !except.contains(&v.id));
         for v in others {
             let mut content = v.content;
             if other.merged && dots_of(&other.versions, v.id).len() > 1 {

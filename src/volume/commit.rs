@@ -22,6 +22,7 @@ use crate::merge::intent::{self, Sight};
 use crate::merge::shown::{self, Role, Shown};
 use crate::record::Source;
 use crate::record::change::{Change, OWN, SetField as Field};
+use crate::record::conflict;
 use crate::record::model::Kind;
 use crate::record::state::State;
 use crate::store::objects::{Memory, ObjectKind, Objects};
@@ -166,7 +167,9 @@ fn is_contested(
     let Some(place) = record.place() else {
         return Ok(record.is_contested());
     };
-    if record.is_contested() || record.filled.links > 0 {
+    // A file with the name of a copy: the copy has a longer name while it is there.
+    let like_a_copy = conflict::parse(&place.name).is_some();
+    if record.is_contested() || record.filled.links > 0 || like_a_copy {
         return Ok(true);
     }
     let all = match dirs.entry(place.parent) {

@@ -129,7 +129,8 @@ pub(super) fn rename_link(
         out.push(relocate(&record, target, prev));
     }
     if shown.role == Role::Main {
-        out.extend(leave_behind(at, shown, shown.link.first().map(|l| l.id))?);
+        let own: Vec<FileId> = shown.link.iter().map(|l| l.id).take(1).collect();
+        out.extend(leave_behind(at, shown, &own)?);
     }
     Ok(out)
 }
