@@ -208,19 +208,14 @@ impl Fs {
                 .filter_map(id)
                 .any(|id| live.rewritten.contains(&id));
             let other = inos.iter().find_map(|i| live.other_writer(*i));
-            match other {
-                None if !rewritten => return Ok(live),
-                None => {
-                    // A file that is being written keeps its changes waiting, and all that were
-                    // made together with them: those of other files, too.
-                    let all: Vec<Ino> = live.dirty.iter().copied().collect();
-                    for ino in all {
-                        settle(&mut live, ino)?;
-                    }
-                }
-                Some(other) => {
-                    settle(&mut live, other)?;
-                }
+            if other.is_none() && !rewritten {
+                return Ok(live);
+            }
+            // A file that is being written keeps its changes waiting, and all that were made
+            // together with them: those of other files, too.
+            let all: Vec<Ino> = live.dirty.iter().copied().collect();
+            for ino in all {
+                settle(&mut live, ino)?;
             }
             drop(live);
             self.volume.commit_now()?;

@@ -123,10 +123,11 @@ struct Side {
 }
 
 /// A name may be gone by now that the kernel was not yet told of.
-fn may(done: crate::fs::Result<()>) {
+fn may(f: &Fs, done: crate::fs::Result<()>) {
     assert!(
         matches!(done, Ok(()) | Err(VolumeError::NotFound)),
-        "{done:?}"
+        "{done:?}\n{}",
+        viewed(&f.volume)
     );
 }
 
@@ -218,7 +219,7 @@ impl Side {
                 let tmp = EntryName::new(".tmp").unwrap();
                 put(f, ".tmp", &text);
                 let (from, to) = ((ROOT_INO, &b".tmp"[..]), (ROOT_INO, name.as_bytes()));
-                may(f.rename(from, to, RenameMode::Replace));
+                may(f, f.rename(from, to, RenameMode::Replace));
                 k.did(&[&tmp, &name]);
                 self.ended(ino);
                 format!("save {name}")
@@ -247,7 +248,7 @@ impl Side {
             }
             9 => {
                 self.ends(Some(ino));
-                may(f.unlink(ROOT_INO, name.as_bytes()));
+                may(f, f.unlink(ROOT_INO, name.as_bytes()));
                 k.did(&[&name]);
                 self.ended(ino);
                 format!("rm {name}")
@@ -259,7 +260,7 @@ impl Side {
                 let (from, target) = ((ROOT_INO, name.as_bytes()), (ROOT_INO, to.as_bytes()));
                 match over {
                     Some(over) => {
-                        may(f.rename(from, target, RenameMode::Replace));
+                        may(f, f.rename(from, target, RenameMode::Replace));
                         if over != ino {
                             self.ended(over);
                         }
@@ -271,7 +272,10 @@ impl Side {
             }
             11 => {
                 let other = names[rng.below(names.len())].clone();
-                may(f.exchange((ROOT_INO, name.as_bytes()), (ROOT_INO, other.as_bytes())));
+                may(
+                    f,
+                    f.exchange((ROOT_INO, name.as_bytes()), (ROOT_INO, other.as_bytes())),
+                );
                 k.did(&[&name, &other]);
                 format!("exchange {name} {other}")
             }
@@ -350,6 +354,8 @@ pub(super) fn number(name: &str, default: u64) -> u64 {
 fn whatever_programs_do_both_nodes_and_their_kernels_show_the_same() {
     let first = number("CELLFS_SEED", 0);
     for seed in first..first + number("CELLFS_HISTORIES", 10) {
+        // Seen if it fails.
+        eprintln!("seed {seed}");
         let mut rng = Rng(seed);
         let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let mut n = 0;
