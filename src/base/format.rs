@@ -2,17 +2,17 @@
 //! that `cellfs version` can name them. Whoever changes a format changes its number here.
 
 /// What nodes speak among each other; named in the first frame of a connection.
-pub const PEER_PROTOCOL: u16 = 1;
+pub const PEER_PROTOCOL: u16 = 2;
 /// The journal; in its magic.
 pub const JOURNAL: u8 = 1;
 /// Record commits; the first byte of their heads.
-pub const RECORDS: u8 = 1;
+pub const RECORDS: u8 = 2;
 /// Leaves of the tries of records and names; their first byte.
-pub const TRIES: u8 = 1;
+pub const TRIES: u8 = 2;
 /// Branches and tags of a volume; the first byte of their blob.
 pub const REFS: u8 = 1;
 /// How views are derived; in a header of derived commits.
-pub const MERGE: u8 = 1;
+pub const MERGE: u8 = 2;
 /// Frames between nodes, and the membership's files; their first byte.
 pub const CELL: u8 = 1;
 

@@ -17,7 +17,7 @@ use crate::store::objects::Objects;
 /// Name of the header that tells a merge and its rules' version.
 pub const MERGE_HEADER: &str = "cellfs-merge";
 /// Version of the rules. A change of any result needs another one.
-pub const MERGE_VERSION: &str = "1";
+pub const MERGE_VERSION: &str = "2";
 const _: () = assert!(MERGE_VERSION.as_bytes()[0] == b'0' + crate::base::format::MERGE);
 /// Name of the header that ties a content commit to its record.
 pub const DOT_HEADER: &str = "cellfs-dot";
@@ -212,7 +212,7 @@ mod tests {
         assert_eq!(view(&objs, &back, tree).expect("memory"), Some(one));
         let commit = git_commit::read(&objs, &one).expect("a commit");
         assert_eq!(commit.seconds(), 103);
-        assert_eq!(commit.header(MERGE_HEADER), Some(&b"1"[..]));
+        assert_eq!(commit.header(MERGE_HEADER), Some(MERGE_VERSION.as_bytes()));
         assert_eq!(
             view(&objs, &made[..1], tree).expect("memory"),
             Some(made[0])

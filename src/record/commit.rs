@@ -268,7 +268,9 @@ pub fn decode(objs: &dyn Objects, id: &Oid) -> Result<RecordCommit> {
     let (state, head_id) = parts(objs, *id, &commit)?;
     let blob = objs.get(&head_id, ObjectKind::Blob)?;
     let Some((&VERSION, body)) = blob.split_first() else {
-        return Err(bad("the version of its head is unknown"));
+        return Err(bad(
+            "another version of cellfs wrote it, in a format that this one does not read (see `cellfs version`)",
+        ));
     };
     let (head, rest): (Head, _) =
         postcard::take_from_bytes(body).map_err(|_| bad("its head does not parse"))?;

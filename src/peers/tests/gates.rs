@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::peers::error::Refusal;
+use crate::peers::hello::PROTOCOL_VERSION;
 
 fn refusal(result: Result<Cell, PeersError>) -> Refusal {
     match result {
@@ -155,27 +156,39 @@ async fn versions_that_differ_are_both_named() {
     let mut b = config(&dir, "b");
     b.protocol = 7;
     let why = refusal(Cell::join_with_ticket(&b, &a.ticket(1).await.to_string()).await);
-    assert_eq!(why, Refusal::Version { theirs: 1, ours: 7 });
+    assert_eq!(
+        why,
+        Refusal::Version {
+            theirs: PROTOCOL_VERSION,
+            ours: 7
+        }
+    );
     let text = why.to_string();
     assert!(
-        text.contains("version 1") && text.contains("version 7"),
+        text.contains(&format!("version {PROTOCOL_VERSION}")) && text.contains("version 7"),
         "{text}"
     );
     let door = a.door().await.to_string();
     let token = a.ticket(1).await.token.to_string();
     let why = refusal(Cell::join_with_token(&b, &door, &token).await);
-    assert_eq!(why, Refusal::Version { theirs: 1, ours: 7 });
+    assert_eq!(
+        why,
+        Refusal::Version {
+            theirs: PROTOCOL_VERSION,
+            ours: 7
+        }
+    );
     // A member that was upgraded alone.
     let mut c = Node::join("c", &a.ticket(1).await).await;
-    c.config.protocol = 2;
+    c.config.protocol = PROTOCOL_VERSION + 1;
     let c = c.restart().await;
     let versions = |e: &Event| {
         matches!(
             e,
             Event::Refused {
-                reason: Refusal::Version { theirs: 1, ours: 2 },
+                reason: Refusal::Version { theirs: PROTOCOL_VERSION, ours },
                 ..
-            }
+            } if *ours == PROTOCOL_VERSION + 1
         )
     };
     until("refused", || c.saw(versions) > 0).await;

@@ -37,7 +37,7 @@ impl<T: Entry> Leaf<T> {
         let bad = |why: &str| RecordError::malformed(of, "a trie leaf", why);
         let (version, body) = data.split_first().ok_or_else(|| bad("it is empty"))?;
         if *version != LEAF_VERSION {
-            return Err(bad("its version is unknown"));
+            return Err(bad("another version of cellfs wrote it, in another format"));
         }
         let (count, mut rest): (usize, _) =
             postcard::take_from_bytes(body).map_err(|e| bad(&e.to_string()))?;
