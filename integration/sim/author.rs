@@ -258,8 +258,12 @@ impl Author<'_> {
         let below = format!("{path}/");
         let mut changes = Vec::new();
         let mut ended = BTreeSet::new();
-        for (_, s) in all.iter().rev().filter(|(p, _)| p.starts_with(&below)) {
-            changes.extend(intent::delete(self.sight(), s).expect("a view is whole"));
+        let inside = all.iter().rev().filter(|(p, _)| p.starts_with(&below));
+        let inside: Vec<&Shown> = inside.map(|(_, s)| s).collect();
+        let versions: Vec<_> = inside.iter().flat_map(|s| s.versions.clone()).collect();
+        for s in inside {
+            let made = intent::delete_with(self.sight(), s, &versions);
+            changes.extend(made.expect("a view is whole"));
             ended.extend(self.tokens_at(s));
         }
         let last = intent::delete(self.sight(), &all[&path]);

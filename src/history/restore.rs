@@ -337,8 +337,12 @@ impl Work<'_, '_> {
         let mut ending: Vec<(u64, Shown)> = ending.into_values().collect();
         // The inner ones first.
         ending.sort_by_key(|(n, _)| std::cmp::Reverse(*n));
+        let all: Vec<_> = ending
+            .iter()
+            .flat_map(|(_, s)| s.versions.clone())
+            .collect();
         for (_, s) in &ending {
-            let made = intent::delete(self.sight, s)?;
+            let made = intent::delete_with(self.sight, s, &all)?;
             self.out.changes.extend(made);
             self.out.removed += 1;
         }

@@ -164,11 +164,15 @@ pub fn assert(at: Sight<'_>, shown: &Shown, fresh: FileId) -> Result<Vec<Change>
 /// # Errors
 /// When the state cannot be read.
 pub fn delete(at: Sight<'_>, shown: &Shown) -> Result<Vec<Change>> {
-    delete_beside(at, shown, &[])
+    delete_with(at, shown, &[])
 }
 
-/// The same, and nothing is said of these files, which are acted on as well.
-fn delete_beside(at: Sight<'_>, shown: &Shown, others: &[FileId]) -> Result<Vec<Change>> {
+/// The same of one of several that one commit ends, given by all their versions: of those nothing
+/// stays beside it.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn delete_with(at: Sight<'_>, shown: &Shown, all: &[Version]) -> Result<Vec<Change>> {
     let mut out = Vec::new();
     for id in &shown.dirs {
         out.extend(at.state.record(at.src, *id)?.map(|r| end_whole(&r)));
@@ -177,7 +181,7 @@ fn delete_beside(at: Sight<'_>, shown: &Shown, others: &[FileId]) -> Result<Vec<
         out.extend(names::end_name(at, shown)?);
     }
     if shown.role == Role::Main {
-        out.extend(leave_behind(at, shown, others)?);
+        out.extend(leave_behind(at, shown, None, all)?);
     }
     Ok(out)
 }
@@ -257,8 +261,7 @@ pub fn rename(
                 }
             }
             if shown.role == Role::Main {
-                let acted_on: Vec<FileId> = over.iter().map(|v| v.id).chain([id]).collect();
-                out.extend(leave_behind(at, shown, &acted_on)?);
+                out.extend(leave_behind(at, shown, Some(id), over)?);
             }
         }
         (None, _) => {
@@ -288,7 +291,7 @@ fn rename_dir(
         let prev = record.place().map(|p| (p.parent, p.name));
         out.push(relocate(&record, target, prev));
     }
-    out.extend(leave_behind(at, shown, &[])?);
+    out.extend(leave_behind(at, shown, None, &[])?);
     Ok(out)
 }
 
@@ -299,8 +302,7 @@ fn rename_dir(
 /// When the state cannot be read.
 pub fn save_over(at: Sight<'_>, from: &Shown, to: &Shown, fresh: FileId) -> Result<Vec<Change>> {
     let mut out = write(at, to, (from.kind, from.blob), fresh)?;
-    let saved: Vec<FileId> = to.versions.iter().map(|v| v.id).collect();
-    out.extend(delete_beside(at, from, &saved)?);
+    out.extend(delete_with(at, from, &to.versions)?);
     Ok(out)
 }
 
@@ -472,15 +474,22 @@ fn writes(change: &Change, file: FileId) -> bool {
     matches!(change, Change::Write { id, .. } if *id == file)
 }
 
-/// What is left at a name that someone took away stays a copy, but for the files `except`.
-fn leave_behind(at: Sight<'_>, shown: &Shown, except: &[FileId]) -> Result<Vec<Change>> {
+/// What is left at a name that someone took away stays a copy, but for the file `except` and for
+/// what is acted on as well.
+fn leave_behind(
+    at: Sight<'_>,
+    shown: &Shown,
+    except: Option<FileId>,
+    acted_on: &[Version],
+) -> Result<Vec<Change>> {
     let mut out = Vec::new();
     for other in shown::group(at.src, at.state, &shown.parents, &shown.name)? {
-        if other.role == Role::Main {
+        let is_acted_on = || other.versions.iter().all(|v| acted_on.contains(v));
+        if other.role == Role::Main || (other.link.is_empty() && is_acted_on()) {
             continue;
         }
         if !other.link.is_empty() {
-            let names = other.link.iter().filter(|l| !except.contains(&l.id));
+            let names = other.link.iter().filter(|l| Some(l.id) != except);
             out.extend(names.map(|l| Change::MarkCopy {
                 id: l.id,
                 content: l.content,
@@ -488,7 +497,7 @@ fn leave_behind(at: Sight<'_>, shown: &Shown, except: &[FileId]) -> Result<Vec<C
             }));
             continue;
         }
-        let others = other.versions.iter().filter(|v| !except.contains(&v.id));
+        let others = other.versions.iter().filter(|v| Some(v.id) != except);
         for v in others {
             let mut content = v.content;
             if other.merged && dots_of(&other.versions, v.id).len() > 1 {

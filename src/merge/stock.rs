@@ -18,7 +18,7 @@ use crate::merge::ahead::Ahead;
 use crate::merge::escape::{escape, unescape};
 use crate::merge::intent::{self, Sight, Target};
 use crate::merge::project::mode_of;
-use crate::merge::shown::{self, Role, Shown, default_mode};
+use crate::merge::shown::{self, Role, Shown, Version, default_mode};
 use crate::record::change::{Change, SetField};
 use crate::record::git_tree::{self, EXECUTABLE, GITLINK, LINK, TREE, TreeEntry};
 use crate::record::model::Kind;
@@ -269,9 +269,10 @@ impl Reader<'_> {
             self.arrive(new, from)?;
         }
         let moved: BTreeSet<usize> = moves.into_values().collect();
+        let ended: Vec<Version> = gone.iter().flat_map(|s| s.versions.clone()).collect();
         for (i, shown) in gone.iter().enumerate() {
             if !moved.contains(&i) {
-                let made = intent::delete(self.at, shown)?;
+                let made = intent::delete_with(self.at, shown, &ended)?;
                 self.out.changes.extend(made);
             }
         }

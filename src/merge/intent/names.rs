@@ -129,8 +129,8 @@ pub(super) fn rename_link(
         out.push(relocate(&record, target, prev));
     }
     if shown.role == Role::Main {
-        let own: Vec<FileId> = shown.link.iter().map(|l| l.id).take(1).collect();
-        out.extend(leave_behind(at, shown, &own)?);
+        let own = shown.link.first().map(|l| l.id);
+        out.extend(leave_behind(at, shown, own, &[])?);
     }
     Ok(out)
 }

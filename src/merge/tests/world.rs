@@ -7,7 +7,7 @@ use crate::base::name::EntryName;
 use crate::base::stamp::{Dot, Hlc, Stamp};
 use crate::merge::intent::{self, Sight, Target};
 use crate::merge::join::{Head, join};
-use crate::merge::shown::{Role, Shown, list};
+use crate::merge::shown::{Role, Shown, Version, list};
 use crate::record::cache::Cache;
 use crate::record::change::{Change, SetField, apply};
 use crate::record::commit::{self, NewCommit, join_seen};
@@ -267,12 +267,13 @@ impl World {
     pub(super) fn delete(&self, state: &State, path: &str) -> Vec<Change> {
         let tree = self.tree(state);
         let below = format!("{path}/");
-        let mut out = Vec::new();
-        for (_, shown) in tree.iter().rev().filter(|(p, _)| p.starts_with(&below)) {
-            out.extend(intent::delete(self.sight(state), shown).expect("reads"));
-        }
-        out.extend(intent::delete(self.sight(state), &tree[path]).expect("reads"));
-        out
+        let inside = tree.iter().rev().filter(|(p, _)| p.starts_with(&below));
+        let all: Vec<&Shown> = inside.map(|(_, s)| s).chain([&tree[path]]).collect();
+        let versions: Vec<Version> = all.iter().flat_map(|s| s.versions.clone()).collect();
+        let each = all.into_iter().flat_map(|shown| {
+            intent::delete_with(self.sight(state), shown, &versions).expect("reads")
+        });
+        each.collect()
     }
 
     /// What renaming an entry means.
