@@ -32,6 +32,7 @@ pub fn apply(
         touched: BTreeSet::from([FileId::ROOT]),
         dropped: BTreeMap::new(),
         formerly: BTreeMap::new(),
+        unlinked: BTreeMap::new(),
     };
     for change in changes {
         author.change(change)?;
@@ -50,6 +51,9 @@ struct Author<'a> {
     dropped: BTreeMap<FileId, Record>,
     /// Dots that parts had before they were asserted again: who names those means the parts.
     formerly: BTreeMap<FileId, Former>,
+    /// Places of other names of a file whose records were dropped: what is unlinked next is these,
+    /// also if the file's own place was made by the same commit and has the same dot.
+    unlinked: BTreeMap<FileId, Vec<Dot>>,
 }
 
 #[derive(Default)]
@@ -199,6 +203,10 @@ impl Author<'_> {
         if is_dir {
             self.assert_fallbacks()?;
         }
+        if let Some(file) = before.kind().and_then(Kind::target) {
+            let places = before.shown_location().map(|l| l.stamp.dot());
+            self.unlinked.entry(file).or_default().extend(places);
+        }
         let mut record = self.draft.record_or_new(id)?;
         let old = record.clone();
         // What the batch itself did before ends only if it is meant.
@@ -262,9 +270,18 @@ impl Author<'_> {
                 c.gone_from = all.collect::<BTreeSet<Dot>>().into_iter().collect();
             }
         }
-        record
-            .location
-            .retain(|l| !location.contains(&l.stamp.dot()));
+        let others = self.unlinked.get_mut(&id);
+        let other = others.as_ref().and_then(|all| {
+            let named = |d: &Dot| location.contains(d);
+            all.iter().position(named)
+        });
+        if let (Some(all), Some(at)) = (others, other) {
+            all.remove(at);
+        } else {
+            record
+                .location
+                .retain(|l| !location.contains(&l.stamp.dot()));
+        }
         record.filled.location = None;
         if record.location.is_empty() && self.draft.links(id)?.is_empty() {
             record.content.retain(|c| !content.contains(&c.stamp.dot()));
