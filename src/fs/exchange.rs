@@ -8,7 +8,7 @@ use crate::journal::Patch;
 use crate::record::change::{Change, SetField as Field};
 use crate::volume::error::VolumeError;
 use crate::volume::inode::{Child, Ino};
-use crate::volume::live::{Live, Stale};
+use crate::volume::live::Live;
 
 impl Fs {
     /// Each of two files or directories gets the other's name.
@@ -55,12 +55,7 @@ impl Fs {
                 save::part(&mut live, ino, id)?;
             }
         }
-        live.touch_dir(from, now);
-        live.touch_dir(to, now);
-        drop(live);
-        self.volume.wake();
-        let entry = |dir, name| Stale::Entry { dir, name };
-        self.tell_others(vec![entry(from, old), entry(to, new)]);
+        self.names_changed(live, [(from, old), (to, new)], now);
         Ok(())
     }
 }

@@ -453,13 +453,24 @@ impl Fs {
         if let Some(id) = parted {
             save::part(&mut live, ino, id)?;
         }
-        live.touch_dir(from, now);
-        live.touch_dir(to, now);
+        self.names_changed(live, [(from, old), (to, new)], now);
+        Ok(())
+    }
+
+    /// The end of what changed two names: it waits for a commit, and other mounts are told.
+    pub(super) fn names_changed(
+        &self,
+        mut live: MutexGuard<'_, Live>,
+        names: [(Ino, EntryName); 2],
+        now: i64,
+    ) {
+        for (dir, _) in &names {
+            live.touch_dir(*dir, now);
+        }
         drop(live);
         self.volume.wake();
-        let entry = |dir, name| Stale::Entry { dir, name };
-        self.tell_others(vec![entry(from, old), entry(to, new)]);
-        Ok(())
+        let entry = |(dir, name)| Stale::Entry { dir, name };
+        self.tell_others(names.map(entry).to_vec());
     }
 
     /// What a name shows, if another inode of that file has bytes for a commit.
