@@ -198,7 +198,8 @@ fn a_directory_comes_back_as_it_was() {
     a.settled();
     agree(&[a, b], "cell", SOON);
     let was = manifest(&a.at("d"));
-    let commit = a.cell().view.expect("a commit");
+    // Git does not see 0640: if a commit of its own has it, the view is the commit before it.
+    let commit = a.cell().heads[0].id.clone();
     let at = format!(".cellfs/at/{commit}/d");
     assert_same(&a.at(&at), &a.at("d"));
     assert_same(&b.at(&at), &a.at("d"));

@@ -135,14 +135,14 @@ impl History {
     }
 
     fn at_commit(&self, now: &Now, id: Oid, spec: &str) -> Result<Past> {
-        if now.commit == Some(id) {
-            return Ok(self.present(now));
-        }
         if let Ok(step) = self.step(&id) {
             return Ok(Past::records(self.clone(), step.state, self.stage()));
         }
         if let Some(state) = self.described(now, id)? {
             return self.joined(&[state]);
+        }
+        if now.commit == Some(id) {
+            return Ok(self.present(now));
         }
         // A commit of stock git that was never what a folder showed.
         let objs: Arc<dyn Objects> = self.repo.clone();
@@ -150,15 +150,19 @@ impl History {
         Ok(Past::tree(self.clone(), c.tree, c.seconds()))
     }
 
-    /// The first record commit that describes a content commit.
+    /// The first record commit that describes a content commit, also where later ones that
+    /// changed only what git does not see describe it too: a name means one state for ever.
     fn described(&self, now: &Now, content: Oid) -> Result<Option<Oid>> {
-        let c = git_commit::read(&*self.repo, &content)?;
+        let c = git_commit::read(&*now.stage, &content)?;
         if let Some(dot) = dot_of(&c) {
             let found = Ancestry::new(self, now.heads.clone());
             return Ok(crate::record::draft::Dots::record_commit(&found, dot)?);
         }
         // It came by git: some commit took it in, not before it was made; clocks differ.
         let sealed = c.header(MERGE_HEADER).is_some();
+        if sealed && !self.repo.has(&content)? {
+            return Ok(None);
+        }
         let mut last = None;
         let mut walk = self.walk(&now.heads)?;
         while let Some(step) = walk.next()? {

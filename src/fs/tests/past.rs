@@ -99,6 +99,38 @@ fn moment() -> String {
 }
 
 #[test]
+fn a_commit_means_one_state_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let [a] = several::<1>(dir.path());
+    let fa = fs(&a);
+    put(&fa, "f", "1");
+    let first = head(&a);
+    let view = a.view().commit.unwrap().to_string();
+    let mode = SetAttr {
+        mode: Some(0o640),
+        ..SetAttr::default()
+    };
+    fa.setattr(walk(&fa, "f"), mode).unwrap();
+    let second = head(&a);
+    assert_eq!(
+        a.view().commit.unwrap().to_string(),
+        view,
+        "git sees no change"
+    );
+    let mode_at = |spec: &str| {
+        let past = history(&a).at(&now_of(&a.view()), spec).unwrap();
+        past.find(&path("f")).unwrap().unwrap().mode
+    };
+    for _ in 0..2 {
+        assert_eq!(mode_at(&first), 0o644);
+        assert_eq!(mode_at(&view), 0o644);
+        assert_eq!(mode_at(&second), 0o640);
+        put(&fa, "g", "2");
+        a.flush_all().unwrap();
+    }
+}
+
+#[test]
 fn a_time_means_what_all_had_written_by_then() {
     let dir = tempfile::tempdir().unwrap();
     let [a, b] = several::<2>(dir.path());
