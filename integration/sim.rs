@@ -65,6 +65,14 @@ const FOUND: &[(u64, &str)] = &[
         "a save over a conflict copy was overwritten by what the save left beside it",
     ),
     (7_019_249, "the same"),
+    (
+        7_000_997,
+        "a liar's own notice of a commit was taken for its author's, which one twin alone had",
+    ),
+    (
+        7_009_629,
+        "what a liar gossiped was heard by one of two machines with one key alone",
+    ),
 ];
 const THREADS: u64 = 2;
 const FAILURES_MAX: usize = 4;

@@ -221,6 +221,12 @@ impl Replicator {
         self.volumes.get(volume).map_or(0, |v| v.wanted.len())
     }
 
+    /// Number of peers that a connection is up to.
+    #[must_use]
+    pub fn connected(&self) -> usize {
+        self.up.len()
+    }
+
     /// Who wrote the heads that are wanted.
     #[must_use]
     pub fn wanted_authors(&self) -> BTreeSet<NodeId> {

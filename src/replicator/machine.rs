@@ -6,7 +6,7 @@
 //! membership; what is kept of what others say is bounded: packs by `CARRIED_MAX`, heads by
 //! the replicator. One task owns it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 
 use lru::LruCache;
@@ -16,8 +16,14 @@ use super::{HeadNotice, Input, Output, Replicator};
 use crate::base::id::{BranchId, NodeId, Oid, VolumeName};
 use crate::base::limit::CARRIED_PACK_BYTES_MAX;
 
-/// A head that no other node gossips is announced again after this long.
+/// A head that others do not gossip is announced again after this long, then after twice as long
+/// each time.
 const REPEAT_MS: u64 = 5_000;
+/// Longest time between two such announcements.
+const REPEAT_MS_MAX: u64 = 80_000;
+/// So many others that gossip a head are enough, or all that are connected: one may be a liar, or
+/// two machines under one key, of which only one is heard.
+const VOUCHERS: usize = 3;
 /// Packs of announcements that are kept until it is decided what to fetch.
 const CARRIED_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("64");
 
@@ -175,8 +181,17 @@ pub struct Machine {
     carried: LruCache<Oid, Vec<u8>>,
     fetches: BTreeMap<u64, UnderWay>,
     last_fetch: u64,
-    /// Heads that are shown: when each was last announced; `None` once others gossip it.
-    alone: BTreeMap<Oid, Option<u64>>,
+    /// Heads that are shown.
+    told: BTreeMap<Oid, Told>,
+}
+
+/// How far a head has got.
+#[derive(Debug)]
+struct Told {
+    /// Others that gossip it, up to [`VOUCHERS`].
+    by: BTreeSet<NodeId>,
+    /// When it is announced again if they are too few, and how long after that.
+    again: (u64, u64),
 }
 
 impl Machine {
@@ -189,7 +204,7 @@ impl Machine {
             carried: LruCache::new(CARRIED_MAX),
             fetches: BTreeMap::new(),
             last_fetch: 0,
-            alone: BTreeMap::new(),
+            told: BTreeMap::new(),
         }
     }
 
@@ -232,8 +247,12 @@ impl Machine {
             }
             Event::Gossiped { from, heads } => {
                 for head in heads {
-                    if let Some(announced) = self.alone.get_mut(&head.id) {
-                        *announced = None;
+                    // A liar's own notice of the same commit tells nobody of it.
+                    if let Some(told) = self.told.get_mut(&head.id)
+                        && told.by.len() < VOUCHERS
+                        && self.core.notice(&head.volume, &head.id) == Some(&head)
+                    {
+                        told.by.insert(from);
                     }
                     if self.core.is_news(from, &head) && believed(cell, &head) {
                         give(self, Input::Heard { from, head });
@@ -279,7 +298,7 @@ impl Machine {
         out
     }
 
-    /// What nobody else seems to have heard: the announcement was lost, and what we gossip may
+    /// What few others seem to have heard: the announcement was lost, and what we gossip may
     /// never be read, as when two machines have our name. Also what is not our own: its author
     /// may have told us alone.
     fn repeat(&mut self, shown: &[Frontier], now: u64) -> Vec<Effect> {
@@ -287,17 +306,22 @@ impl Machine {
             .iter()
             .flat_map(|f| f.heads.iter().map(move |(_, id)| (f, *id)));
         let heads: Vec<(&Frontier, Oid)> = heads.collect();
-        self.alone
-            .retain(|id, _| heads.iter().any(|(_, o)| o == id));
+        let ids: BTreeSet<Oid> = heads.iter().map(|(_, id)| *id).collect();
+        self.told.retain(|id, _| ids.contains(id));
+        let enough = self.core.connected().min(VOUCHERS);
         let mut out = Vec::new();
         for (f, id) in heads {
-            let Some(announced) = self.alone.entry(id).or_insert(Some(now)) else {
-                continue;
-            };
-            if now.saturating_sub(*announced) >= REPEAT_MS
+            let told = self.told.entry(id).or_insert_with(|| Told {
+                by: BTreeSet::new(),
+                again: (now + REPEAT_MS, REPEAT_MS),
+            });
+            let (at, pause) = told.again;
+            if told.by.len() < enough
+                && now >= at
                 && let Some(head) = self.core.notice(&f.volume, &id)
             {
-                *announced = now;
+                let pause = (2 * pause).min(REPEAT_MS_MAX);
+                told.again = (now + pause, pause);
                 let head = head.clone();
                 out.push(Effect::Announce { head, pack: None });
             }
@@ -399,6 +423,17 @@ mod tests {
         }
     }
 
+    fn up(m: &mut Machine, peers: &[u8]) {
+        for p in peers {
+            m.handle(Event::Up(NodeId([*p; 32])), &Two, 0);
+        }
+    }
+
+    fn gossiped(m: &mut Machine, from: u8, head: HeadNotice) {
+        let (from, heads) = (NodeId([from; 32]), vec![head]);
+        m.handle(Event::Gossiped { from, heads }, &Two, 0);
+    }
+
     fn look(m: &mut Machine, now: u64) -> Vec<Effect> {
         let shown = vec![Frontier {
             volume: "cell".parse().unwrap(),
@@ -409,20 +444,42 @@ mod tests {
     }
 
     #[test]
-    fn a_head_that_nobody_gossips_is_announced_again() {
-        let mut m = Machine::new(1);
-        m.handle(Event::Committed(head(1, 1), None), &Two, 0);
-        assert_eq!(look(&mut m, 0), vec![]);
-        assert_eq!(look(&mut m, REPEAT_MS - 1), vec![]);
+    fn a_head_that_few_gossip_is_announced_again() {
         let again = vec![Effect::Announce {
             head: head(1, 1),
             pack: None,
         }];
-        assert_eq!(look(&mut m, REPEAT_MS), again);
-        assert_eq!(look(&mut m, REPEAT_MS + 1), vec![]);
-        let (from, heads) = (NodeId([2; 32]), vec![head(1, 1)]);
-        m.handle(Event::Gossiped { from, heads }, &Two, REPEAT_MS + 2);
+        for peers in [&[2_u8][..], &[2, 3], &[2, 3, 4], &[2, 3, 4, 5, 6]] {
+            let mut m = Machine::new(1);
+            up(&mut m, peers);
+            m.handle(Event::Committed(head(1, 1), None), &Two, 0);
+            assert_eq!(look(&mut m, 0), vec![]);
+            assert_eq!(look(&mut m, REPEAT_MS - 1), vec![]);
+            assert_eq!(look(&mut m, REPEAT_MS), again);
+            assert_eq!(look(&mut m, 3 * REPEAT_MS - 1), vec![]);
+            assert_eq!(look(&mut m, 3 * REPEAT_MS), again);
+            let mut other = head(2, 1);
+            other.id = head(1, 1).id;
+            let mut now = 10_000_000;
+            for p in peers.iter().take(VOUCHERS) {
+                assert_eq!(look(&mut m, now), again, "{p} of {peers:?}");
+                now += REPEAT_MS_MAX;
+                gossiped(&mut m, *p, head(1, 1));
+                gossiped(&mut m, *p, head(1, 1));
+                gossiped(&mut m, 7, other.clone());
+            }
+            assert_eq!(look(&mut m, now), vec![], "{peers:?}");
+        }
+    }
+
+    #[test]
+    fn who_is_alone_announces_nothing_twice() {
+        let mut m = Machine::new(1);
+        m.handle(Event::Committed(head(1, 1), None), &Two, 0);
+        assert_eq!(look(&mut m, 0), vec![]);
         assert_eq!(look(&mut m, 9 * REPEAT_MS), vec![]);
+        up(&mut m, &[2]);
+        assert_eq!(look(&mut m, 10 * REPEAT_MS).len(), 1);
     }
 
     #[test]

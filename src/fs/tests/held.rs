@@ -243,3 +243,66 @@ fn merged_bytes_that_a_move_names_are_kept() {
     a.stop().unwrap();
     b.stop().unwrap();
 }
+
+/// Two nodes made one name at once: the volume of one, and the name of the copy.
+fn with_a_copy(dir: &Path) -> (Arc<Volume>, String) {
+    let (a, b) = (volume(&dir.join("1"), 1), volume(&dir.join("2"), 2));
+    put(&fs(&a), "same", "of a\0");
+    put(&fs(&b), "same", "of b\0");
+    sync(&a, &b);
+    b.stop().unwrap();
+    let names = manifest(&fs(&a));
+    let copy = names.into_keys().find(|k| k.contains(".conflict-"));
+    (a, copy.unwrap().trim_start_matches('/').to_owned())
+}
+
+#[test]
+fn what_is_written_to_a_copy_that_is_moved_survives_a_crash() {
+    for way in ["moved", "exchanged", "replaced", "saved over"] {
+        let dir = tempfile::tempdir().unwrap();
+        let (v, copy) = with_a_copy(dir.path());
+        let f = fs(&v);
+        put(&f, "other", "other");
+        v.flush_all().unwrap();
+        let was = get(&f, &copy);
+        let ino = walk(&f, &copy);
+        f.open(ino, true, false).unwrap();
+        f.write(ino, 0, b"IT").unwrap();
+        f.fsync(ino).unwrap();
+        let (from, to) = ((ROOT_INO, copy.as_bytes()), (ROOT_INO, b"other".as_slice()));
+        match way {
+            "moved" => f
+                .rename(from, (ROOT_INO, b"away"), RenameMode::NoReplace)
+                .unwrap(),
+            "exchanged" => f.exchange(from, to).unwrap(),
+            "replaced" => f.rename(from, to, RenameMode::Replace).unwrap(),
+            _ => {
+                put(&f, "new", "new");
+                f.rename((ROOT_INO, b"new"), from, RenameMode::Replace)
+                    .unwrap();
+            }
+        }
+        f.write(ino, 2, b"!").unwrap();
+        f.fsync(ino).unwrap();
+        let before = contents(&f);
+        drop((f, v));
+        let v = volume(&dir.path().join("1"), 1);
+        let f = fs(&v);
+        let after = contents(&f);
+        assert_eq!(after, before, "{way}");
+        let text = format!("IT!{}", &was[3..]);
+        assert_eq!(
+            after.values().any(|t| *t == text),
+            way != "saved over",
+            "{way}: {after:?}"
+        );
+        v.stop().unwrap();
+    }
+}
+
+fn contents(f: &Fs) -> BTreeMap<String, String> {
+    let names = manifest(f).into_keys();
+    names
+        .map(|n| (n.clone(), get(f, n.trim_start_matches('/'))))
+        .collect()
+}
