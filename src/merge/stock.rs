@@ -293,26 +293,26 @@ impl Reader<'_> {
             let Some(record) = base.record(src, id)? else {
                 continue;
             };
-            let mut names = Vec::new();
+            let is_acted = |s: &Shown| self.acted.iter().any(|a| is_same(a, s));
+            let mut all_gone = true;
+            let mut copies = Vec::new();
             for place in base.places(src, &record)? {
                 let dirs = shown::unified(src, base, place.parent)?;
-                names.push((dirs, place.name));
+                let mut group = shown::group(src, base, &dirs, &place.name)?;
+                group.retain(|s| s.versions.iter().any(|v| v.id == id));
+                // Where another file has the name, this one's is shown as a copy.
+                let name = group
+                    .iter()
+                    .find(|s| s.role == Role::Main || !s.link.is_empty());
+                all_gone &= match name {
+                    Some(name) => is_acted(name),
+                    None => group.iter().all(is_acted),
+                };
+                let beside = |s: &Shown| s.role != Role::Main && s.link.is_empty() && !is_acted(s);
+                copies.extend(group.into_iter().filter(beside));
             }
-            let is_acted = |dirs: &[FileId], name: &EntryName| {
-                let mut acted = self.acted.iter();
-                acted.any(|s| s.parents == dirs && s.name == *name)
-            };
-            if !names.iter().all(|(dirs, name)| is_acted(dirs, name)) {
+            if !all_gone {
                 continue;
-            }
-            let mut copies = Vec::new();
-            for (dirs, name) in &names {
-                let group = shown::group(src, base, dirs, name)?.into_iter();
-                copies.extend(group.filter(|s| {
-                    s.role != Role::Main
-                        && s.versions.iter().any(|v| v.id == id)
-                        && !is_acted(&s.parents, &s.name)
-                }));
             }
             for copy in copies {
                 let dir = copy.parents.first().copied().unwrap_or(FileId::ROOT);
