@@ -22,6 +22,7 @@ mod data;
 mod dir;
 mod errno;
 mod exchange;
+mod link;
 mod names;
 mod own;
 mod save;
@@ -141,7 +142,7 @@ impl Fs {
         let nlink = match (i.removed, i.kind) {
             (true, _) => 0,
             (false, Kind::Dir) => 2,
-            (false, _) => 1 + i.shown.links,
+            (false, _) => i.names.max(1),
         };
         Stat {
             ino: i.ino,

@@ -346,6 +346,18 @@ impl Filesystem for Adapter {
         reply_entry("symlink", parent.0, r, reply);
     }
 
+    fn link(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        newparent: INodeNo,
+        newname: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        let r = self.fs.link(ino.0, newparent.0, newname.as_bytes());
+        reply_entry("link", ino.0, r, reply);
+    }
+
     fn rename(
         &self,
         _req: &Request,

@@ -6,6 +6,7 @@ use crate::base::clock;
 use crate::base::name::EntryName;
 use crate::journal::Patch;
 use crate::record::change::{Change, SetField as Field};
+use crate::record::model::Kind;
 use crate::volume::error::VolumeError;
 use crate::volume::inode::{Child, Ino};
 use crate::volume::live::Live;
@@ -20,13 +21,14 @@ impl Fs {
         let (old, new) = (EntryName::new(old)?, EntryName::new(new)?);
         self.may_name(from, &old)?;
         self.may_name(to, &new)?;
-        let cx = self.volume.cx();
         let mut live = self.lock_plain(|live: &mut Live| {
-            let both = [live.child(cx, from, &old)?, live.child(cx, to, &new)?];
+            let both = [self.named(live, from, &old)?, self.named(live, to, &new)?];
             Ok(both.into_iter().flatten().collect())
         })?;
-        let one = live.child(cx, from, &old)?.ok_or(VolumeError::NotFound)?;
-        let other = live.child(cx, to, &new)?.ok_or(VolumeError::NotFound)?;
+        let one = self.named(&mut live, from, &old)?;
+        let one = one.ok_or(VolumeError::NotFound)?;
+        let other = self.named(&mut live, to, &new)?;
+        let other = other.ok_or(VolumeError::NotFound)?;
         if one == other {
             return Ok(());
         }
@@ -50,6 +52,12 @@ impl Fs {
         live.set_child(to, new.clone(), Child::Bound { ino: one, since });
         live.moved(one, to, new.clone(), now);
         live.moved(other, from, old.clone(), now);
+        for (ino, to, from) in [(one, to, from), (other, from, to)] {
+            if live.inode(ino)?.kind == Kind::Dir {
+                live.inode_mut(from)?.subdirs.change(-1);
+                live.inode_mut(to)?.subdirs.change(1);
+            }
+        }
         for (ino, id) in parted {
             if let Some(id) = id {
                 save::part(&mut live, ino, id)?;

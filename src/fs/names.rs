@@ -2,7 +2,7 @@
 
 use std::sync::MutexGuard;
 
-use super::{Caller, Fs, Result, Stat, data, save};
+use super::{Caller, Fs, Result, Stat, data, link, save};
 use crate::base::clock;
 use crate::base::id::FileId;
 use crate::base::limit::SYMLINK_BYTES_MAX;
@@ -14,11 +14,11 @@ use crate::merge::shown::{self, Role, Shown, Version};
 use crate::record::change::{Change, OWN, SetField as Field};
 use crate::record::model::Kind;
 use crate::volume::error::VolumeError;
-use crate::volume::inode::{Attr, Child, Data, Dirty, Ino, Inode};
+use crate::volume::inode::{Attr, Child, Data, Dirty, Ino, Inode, Subdirs};
 use crate::volume::live::{Live, Stale, memory, null_oid};
 
 /// A file with its versions and its places.
-type DotsOf = (FileId, Vec<Dot>, Vec<Dot>);
+pub(super) type DotsOf = (FileId, Vec<Dot>, Vec<Dot>);
 
 /// What `rename` may be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,6 +167,9 @@ impl Fs {
         i.lookups = 1;
         live.set_child(dir, name.clone(), Child::Bound { ino, since: entry });
         live.touch_dir(dir, now);
+        if kind == Kind::Dir {
+            live.inode_mut(dir)?.subdirs.change(1);
+        }
         let stat = self.stat_of(live.inode(ino)?);
         drop(live);
         self.volume.wake();
@@ -193,12 +196,11 @@ impl Fs {
     fn remove(&self, dir: Ino, name: &[u8], want_dir: bool) -> Result<()> {
         let name = EntryName::new(name)?;
         self.may_name(dir, &name)?;
-        let cx = self.volume.cx();
         let mut live = self.lock_plain(|live| {
-            let ino = live.child(cx, dir, &name)?;
+            let ino = self.named(live, dir, &name)?;
             Ok(ino.into_iter().collect())
         })?;
-        let ino = live.child(cx, dir, &name)?;
+        let ino = self.named(&mut live, dir, &name)?;
         let ino = ino.ok_or(VolumeError::NotFound)?;
         let is_dir = live.inode(ino)?.kind == Kind::Dir;
         match (is_dir, want_dir) {
@@ -209,7 +211,11 @@ impl Fs {
             }
             _ => {}
         }
-        let mut changes = self.drop_changes(&live, ino)?;
+        let heir = link::heir(&live, ino)?;
+        let mut changes = match &heir {
+            Some(heir) => self.inherit_changes(&live, ino, heir)?,
+            None => self.drop_changes(&live, ino)?,
+        };
         let now = clock::now_ns();
         let parent = live.inode(dir)?.id();
         changes.push(Change::Field {
@@ -221,11 +227,26 @@ impl Fs {
         save::leave(&mut live, ino, (dir, &name), None);
         live.set_child(dir, name.clone(), Child::Absent { since: entry });
         live.mark_removed(ino, now);
+        if let Some(heir) = heir {
+            link::inherit(&mut live, ino, heir, entry);
+        }
         live.touch_dir(dir, now);
+        if is_dir {
+            live.inode_mut(dir)?.subdirs.change(-1);
+        }
         drop(live);
         self.volume.wake();
-        self.tell_others(vec![Stale::Entry { dir, name }]);
+        self.tell_others(vec![Stale::Entry { dir, name }, Stale::Attr { ino }]);
         Ok(())
+    }
+
+    /// The inode that a name leads to, to be acted on by it.
+    pub(super) fn named(&self, live: &mut Live, dir: Ino, name: &EntryName) -> Result<Option<Ino>> {
+        let ino = live.child(self.volume.cx(), dir, name)?;
+        if let Some(ino) = ino {
+            live.turn(ino, dir, name);
+        }
+        Ok(ino)
     }
 
     /// The changes that take an inode's name away.
@@ -236,7 +257,10 @@ impl Fs {
             let state = &live.view.state;
             return Ok(intent::delete(Sight { src, state }, &i.shown)?);
         }
-        let mut out = Vec::new();
+        let mut out = link::drop_name(i, &self.all_dots(live, i)?);
+        if i.kind != Kind::Dir && i.names > 1 {
+            return Ok(out);
+        }
         for (id, content, location) in self.all_dots(live, i)? {
             out.push(Change::Drop {
                 id,
@@ -291,7 +315,7 @@ impl Fs {
         if i.kind == Kind::Dir {
             return Ok(true);
         }
-        if s.role != Role::Main || s.versions.len() > 1 || s.links > 0 || !s.link.is_empty() {
+        if s.role != Role::Main || s.versions.len() > 1 || s.link.len() > 1 {
             return Ok(false);
         }
         let (src, state) = (self.volume.source(&live.view), &live.view.state);
@@ -304,15 +328,15 @@ impl Fs {
 
     /// Whether the view has what an inode shows, at its name: what is done to it follows from the
     /// view then. Else it follows from what was shown.
-    fn is_as_shown(&self, live: &Live, ino: Ino) -> Result<bool> {
+    pub(super) fn is_as_shown(&self, live: &Live, ino: Ino) -> Result<bool> {
         let s = &live.inode(ino)?.shown;
         if !live.is_settled(ino) {
             return Ok(false);
         }
         let (src, state) = (self.volume.source(&live.view), &live.view.state);
         let now = shown::lookup(src, state, &s.parents, &s.name)?;
-        Ok(now
-            .is_some_and(|n| n.dirs == s.dirs && (s.kind == Kind::Dir || n.versions == s.versions)))
+        let same = |n: &Shown| n.versions == s.versions && n.link == s.link;
+        Ok(now.is_some_and(|n| n.dirs == s.dirs && (s.kind == Kind::Dir || same(&n))))
     }
 
     /// The versions that the view shows as copies beside an inode's name.
@@ -328,7 +352,7 @@ impl Fs {
 
     /// The versions and places of the files that an inode stands for, those in the view and
     /// those on their way there, but for copies beside it.
-    fn all_dots(&self, live: &Live, i: &Inode) -> Result<Vec<DotsOf>> {
+    pub(super) fn all_dots(&self, live: &Live, i: &Inode) -> Result<Vec<DotsOf>> {
         let beside = self.beside(live, i)?;
         let src = self.volume.source(&live.view);
         let mut ids: Vec<FileId> = i.shown.dirs.clone();
@@ -373,13 +397,14 @@ impl Fs {
         self.may_name(to, &new)?;
         let cx = self.volume.cx();
         let named = |live: &mut Live| -> Result<Vec<Ino>> {
-            let both = [live.child(cx, from, &old)?, live.child(cx, to, &new)?];
+            let both = [self.named(live, to, &new)?, self.named(live, from, &old)?];
             Ok(both.into_iter().flatten().collect())
         };
         let over = self.seen_at(to, &new)?;
         let mut live = self.lock_plain(named)?;
-        let ino = live.child(cx, from, &old)?.ok_or(VolumeError::NotFound)?;
-        let target = live.child(cx, to, &new)?;
+        let target = self.named(&mut live, to, &new)?;
+        let ino = self.named(&mut live, from, &old)?;
+        let ino = ino.ok_or(VolumeError::NotFound)?;
         if live.inode(to)?.removed {
             return Err(VolumeError::NotFound);
         }
@@ -449,6 +474,12 @@ impl Fs {
         live.set_child(to, new.clone(), Child::Bound { ino, since: entry });
         if saved.is_none() {
             live.moved(ino, to, new.clone(), now);
+        }
+        if is_dir {
+            live.inode_mut(from)?.subdirs.change(-1);
+            if target.is_none() {
+                live.inode_mut(to)?.subdirs.change(1);
+            }
         }
         if let Some(id) = parted {
             save::part(&mut live, ino, id)?;
@@ -520,7 +551,11 @@ impl Fs {
         let prev = i.shown.parents.first().map(|p| (*p, i.shown.name.clone()));
         let ids: Vec<FileId> = i.shown.versions.iter().map(|v| v.id).collect();
         let beside = self.beside(live, i)?;
-        for (id, _, base) in self.all_dots(live, i)? {
+        let own = match i.shown.link.is_empty() {
+            true => self.all_dots(live, i)?,
+            false => link::dots_of_name(i),
+        };
+        for (id, _, base) in own {
             out.push(Change::Move {
                 id,
                 base,
@@ -612,6 +647,9 @@ fn add_inode(
         shown,
         attr,
         place: None,
+        others: Vec::new(),
+        names: 1,
+        subdirs: Subdirs::Count(0),
         data: if kind.has_bytes() {
             memory(bytes)
         } else {

@@ -31,6 +31,7 @@ fn is_plain(i: &Inode) -> bool {
         && i.shown.role == Role::Main
         && i.shown.link.is_empty()
         && i.shown.links == 0
+        && i.names <= 1
         && !i.removed
 }
 
@@ -207,7 +208,9 @@ impl Fs {
         if live.writer_of(id).is_some() {
             return Ok(None);
         }
-        let mut base: Vec<Dot> = left.shown.versions.iter().map(|v| v.location).collect();
+        // The bytes' commit first: if the file has to be brought back, it is as it was then.
+        let mut base: Vec<Dot> = left.shown.versions.iter().map(|v| v.content).collect();
+        base.extend(left.shown.versions.iter().map(|v| v.location));
         base.push(OWN);
         let mut patches = Vec::new();
         let mut backup = None;

@@ -17,6 +17,7 @@ use crate::volume::{Identity, Outlet, Volume};
 
 mod anything;
 mod held;
+mod links;
 mod past;
 mod racing;
 mod saves;
@@ -39,6 +40,20 @@ fn volume(dir: &Path, node: u8) -> Arc<Volume> {
         name: format!("n{node}"),
     };
     Volume::open(dir, "cell".parse().unwrap(), who, Arc::<Heads>::default()).unwrap()
+}
+
+/// The process dies, and a new one opens what is on the disk: the volume in `dir`, of node `n`.
+fn crash(v: &Volume, dir: &Path, n: u8) -> Arc<Volume> {
+    let (from, to) = (dir.to_owned(), dir.with_extension("crashed"));
+    let copied = {
+        let to = to.clone();
+        v.while_still(move || Command::new("cp").arg("-a").args([from, to]).status())
+    };
+    assert!(copied.unwrap().unwrap().success());
+    v.stop().unwrap();
+    std::fs::remove_dir_all(dir).unwrap();
+    std::fs::rename(to, dir).unwrap();
+    volume(dir, n)
 }
 
 fn fs(v: &Arc<Volume>) -> Fs {

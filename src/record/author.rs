@@ -33,10 +33,12 @@ pub fn apply(
         dropped: BTreeMap::new(),
         formerly: BTreeMap::new(),
         unlinked: BTreeMap::new(),
+        nameless: BTreeMap::new(),
     };
     for change in changes {
         author.change(change)?;
     }
+    author.end_nameless()?;
     author.restore_kept_directories()?;
     author.draft.settle()?;
     author.draft.finish()
@@ -54,6 +56,9 @@ struct Author<'a> {
     /// Places of other names of a file whose records were dropped: what is unlinked next is these,
     /// also if the file's own place was made by the same commit and has the same dot.
     unlinked: BTreeMap<FileId, Vec<Dot>>,
+    /// Files that had no name left at some point, with the versions whose author saw them so. The
+    /// commit may have given them another one since.
+    nameless: BTreeMap<FileId, BTreeSet<Dot>>,
 }
 
 #[derive(Default)]
@@ -284,12 +289,25 @@ impl Author<'_> {
         }
         record.filled.location = None;
         if record.location.is_empty() && self.draft.links(id)?.is_empty() {
-            record.content.retain(|c| !content.contains(&c.stamp.dot()));
-            if record.content.is_empty() {
-                return self.draft.set(id, None);
-            }
+            self.nameless.entry(id).or_default().extend(content);
         }
         self.draft.set(id, Some(record))
+    }
+
+    /// Files whose last name was taken away end.
+    fn end_nameless(&mut self) -> Result<()> {
+        for (id, content) in std::mem::take(&mut self.nameless) {
+            let Some(mut record) = self.draft.record(id)? else {
+                continue;
+            };
+            if !record.location.is_empty() || !self.draft.links(id)?.is_empty() {
+                continue;
+            }
+            record.content.retain(|c| !content.contains(&c.stamp.dot()));
+            let lives = !record.content.is_empty();
+            self.draft.set(id, lives.then_some(record))?;
+        }
+        Ok(())
     }
 
     fn mark_copy(&mut self, id: FileId, content: Dot, location: Dot) -> Result<()> {
@@ -399,8 +417,12 @@ impl Author<'_> {
     /// wrote the parts which the change replaces.
     fn bring_back(&mut self, id: FileId, base: &[Dot]) -> Result<()> {
         let record = self.draft.record(id)?;
-        let is_here = |r: &Record| r.place().is_some() || r.filled.links > 0;
-        if record.as_ref().is_some_and(is_here) || id == FileId::ROOT {
+        if id == FileId::ROOT || record.as_ref().is_some_and(|r| r.place().is_some()) {
+            return Ok(());
+        }
+        // Or has other names, if only by this commit, which may be about to give it some.
+        let may_have = self.nameless.contains_key(&id);
+        if record.is_some() && (may_have || !self.draft.links(id)?.is_empty()) {
             return Ok(());
         }
         let mut record = record.unwrap_or_else(|| Record::new(id));

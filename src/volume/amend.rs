@@ -68,6 +68,15 @@ impl Volume {
         Ok(gc::gc(self.repo())?)
     }
 
+    /// Does this while nothing is committed.
+    #[cfg(test)]
+    pub(crate) fn while_still<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> VolumeResult<T> {
+        self.run(|_| work())
+    }
+
     fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Worker<'_>) -> T + Send + 'static,

@@ -103,6 +103,12 @@ fn split(live: &mut Live, held: &mut BTreeSet<FileId>) -> (Vec<Change>, BTreeSet
             if p.change.id().is_some_and(|id| held.contains(&id)) && !is_field(&p.change) {
                 entries.insert(p.entry);
             }
+            // Another name of a file waits with it.
+            if let Change::Born { kind, .. } = &p.change
+                && kind.target().is_some_and(|file| held.contains(&file))
+            {
+                entries.insert(p.entry);
+            }
             let bound = entries.contains(&p.entry) && !is_field(&p.change);
             held.extend(p.change.id().filter(|_| bound));
         }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::base::id::{FileId, Oid};
 use crate::base::name::EntryName;
+use crate::base::stamp::Dot;
 use crate::merge::shown::{Shown, Version};
 use crate::record::model::Kind;
 
@@ -122,6 +123,40 @@ pub struct Dirty {
     pub generation: u64,
 }
 
+/// A name of a file beside the one that it is shown under.
+#[derive(Debug, Clone)]
+pub struct OtherName {
+    /// The directory.
+    pub dir: Ino,
+    /// The name in it.
+    pub name: EntryName,
+    /// All ids of the directory.
+    pub parents: Vec<FileId>,
+    /// The records of this name; none if it is the file's own.
+    pub link: Vec<Version>,
+}
+
+/// Directories in a directory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Subdirs {
+    /// Nobody asked since names changed.
+    #[default]
+    Unknown,
+    /// So many.
+    Count(u32),
+    /// More than it is worth to count.
+    Many,
+}
+
+impl Subdirs {
+    /// One came to be, or went.
+    pub fn change(&mut self, by: i32) {
+        if let Self::Count(n) = self {
+            *self = n.checked_add_signed(by).map_or(Self::Unknown, Self::Count);
+        }
+    }
+}
+
 /// Versions that an inode remembers.
 const BEFORE_MAX: usize = 8;
 
@@ -139,8 +174,15 @@ pub struct Inode {
     pub before: Vec<Version>,
     /// Times and permissions.
     pub attr: Attr,
-    /// Directory and name, while it has one.
+    /// Directory and name, while it has one: the name that [`Self::shown`] is about.
     pub place: Option<(Ino, EntryName)>,
+    /// Its other names, as far as anybody looked at them.
+    pub others: Vec<OtherName>,
+    /// Number of names the file has, whether anybody looked at them or not; 0 once it has gone on
+    /// without this inode.
+    pub names: u32,
+    /// For a directory.
+    pub subdirs: Subdirs,
     /// The bytes.
     pub data: Data,
     /// Set while the bytes differ from those of the last commit.
@@ -177,6 +219,65 @@ impl Inode {
         }
         let over = self.before.len().saturating_sub(BEFORE_MAX);
         self.before.drain(..over);
+    }
+
+    /// Makes one of its names the one that is shown and acted upon.
+    pub fn turn(&mut self, dir: Ino, name: &EntryName) {
+        let Some(at) = self.find_other(dir, name) else {
+            return;
+        };
+        let new = self.others.swap_remove(at);
+        if let Some((dir, name)) = self.place.take() {
+            self.others.push(OtherName {
+                dir,
+                name,
+                parents: std::mem::take(&mut self.shown.parents),
+                link: std::mem::take(&mut self.shown.link),
+            });
+        }
+        self.show(new);
+    }
+
+    fn find_other(&self, dir: Ino, name: &EntryName) -> Option<usize> {
+        let is = |o: &OtherName| o.dir == dir && o.name == *name;
+        self.others.iter().position(is)
+    }
+
+    fn show(&mut self, new: OtherName) {
+        self.shown.name = new.name.clone();
+        self.shown.parents = new.parents;
+        self.shown.link = new.link;
+        self.place = Some((new.dir, new.name));
+    }
+
+    /// A name leads to it no more. Another one is shown from now on, if one is known.
+    pub fn unbind(&mut self, dir: Ino, name: &EntryName) {
+        if let Some(at) = self.find_other(dir, name) {
+            self.others.swap_remove(at);
+        } else if self
+            .place
+            .as_ref()
+            .is_some_and(|(d, n)| *d == dir && n == name)
+        {
+            self.place = None;
+            if let Some(next) = self.others.pop() {
+                self.show(next);
+            }
+        }
+    }
+
+    /// All names that are known to lead to it.
+    pub fn places(&self) -> impl Iterator<Item = (Ino, &EntryName)> {
+        let first = self.place.iter().map(|(d, n)| (*d, n));
+        first.chain(self.others.iter().map(|o| (o.dir, &o.name)))
+    }
+
+    /// The dots of what it shows and of its names.
+    pub fn dots_mut(&mut self) -> impl Iterator<Item = &mut Dot> {
+        let links = self.others.iter_mut().flat_map(|o| &mut o.link);
+        let all = self.shown.versions.iter_mut().chain(&mut self.shown.link);
+        all.chain(links)
+            .flat_map(|v| [&mut v.content, &mut v.location])
     }
 
     /// Nobody refers to it and nothing would be lost with it.

@@ -13,7 +13,7 @@ use lru::LruCache;
 
 use super::chain::Numbers;
 use super::error::VolumeError;
-use super::inode::{Attr, Child, Data, Ino, Inode, ROOT_INO};
+use super::inode::{Attr, Child, Data, Ino, Inode, OtherName, ROOT_INO, Subdirs};
 use super::view::View;
 use crate::base::id::{FileId, Oid};
 use crate::base::name::EntryName;
@@ -232,12 +232,12 @@ impl Live {
             .copied()
             .or_else(|| s.versions.first().map(|v| v.id));
         let id = id.unwrap_or_default();
-        let known = self
-            .by_id
-            .get(&id)
-            .copied()
-            .filter(|k| self.may_rebind(*k, &s));
-        let ino = match known {
+        let known = self.by_id.get(&id).copied();
+        if let Some(ino) = known.filter(|k| self.is_name_of(*k, &s)) {
+            self.add_name(ino, dir, s);
+            return Ok(ino);
+        }
+        let ino = match known.filter(|k| self.may_rebind(*k, &s)) {
             Some(ino) => ino,
             None => {
                 let ino = self.ino_for(&s);
@@ -248,6 +248,9 @@ impl Live {
                     attr: attr_of(&s),
                     shown: s.clone(),
                     place: None,
+                    others: Vec::new(),
+                    names: 1 + s.links,
+                    subdirs: Subdirs::default(),
                     data,
                     dirty: None,
                     born: false,
@@ -270,6 +273,7 @@ impl Live {
             let ctime = i.attr.ctime;
             i.attr = attr_of(&s);
             i.attr.ctime = i.attr.ctime.max(ctime);
+            i.names = 1 + s.links;
             i.shown = s;
             i.place = Some((dir, name.clone()));
         }
@@ -277,6 +281,45 @@ impl Live {
             d.children.insert(name, Child::Bound { ino, since: 0 });
         }
         Ok(ino)
+    }
+
+    /// Whether what is shown is another name of an inode's file, with the version that the inode
+    /// has or one before what was done to it here.
+    fn is_name_of(&self, ino: Ino, s: &Shown) -> bool {
+        let Some(i) = self.inodes.get(&ino) else {
+            return false;
+        };
+        let has_names = s.links > 0 || !s.link.is_empty();
+        let main = s.role == Role::Main && i.shown.role == Role::Main;
+        let same = i.kind == s.kind && i.id() == s.id() && i.names > 0 && !i.removed;
+        let ours = i.shown.versions == s.versions || self.is_being_written(ino);
+        has_names && main && same && ours && s.kind != Kind::Dir
+    }
+
+    /// Another name leads to an inode, as the view shows it.
+    fn add_name(&mut self, ino: Ino, dir: Ino, s: Shown) {
+        if let Some(i) = self.inodes.get_mut(&ino) {
+            let other = OtherName {
+                dir,
+                name: s.name.clone(),
+                parents: s.parents,
+                link: s.link,
+            };
+            i.others.push(other);
+            if i.place.is_none() {
+                i.turn(dir, &s.name);
+            }
+        }
+        if let Some(d) = self.inodes.get_mut(&dir) {
+            d.children.insert(s.name, Child::Bound { ino, since: 0 });
+        }
+    }
+
+    /// An inode is acted on by this name of it from now on.
+    pub fn turn(&mut self, ino: Ino, dir: Ino, name: &EntryName) {
+        if let Some(i) = self.inodes.get_mut(&ino) {
+            i.turn(dir, name);
+        }
     }
 
     /// Whether an inode that lost its name is what is shown now.
@@ -385,26 +428,39 @@ impl Live {
             let Some(i) = self.inodes.get(&at) else {
                 return;
             };
-            let bound_by_journal = i.place.as_ref().is_some_and(|(d, n)| {
-                let c = self.inodes.get(d).and_then(|d| d.children.get(n));
+            let bound_by_journal = i.places().any(|(d, n)| {
+                let c = self.inodes.get(&d).and_then(|d| d.children.get(n));
                 c.is_some_and(|c| c.since() > 0)
             });
             let busy = self.committing.contains(&at) || self.touched.contains(&at);
             if !i.is_idle() || bound_by_journal || busy {
                 return;
             }
-            let (id, place) = (i.id(), i.place.clone());
-            self.inodes.remove(&at);
+            let id = i.id();
+            let Some(gone) = self.inodes.remove(&at) else {
+                return;
+            };
             if self.by_id.get(&id) == Some(&at) {
                 self.by_id.remove(&id);
             }
-            let Some((dir, name)) = place else { return };
-            if let Some(d) = self.inodes.get_mut(&dir)
-                && matches!(d.children.get(&name), Some(Child::Bound { ino, .. }) if *ino == at)
-            {
-                d.children.remove(&name);
+            for o in &gone.others {
+                self.unlist(o.dir, &o.name, at);
+                self.drop_if_idle(o.dir);
             }
+            let Some((dir, name)) = gone.place else {
+                return;
+            };
+            self.unlist(dir, &name, at);
             at = dir;
+        }
+    }
+
+    /// A directory's name leads nowhere that is known, if it led to this inode.
+    fn unlist(&mut self, dir: Ino, name: &EntryName, to: Ino) {
+        if let Some(d) = self.inodes.get_mut(&dir)
+            && matches!(d.children.get(name), Some(Child::Bound { ino, .. }) if *ino == to)
+        {
+            d.children.remove(name);
         }
     }
 
@@ -412,12 +468,8 @@ impl Live {
     pub fn settle_dots(&mut self, dot: Dot) {
         for ino in std::mem::take(&mut self.touched) {
             if let Some(i) = self.inodes.get_mut(&ino) {
-                for v in &mut i.shown.versions {
-                    for d in [&mut v.content, &mut v.location] {
-                        if *d == Dot::default() {
-                            *d = dot;
-                        }
-                    }
+                for d in i.dots_mut().filter(|d| **d == Dot::default()) {
+                    *d = dot;
                 }
             }
         }
@@ -453,6 +505,7 @@ impl Live {
         let now = shown::lookup(src, &self.view.state, &d.shown.dirs, name)?;
         let Some(Child::Bound { ino, .. }) = child else {
             out.push(entry);
+            out.extend(now.and_then(|s| self.recount(&s)));
             return Ok(());
         };
         let same = match (&now, self.inodes.get(&ino)) {
@@ -462,7 +515,7 @@ impl Live {
             },
             _ => false,
         };
-        if let (true, Some(s)) = (same, now) {
+        if let (true, Some(s)) = (same, now.clone()) {
             if let Some(i) = self.inodes.get_mut(&ino) {
                 let old = i.attr;
                 i.attr = attr_of(&s);
@@ -471,20 +524,44 @@ impl Live {
                 for d in &s.dirs {
                     self.by_id.insert(*d, ino);
                 }
+                i.turn(dir, name);
+                i.names = 1 + s.links;
                 i.shown = s;
             }
             out.push(Stale::Attr { ino });
             return Ok(());
         }
         if let Some(i) = self.inodes.get_mut(&ino) {
-            i.place = None;
+            i.unbind(dir, name);
+            if i.place.is_none() {
+                i.names = 0;
+            }
         }
         if let Some(d) = self.inodes.get_mut(&dir) {
             d.children.remove(name);
         }
         out.push(entry);
+        out.extend(now.and_then(|s| self.recount(&s)));
+        // What else leads to it has a name less beside it.
+        if let Some((dir, name)) = self.inodes.get(&ino).and_then(|i| i.place.clone()) {
+            self.reconcile(cx, dir, &name, out)?;
+        }
         self.drop_if_idle(ino);
         Ok(())
+    }
+
+    /// The file of a name that came has another number of names.
+    fn recount(&mut self, s: &Shown) -> Option<Stale> {
+        let ino = *self.by_id.get(&s.id())?;
+        if s.kind == Kind::Dir || !self.is_settled(ino) {
+            return None;
+        }
+        let i = self.inodes.get_mut(&ino)?;
+        let is_news = i.names > 0 && i.names != 1 + s.links;
+        is_news.then(|| {
+            i.names = 1 + s.links;
+            Stale::Attr { ino }
+        })
     }
 
     /// Whether everything about an inode is in the view.
@@ -527,10 +604,21 @@ impl Live {
         }
     }
 
-    /// An inode lost its name for good; its bytes stay for those who have it open.
+    /// An inode lost the name that it was shown under, here. It goes on under its others; with
+    /// the last, only its bytes stay, for those who have it open.
     pub fn mark_removed(&mut self, ino: Ino, now: i64) {
         if let Some(i) = self.inodes.get_mut(&ino) {
+            if i.names > 1 {
+                if let Some((dir, name)) = i.place.clone() {
+                    i.unbind(dir, &name);
+                }
+                i.names -= 1;
+                i.attr.ctime = now;
+                self.touched.insert(ino);
+                return;
+            }
             i.removed = true;
+            i.names = 0;
             i.place = None;
             i.dirty = None;
             i.attr.ctime = now;
@@ -551,10 +639,15 @@ impl Live {
         i.shown.name = name;
         i.shown.role = Role::Main;
         i.shown.parents = parents.unwrap_or_default();
-        // Whatever it was before, it is one file with one place now.
+        // Whatever it was before, it is one file, and this is one name of it now.
         let first = i.shown.versions.first().map(|v| v.id);
         i.shown.versions.retain(|v| Some(v.id) == first);
-        for v in &mut i.shown.versions {
+        i.shown.link.truncate(1);
+        let moved = match i.shown.link.as_mut_slice() {
+            [] => i.shown.versions.as_mut_slice(),
+            link => link,
+        };
+        for v in moved {
             v.location = Dot::default();
         }
         self.touched.insert(ino);
@@ -637,6 +730,9 @@ fn root_inode() -> Inode {
         attr: attr_of(&shown),
         shown,
         place: None,
+        others: Vec::new(),
+        names: 1,
+        subdirs: Subdirs::default(),
         data: Data::None,
         dirty: None,
         born: false,

@@ -285,8 +285,8 @@ fn what_is_written_to_a_copy_that_is_moved_survives_a_crash() {
         f.write(ino, 2, b"!").unwrap();
         f.fsync(ino).unwrap();
         let before = contents(&f);
-        drop((f, v));
-        let v = volume(&dir.path().join("1"), 1);
+        drop(f);
+        let v = crash(&v, &dir.path().join("1"), 1);
         let f = fs(&v);
         let after = contents(&f);
         assert_eq!(after, before, "{way}");

@@ -101,8 +101,8 @@ fn what_is_written_to_a_file_moved_aside_survives_a_crash() {
     f.open(aside, true, false).unwrap();
     f.write(aside, 1, b"N").unwrap();
     f.fsync(aside).unwrap();
-    drop((f, v));
-    let v = volume(dir.path(), 1);
+    drop(f);
+    let v = crash(&v, dir.path(), 1);
     let f = fs(&v);
     assert_eq!((get(&f, "f~"), get(&f, "f")), ("oNe".into(), "two".into()));
     v.stop().unwrap();
@@ -128,8 +128,8 @@ fn a_save_survives_a_crash_with_its_mode_and_its_bytes() {
         f.fsync(ino).unwrap();
         let before = manifest(&f);
         assert_eq!(f.getattr(ino).unwrap().attr.mode, 0o640);
-        drop((f, v));
-        let v = volume(dir.path(), 1);
+        drop(f);
+        let v = crash(&v, dir.path(), 1);
         let f = fs(&v);
         assert!(get(&f, "text") == text, "{} lines", count);
         let (now, then) = (&manifest(&f)["/text"], &before["/text"]);
@@ -223,8 +223,8 @@ fn a_backup_and_a_new_file_survive_a_crash() {
         }
         put(&f, "text", "new");
         f.fsync(walk(&f, "text")).unwrap();
-        drop((f, v));
-        let v = volume(dir.path(), 1);
+        drop(f);
+        let v = crash(&v, dir.path(), 1);
         let f = fs(&v);
         assert_eq!(
             (get(&f, "text"), get(&f, "text~")),
@@ -233,4 +233,34 @@ fn a_backup_and_a_new_file_survive_a_crash() {
         assert_eq!(manifest(&f).len(), 2);
         v.stop().unwrap();
     }
+}
+
+#[test]
+fn an_edited_file_that_was_removed_made_again_and_removed_stays_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let v = volume(dir.path(), 1);
+    let f = fs(&v);
+    for text in ["first", "second"] {
+        put(&f, "f", text);
+        v.flush_all().unwrap();
+    }
+    f.unlink(ROOT_INO, b"f").unwrap();
+    v.flush_all().unwrap();
+    // Nothing is committed in between.
+    let still = v.clone();
+    let (began, go_on) = (std::sync::mpsc::channel(), std::sync::mpsc::channel::<()>());
+    let held = std::thread::spawn(move || {
+        still.while_still(move || {
+            began.0.send(()).unwrap();
+            go_on.1.recv().unwrap();
+        })
+    });
+    began.1.recv().unwrap();
+    put(&f, "f", "third");
+    f.unlink(ROOT_INO, b"f").unwrap();
+    go_on.0.send(()).unwrap();
+    held.join().unwrap().unwrap();
+    v.flush_all().unwrap();
+    assert_eq!(manifest(&f).keys().collect::<Vec<_>>(), [""; 0]);
+    v.stop().unwrap();
 }

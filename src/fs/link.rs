@@ -1,0 +1,169 @@
+//! Several names of one file: hard links.
+//!
+//! All names lead to one inode. It is acted on by one of them at a time ([`Fs::named`]), which is
+//! the one that it is shown under meanwhile. A file has a name of its own, and a record for each
+//! other one; a file whose own name goes before its first commit moves to another one.
+
+use super::names::DotsOf;
+use super::{Fs, Result, Stat};
+use crate::base::clock;
+use crate::base::name::EntryName;
+use crate::base::stamp::Dot;
+use crate::journal::Patch;
+use crate::merge::intent::{self, Sight, Target};
+use crate::merge::shown::Version;
+use crate::record::change::{Change, OWN, SetField as Field};
+use crate::record::model::Kind;
+use crate::volume::error::VolumeError;
+use crate::volume::inode::{Child, Ino, Inode, OtherName};
+use crate::volume::live::{Live, Stale, null_oid};
+
+impl Fs {
+    /// Gives a file one more name.
+    ///
+    /// # Errors
+    /// `Exists`, `NotFound` for a file that has no name any more, `IsDir`, `ReadOnly`, the journal's.
+    pub fn link(&self, ino: Ino, dir: Ino, name: &[u8]) -> Result<Stat> {
+        let name = EntryName::new(name)?;
+        self.may_name(dir, &name)?;
+        self.may_change(ino)?;
+        let mut live = self.lock_plain(|_| Ok(vec![ino]))?;
+        if live.inode(ino)?.kind == Kind::Dir {
+            return Err(VolumeError::IsDir);
+        }
+        if live.inode(ino)?.place.is_none() || live.inode(dir)?.removed {
+            return Err(VolumeError::NotFound);
+        }
+        if live.child(self.volume.cx(), dir, &name)?.is_some() {
+            return Err(VolumeError::Exists);
+        }
+        let (fresh, own) = (live.mint(), live.mint());
+        let parents = live.inode(dir)?.shown.dirs.clone();
+        let target = Target {
+            dirs: &parents,
+            name: &name,
+        };
+        let mut changes = if self.is_as_shown(&live, ino)? {
+            let src = self.volume.source(&live.view);
+            let state = &live.view.state;
+            let shown = &live.inode(ino)?.shown;
+            intent::link(Sight { src, state }, shown, target, (fresh, own))?
+        } else {
+            let file = live.inode(ino)?.id();
+            intent::create(target, fresh, (Kind::Link(file), null_oid()))
+        };
+        let parted = changes.iter().any(|c| c.id() == Some(own));
+        let now = clock::now_ns();
+        changes.push(Change::Field {
+            id: live.inode(dir)?.id(),
+            field: Field::SetMtime(now),
+        });
+        let patches = changes.into_iter().map(Patch::Meta).collect();
+        let since = self.volume.log(&mut live, patches)?;
+        if parted {
+            super::save::part(&mut live, ino, own)?;
+        }
+        live.set_child(dir, name.clone(), Child::Bound { ino, since });
+        live.touched.insert(ino);
+        live.touch_dir(dir, now);
+        let i = live.inode_mut(ino)?;
+        i.others.push(OtherName {
+            dir,
+            name: name.clone(),
+            parents,
+            link: vec![Version {
+                id: fresh,
+                content: OWN,
+                location: OWN,
+                first: true,
+            }],
+        });
+        i.names += 1;
+        i.lookups += 1;
+        i.attr.ctime = now;
+        let stat = self.stat_of(live.inode(ino)?);
+        drop(live);
+        self.volume.wake();
+        self.tell_others(vec![Stale::Entry { dir, name }, Stale::Attr { ino }]);
+        Ok(stat)
+    }
+
+    /// The changes by which a file whose own name is taken away moves to another one.
+    pub(super) fn inherit_changes(
+        &self,
+        live: &Live,
+        ino: Ino,
+        heir: &OtherName,
+    ) -> Result<Vec<Change>> {
+        let i = live.inode(ino)?;
+        let mut out: Vec<Change> = heir.link.iter().map(drop_record).collect();
+        for (id, _, base) in self.all_dots(live, i)? {
+            out.push(Change::Move {
+                id,
+                base,
+                parent: heir.parents.first().copied().unwrap_or_default(),
+                name: heir.name.clone(),
+                prev: None,
+            });
+        }
+        Ok(out)
+    }
+}
+
+/// The name that a file moves to when its own is taken away: one that is in no commit yet, so
+/// that nobody else knows it as another one.
+pub(super) fn heir(live: &Live, ino: Ino) -> Result<Option<OtherName>> {
+    let i = live.inode(ino)?;
+    let is_new = |o: &&OtherName| !o.link.is_empty() && o.link.iter().all(|l| l.content == OWN);
+    let own = i.kind != Kind::Dir && i.shown.link.is_empty();
+    Ok(i.others.iter().find(is_new).filter(|_| own).cloned())
+}
+
+/// The file is at the name that it moved to.
+pub(super) fn inherit(live: &mut Live, ino: Ino, heir: OtherName, since: u64) {
+    live.turn(ino, heir.dir, &heir.name);
+    if let Some(i) = live.inodes.get_mut(&ino) {
+        i.shown.link.clear();
+        for v in &mut i.shown.versions {
+            v.location = OWN;
+        }
+    }
+    live.set_child(heir.dir, heir.name, Child::Bound { ino, since });
+}
+
+fn drop_record(l: &Version) -> Change {
+    Change::Drop {
+        id: l.id,
+        content: vec![l.content],
+        location: vec![l.location],
+    }
+}
+
+/// The changes that take away one of several names of a file, or the record of the last.
+pub(super) fn drop_name(i: &Inode, all: &[DotsOf]) -> Vec<Change> {
+    let link = &i.shown.link;
+    let mut out: Vec<Change> = link.iter().map(drop_record).collect();
+    let gone: Vec<Dot> = link.iter().map(|l| l.location).collect();
+    // Nobody has seen a name that is in no commit yet.
+    let is_new = !link.is_empty() && link.iter().all(|l| l.content == OWN);
+    if i.kind == Kind::Dir || is_new || (link.is_empty() && i.names <= 1) {
+        return out;
+    }
+    for (id, content, location) in all {
+        out.push(Change::Unlink {
+            id: *id,
+            content: content.clone(),
+            location: match link.is_empty() {
+                true => location.clone(),
+                false => gone.clone(),
+            },
+        });
+    }
+    out
+}
+
+/// The record of the name by which a file is acted on, with its dots.
+pub(super) fn dots_of_name(i: &Inode) -> Vec<DotsOf> {
+    let dots = |l: &Version| (l.id, vec![l.content], vec![l.location]);
+    i.shown.link.iter().map(dots).collect()
+}

@@ -1,0 +1,151 @@
+//! Several names of one file: random programs on two directories, against a model of POSIX.
+
+use super::*;
+use std::collections::BTreeSet;
+
+/// The files of a model: their bytes, and which name leads to which.
+#[derive(Debug, Clone, Default)]
+struct Model {
+    files: Vec<String>,
+    names: BTreeMap<String, usize>,
+}
+
+impl Model {
+    fn names_of(&self, file: usize) -> u32 {
+        let all = self.names.values().filter(|f| **f == file);
+        u32::try_from(all.count()).unwrap()
+    }
+
+    fn check(&self, f: &Fs, said: &str) {
+        let found: BTreeSet<String> = manifest(f)
+            .into_iter()
+            .filter(|(_, e)| e.0 == Kind::File)
+            .map(|(n, _)| n.trim_start_matches('/').to_owned())
+            .collect();
+        let wanted: BTreeSet<String> = self.names.keys().cloned().collect();
+        assert_eq!(found, wanted, "{said}");
+        let mut inos: BTreeMap<usize, Ino> = BTreeMap::new();
+        for (name, file) in &self.names {
+            assert_eq!(get(f, name), self.files[*file], "{name} {said}");
+            let ino = walk(f, name);
+            let stat = f.getattr(ino).unwrap();
+            assert_eq!(stat.nlink, self.names_of(*file), "names of {name} {said}");
+            assert_eq!(
+                *inos.entry(*file).or_insert(ino),
+                ino,
+                "inode of {name} {said}"
+            );
+        }
+        let all: BTreeSet<Ino> = inos.values().copied().collect();
+        assert_eq!(all.len(), inos.len(), "one inode a file {said}");
+    }
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    let set = std::env::var(name).ok();
+    set.and_then(|s| s.parse().ok()).unwrap_or(default)
+}
+
+fn dir_and_name<'a>(f: &Fs, path: &'a str) -> (Ino, &'a [u8]) {
+    let (dir, name) = split(path);
+    (walk(f, dir), name.as_bytes())
+}
+
+fn history(seed: u64) {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |n: u8| dir.path().join(n.to_string());
+    let (mut v, other) = (volume(&at(1), 1), volume(&at(2), 2));
+    let mut f = fs(&v);
+    f.mkdir(ROOT_INO, b"d", 0o755, ME).unwrap();
+    let mut chance = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut random = |below: usize| {
+        chance ^= chance << 13;
+        chance ^= chance >> 7;
+        chance ^= chance << 17;
+        usize::try_from(chance >> 11).unwrap() % below
+    };
+    let paths = ["a", "b", "c", "d/a", "d/b"];
+    let mut m = Model::default();
+    let mut said: Vec<String> = vec![format!("seed {seed}")];
+    for step in 0..60 {
+        let (one, two) = (paths[random(5)], paths[random(5)]);
+        let (from, to) = (dir_and_name(&f, one), dir_and_name(&f, two));
+        let (old, new) = (m.names.get(one).copied(), m.names.get(two).copied());
+        let text = format!("{step} of {seed}");
+        match (random(12), old, new) {
+            (0 | 1, None, _) => {
+                put(&f, one, &text);
+                m.names.insert(one.to_owned(), m.files.len());
+                m.files.push(text);
+                said.push(format!("create {one}"));
+            }
+            (0 | 1, Some(file), _) => {
+                put(&f, one, &text);
+                m.files[file] = text;
+                said.push(format!("write {one}"));
+            }
+            (2..=4, Some(file), None) => {
+                f.link(walk(&f, one), to.0, to.1).unwrap();
+                m.names.insert(two.to_owned(), file);
+                said.push(format!("ln {one} {two}"));
+            }
+            (5 | 6, Some(_), _) => {
+                f.unlink(from.0, from.1).unwrap();
+                m.names.remove(one);
+                said.push(format!("rm {one}"));
+            }
+            (7 | 8, Some(file), _) => {
+                f.rename(from, to, RenameMode::Replace).unwrap();
+                // Two names of one file: POSIX leaves both.
+                if new != old {
+                    m.names.remove(one);
+                    m.names.insert(two.to_owned(), file);
+                }
+                said.push(format!("mv {one} {two}"));
+            }
+            (9, Some(a), Some(b)) => {
+                f.exchange(from, to).unwrap();
+                m.names.insert(one.to_owned(), b);
+                m.names.insert(two.to_owned(), a);
+                said.push(format!("exchange {one} {two}"));
+            }
+            (10, _, _) => {
+                v.flush_all().unwrap();
+                said.push("commit".to_owned());
+            }
+            (11, _, _) if random(3) == 0 => {
+                drop(f);
+                v = crash(&v, &at(1), 1);
+                f = fs(&v);
+                said.push("crash".to_owned());
+            }
+            _ => continue,
+        }
+        if random(2) == 0 {
+            m.check(&f, &said.join(", "));
+            said.push("look".to_owned());
+        }
+        if random(20) == 0 {
+            sync(&v, &other);
+            said.push("sync".to_owned());
+            m.check(&fs(&other), &format!("elsewhere: {}", said.join(", ")));
+        }
+    }
+    m.check(&f, &said.join(", "));
+    sync(&v, &other);
+    m.check(&fs(&other), &format!("elsewhere: {}", said.join(", ")));
+    m.check(&f, &said.join(", "));
+    for v in [&v, &other] {
+        v.hand_out().unwrap();
+        fsck(v);
+        v.stop().unwrap();
+    }
+}
+
+#[test]
+fn names_of_files_are_those_of_posix() {
+    let first = number("CELLFS_SEED", 0);
+    for seed in first..first + number("CELLFS_HISTORIES", 12) {
+        history(seed);
+    }
+}
