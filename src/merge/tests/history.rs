@@ -316,7 +316,7 @@ fn follow(disk: &mut Disk, tree: &BTreeMap<String, Shown>, from: &str, to: &str)
             .is_some_and(|v| moved.versions.iter().any(|m| m.id == v.id))
     {
         for (n, (path, s)) in tree.iter().enumerate() {
-            let follows = s.versions.iter().any(|v| v.id == keeper.id && !v.first);
+            let follows = s.versions.iter().any(|v| v.id == keeper.id);
             let stays = s.versions.iter().any(|v| v.id != keeper.id);
             if s.role == Role::Main || path == from || path == to || !follows {
                 continue;
