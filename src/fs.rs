@@ -14,7 +14,7 @@ use crate::merge::shown::Role;
 use crate::record::change::{Change, SetField as Field};
 use crate::record::model::Kind;
 use crate::volume::error::VolumeError;
-use crate::volume::inode::{Attr, Ino, Inode};
+use crate::volume::inode::{Attr, Ino, Inode, Subdirs};
 use crate::volume::live::{Live, Stale};
 use crate::volume::{MountId, Volume};
 
@@ -141,7 +141,11 @@ impl Fs {
     fn stat_of(&self, i: &Inode) -> Stat {
         let nlink = match (i.removed, i.kind) {
             (true, _) => 0,
-            (false, Kind::Dir) => 2,
+            // To count them means to read it; 1 is for directories that are not counted.
+            (false, Kind::Dir) => match i.subdirs {
+                Subdirs::Count(n) => n.saturating_add(2),
+                Subdirs::Unknown => 1,
+            },
             (false, _) => i.names.max(1),
         };
         Stat {

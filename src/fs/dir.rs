@@ -3,7 +3,7 @@
 use super::{Fs, Result, Stat, own};
 use crate::base::name::EntryName;
 use crate::record::model::Kind;
-use crate::volume::inode::{Ino, ROOT_INO};
+use crate::volume::inode::{Ino, ROOT_INO, Subdirs};
 use crate::volume::live::stable_ino;
 
 /// Cookies below this are for `.` and `..`.
@@ -42,8 +42,10 @@ impl Fs {
         if own::is_own(dir) {
             return self.own.list(dir);
         }
-        let live = self.volume.lock();
+        let mut live = self.volume.lock();
         let mut names = live.list(self.volume.cx(), dir)?;
+        let dirs = names.iter().filter(|l| l.kind == Kind::Dir).count();
+        live.inode_mut(dir)?.subdirs = Subdirs::Count(u32::try_from(dirs).unwrap_or(u32::MAX));
         drop(live);
         if dir == ROOT_INO {
             names.retain(|l| !own::is_own_name(dir, l.name.as_bytes()));

@@ -43,14 +43,18 @@ impl Fs {
             dirs: &parents,
             name: &name,
         };
+        let sight = Sight {
+            src: self.volume.source(&live.view),
+            state: &live.view.state,
+        };
+        let shown = &live.inode(ino)?.shown;
         let mut changes = if self.is_as_shown(&live, ino)? {
-            let src = self.volume.source(&live.view);
-            let state = &live.view.state;
-            let shown = &live.inode(ino)?.shown;
-            intent::link(Sight { src, state }, shown, target, (fresh, own))?
+            intent::link(sight, shown, target, (fresh, own))?
         } else {
-            let file = live.inode(ino)?.id();
-            intent::create(target, fresh, (Kind::Link(file), null_oid()))
+            let link = (Kind::Link(shown.id()), null_oid());
+            let mut made = intent::create(target, fresh, link);
+            made.extend(intent::keep_own(sight, shown, shown.id())?);
+            made
         };
         let parted = changes.iter().any(|c| c.id() == Some(own));
         let now = clock::now_ns();

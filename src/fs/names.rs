@@ -269,10 +269,21 @@ impl Fs {
             });
         }
         for v in self.beside(live, i)? {
+            let stays = !i.shown.link.is_empty() && v.id == i.id();
+            if stays {
+                // The last name of its file becomes the file's own, with copies alone.
+                out.push(Change::Move {
+                    id: v.id,
+                    base: vec![OWN],
+                    parent: i.shown.parents.first().copied().unwrap_or(FileId::ROOT),
+                    name: i.shown.name.clone(),
+                    prev: None,
+                });
+            }
             out.push(Change::MarkCopy {
                 id: v.id,
                 content: v.content,
-                location: v.location,
+                location: if stays { OWN } else { v.location },
             });
         }
         Ok(out)

@@ -8,7 +8,7 @@
 
 mod names;
 
-pub use names::link;
+pub use names::{keep_own, link};
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -178,7 +178,7 @@ pub fn delete_with(at: Sight<'_>, shown: &Shown, all: &[Version]) -> Result<Vec<
         out.extend(at.state.record(at.src, *id)?.map(|r| end_whole(&r)));
     }
     if shown.dirs.is_empty() {
-        out.extend(names::end_name(at, shown)?);
+        out.extend(names::end_name(at, shown, all)?);
     }
     if shown.role == Role::Main {
         out.extend(leave_behind(at, shown, None, all)?);
@@ -208,7 +208,7 @@ pub fn rename(
     let mut out = Vec::new();
     let other_names = replaced.filter(|r| !r.link.is_empty() || r.links > 0);
     if let Some(r) = other_names {
-        out.extend(names::end_name(at, r)?);
+        out.extend(names::end_name(at, r, &[])?);
     }
     for id in replaced.iter().flat_map(|r| &r.dirs) {
         out.extend(at.state.record(at.src, *id)?.map(|r| end_whole(&r)));

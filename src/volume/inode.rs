@@ -139,13 +139,11 @@ pub struct OtherName {
 /// Directories in a directory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Subdirs {
-    /// Nobody asked since names changed.
+    /// Nobody has listed it since somebody else changed its names.
     #[default]
     Unknown,
     /// So many.
     Count(u32),
-    /// More than it is worth to count.
-    Many,
 }
 
 impl Subdirs {

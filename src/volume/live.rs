@@ -291,7 +291,7 @@ impl Live {
         };
         let has_names = s.links > 0 || !s.link.is_empty();
         let main = s.role == Role::Main && i.shown.role == Role::Main;
-        let same = i.kind == s.kind && i.id() == s.id() && i.names > 0 && !i.removed;
+        let same = i.kind == s.kind && ids(&i.shown) == ids(s) && i.names > 0 && !i.removed;
         let ours = i.shown.versions == s.versions || self.is_being_written(ino);
         has_names && main && same && ours && s.kind != Kind::Dir
     }
@@ -503,6 +503,7 @@ impl Live {
         }
         let src = Source::new(&*self.view.stage, cx.cache);
         let now = shown::lookup(src, &self.view.state, &d.shown.dirs, name)?;
+        self.recount_subdirs(dir, child, now.as_ref());
         let Some(Child::Bound { ino, .. }) = child else {
             out.push(entry);
             out.extend(now.and_then(|s| self.recount(&s)));
@@ -511,6 +512,8 @@ impl Live {
         let same = match (&now, self.inodes.get(&ino)) {
             (Some(s), Some(i)) if s.kind == i.kind => match s.kind {
                 Kind::Dir => s.dirs.iter().any(|d| i.shown.dirs.contains(d)),
+                // Under several names it is the same files by each, or none of them is it.
+                _ if !i.others.is_empty() => s.blob == i.shown.blob && ids(s) == ids(&i.shown),
                 _ => s.blob == i.shown.blob && s.versions.iter().any(|v| v.id == i.id()),
             },
             _ => false,
@@ -548,6 +551,19 @@ impl Live {
         }
         self.drop_if_idle(ino);
         Ok(())
+    }
+
+    /// A name that was another thing before may have been a directory, or be one now.
+    fn recount_subdirs(&mut self, dir: Ino, was: Option<Child>, now: Option<&Shown>) {
+        let was = match was {
+            Some(Child::Bound { ino, .. }) => self.inodes.get(&ino).map(|i| i.kind),
+            _ => None,
+        };
+        let stays =
+            was.is_some() && (was == Some(Kind::Dir)) == now.is_some_and(|n| n.kind == Kind::Dir);
+        if let (false, Some(d)) = (stays, self.inodes.get_mut(&dir)) {
+            d.subdirs = Subdirs::Unknown;
+        }
     }
 
     /// The file of a name that came has another number of names.
@@ -661,6 +677,11 @@ impl Live {
         all.extend(inos.filter_map(|i| Some(self.inodes.get(i)?.id())));
         all.len()
     }
+}
+
+/// The files that an entry stands for.
+fn ids(s: &Shown) -> BTreeSet<FileId> {
+    s.versions.iter().map(|v| v.id).collect()
 }
 
 /// A number that follows from what is shown: for a directory from its id, for a file from the

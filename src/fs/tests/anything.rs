@@ -163,10 +163,13 @@ impl Side {
         all.join("\n") + "\n"
     }
 
-    /// Notes whether what was done ended this file.
-    fn ended(&mut self, ino: Ino) {
-        let stat = self.k.fs.getattr(ino);
-        self.blind |= stat.is_ok_and(|s| s.nlink > 0);
+    fn names(&self, ino: Ino) -> u32 {
+        self.k.fs.getattr(ino).map_or(0, |s| s.nlink)
+    }
+
+    /// Notes whether what was done ended this file, which had so many names.
+    fn ended(&mut self, ino: Ino, names: u32) {
+        self.blind |= self.names(ino) > names.saturating_sub(1);
     }
 
     /// Notes that a file is about to end.
@@ -194,7 +197,7 @@ impl Side {
             f.release(s.ino, true);
             return format!("create {name}");
         };
-        match rng.below(13) {
+        match rng.below(14) {
             0 | 1 => {
                 f.open(ino, true, false).unwrap();
                 let text = self.changed(rng, ino);
@@ -219,9 +222,10 @@ impl Side {
                 let tmp = EntryName::new(".tmp").unwrap();
                 put(f, ".tmp", &text);
                 let (from, to) = ((ROOT_INO, &b".tmp"[..]), (ROOT_INO, name.as_bytes()));
+                let names = self.names(ino);
                 may(f, f.rename(from, to, RenameMode::Replace));
                 k.did(&[&tmp, &name]);
-                self.ended(ino);
+                self.ended(ino, names);
                 format!("save {name}")
             }
             5 if self.held.len() < 3 => {
@@ -248,9 +252,10 @@ impl Side {
             }
             9 => {
                 self.ends(Some(ino));
+                let names = self.names(ino);
                 may(f, f.unlink(ROOT_INO, name.as_bytes()));
                 k.did(&[&name]);
-                self.ended(ino);
+                self.ended(ino, names);
                 format!("rm {name}")
             }
             10 if name.as_bytes().len() < 60 => {
@@ -260,9 +265,10 @@ impl Side {
                 let (from, target) = ((ROOT_INO, name.as_bytes()), (ROOT_INO, to.as_bytes()));
                 match over {
                     Some(over) => {
+                        let names = self.names(over);
                         may(f, f.rename(from, target, RenameMode::Replace));
                         if over != ino {
-                            self.ended(over);
+                            self.ended(over, names);
                         }
                     }
                     None => self.blind |= f.rename(from, target, RenameMode::NoReplace).is_err(),
@@ -278,6 +284,14 @@ impl Side {
                 );
                 k.did(&[&name, &other]);
                 format!("exchange {name} {other}")
+            }
+            12 if name.as_bytes().len() < 60 => {
+                let to = EntryName::new(format!("g{}", rng.below(3))).unwrap();
+                let done = f.link(ino, ROOT_INO, to.as_bytes()).map(drop);
+                let taken = matches!(done, Err(VolumeError::Exists));
+                may(f, if taken { Ok(()) } else { done });
+                k.did(&[&to]);
+                format!("ln {name} {to}")
             }
             _ => {
                 for n in k.list() {

@@ -10,9 +10,9 @@ use super::{
     leave_beside, place_of, relocate,
 };
 use crate::base::id::{FileId, Oid};
-use crate::merge::shown::{Role, Shown, Version};
+use crate::merge::shown::{self, Role, Shown, Version};
 use crate::record::Result;
-use crate::record::change::Change;
+use crate::record::change::{Change, OWN};
 use crate::record::model::Kind;
 
 /// Another name of a file, for what is shown. `fresh` names it; the second id is used when what
@@ -29,7 +29,10 @@ pub fn link(
     let null = Oid::null(gix::hash::Kind::Sha1);
     let mut out = Vec::new();
     let file = match keeper(at, shown)? {
-        Some(keeper) => keeper.id,
+        Some(keeper) => {
+            out.extend(keep_own(at, shown, keeper.id)?);
+            keeper.id
+        }
         None => {
             out.extend(end(at, &shown.versions, None)?);
             out.extend(create(place_of(shown), own, (shown.kind, shown.blob)));
@@ -38,6 +41,17 @@ pub fn link(
     };
     out.extend(create(target, fresh, (Kind::Link(file), null)));
     Ok(out)
+}
+
+/// A place that nobody asserts any more, at which a file is shown for an edit of it, is left once
+/// the file has another name: who gives it one asserts both.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn keep_own(at: Sight<'_>, shown: &Shown, file: FileId) -> Result<Option<Change>> {
+    let record = at.state.record(at.src, file)?;
+    let record = record.filter(|r| shown.link.is_empty() && r.location.is_empty());
+    Ok(record.map(|r| relocate(&r, place_of(shown), None)))
 }
 
 /// New bytes for a file by another name of it.
@@ -64,20 +78,39 @@ pub(super) fn write_link(at: Sight<'_>, shown: &Shown, (kind, blob): Bytes) -> R
     Ok(out)
 }
 
-/// An end of another name of a file; whether it was the last one is seen when it is done.
-pub(super) fn end_link(at: Sight<'_>, shown: &Shown) -> Result<Vec<Change>> {
+/// An end of another name of a file; whether it was the last one is seen when it is done. Versions
+/// beside the last one, but for those in `all`, stay the copies that they are: the name becomes the
+/// file's own, without what it showed.
+fn end_link(at: Sight<'_>, shown: &Shown, all: &[Version]) -> Result<Vec<Change>> {
     let file = shown.versions.first().map(|v| v.id);
     let file = match file {
         Some(id) => at.state.record(at.src, id)?,
         None => None,
     };
     let mut out = Vec::new();
+    let stay = match &file {
+        Some(file) => beside_last(at, shown, file.id, all)?,
+        None => Vec::new(),
+    };
+    if let (Some(file), false) = (&file, stay.is_empty()) {
+        out.push(relocate(file, place_of(shown), None));
+        out.push(Change::Drop {
+            id: file.id,
+            content: dots_of(&shown.versions, file.id),
+            location: Vec::new(),
+        });
+        out.extend(stay.iter().map(|v| Change::MarkCopy {
+            id: v.id,
+            content: v.content,
+            location: OWN,
+        }));
+    }
     for name in &shown.link {
         let Some(record) = at.state.record(at.src, name.id)? else {
             continue;
         };
         out.push(drop_all(&record));
-        out.extend(file.as_ref().map(|f| {
+        out.extend(file.as_ref().filter(|_| stay.is_empty()).map(|f| {
             Change::Unlink {
                 id: f.id,
                 content: f.shown_content().iter().map(|c| c.stamp.dot()).collect(),
@@ -92,10 +125,28 @@ pub(super) fn end_link(at: Sight<'_>, shown: &Shown) -> Result<Vec<Change>> {
     Ok(out)
 }
 
+/// The versions of a file that are shown as copies beside its last name.
+fn beside_last(
+    at: Sight<'_>,
+    shown: &Shown,
+    file: FileId,
+    all: &[Version],
+) -> Result<Vec<Version>> {
+    if shown.role != Role::Main || shown.links > 0 {
+        return Ok(Vec::new());
+    }
+    let group = shown::group(at.src, at.state, &shown.parents, &shown.name)?;
+    let copies = group
+        .into_iter()
+        .filter(|s| s.role != Role::Main && s.link.is_empty());
+    let own = copies.flat_map(|s| s.versions);
+    Ok(own.filter(|v| v.id == file && !all.contains(v)).collect())
+}
+
 /// An end of what is shown at a name, but for files that have others: those lose this one.
-pub(super) fn end_name(at: Sight<'_>, shown: &Shown) -> Result<Vec<Change>> {
+pub(super) fn end_name(at: Sight<'_>, shown: &Shown, all: &[Version]) -> Result<Vec<Change>> {
     if !shown.link.is_empty() {
-        return end_link(at, shown);
+        return end_link(at, shown, all);
     }
     if shown.role == Role::Main && shown.links > 0 {
         return unlink(at, &shown.versions);
@@ -115,7 +166,7 @@ pub(super) fn rename_link(
         out.extend(at.state.record(at.src, *id)?.map(|r| end_whole(&r)));
     }
     if let Some(r) = replaced.filter(|r| r.dirs.is_empty()) {
-        out.extend(end_name(at, r)?);
+        out.extend(end_name(at, r, &[])?);
     }
     for (i, name) in shown.link.iter().enumerate() {
         let Some(record) = at.state.record(at.src, name.id)? else {
