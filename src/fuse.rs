@@ -170,12 +170,13 @@ impl Adapter {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        // Not FUSE_ATOMIC_O_TRUNC: with it the kernel drops a file's pages before it sees that it
+        // must refuse, since somebody runs the file.
         let wanted = [
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_CACHE_SYMLINKS,
-            InitFlags::FUSE_ATOMIC_O_TRUNC,
             InitFlags::FUSE_EXPLICIT_INVAL_DATA,
         ];
         for flag in wanted {
@@ -250,13 +251,15 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        // A new size brings the time of now along.
+        let by_size = size.is_some() && matches!(mtime, Some(TimeOrNow::Now));
         let set = SetAttr {
             mode,
             uid,
             gid,
             size,
             atime: atime.map(ns),
-            mtime: mtime.map(ns),
+            mtime: mtime.filter(|_| !by_size).map(ns),
         };
         match self.fs.setattr(ino.0, set) {
             Ok(s) => reply.attr(&FOREVER, &attr(&s)),

@@ -1,0 +1,91 @@
+//! What we did not write about POSIX: `pjdfstest`, while a second node changes other files.
+
+use std::collections::BTreeSet;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::harness::{self, Lab, SOON, agree, git};
+
+const CONFIG: &str = r#"
+[features]
+posix_fallocate = {}
+rename_ctime = {}
+utime_now = {}
+utimensat = {}
+[settings]
+naptime = 0.01
+allow_remount = false
+[dummy_auth]
+entries = [["nobody", "nogroup"], ["daemon", "daemon"]]
+"#;
+
+/// What fails, and why.
+const FAILS: [(&str, &str); 1] = [("open::interact_2gb", "files of more than 2 GiB")];
+
+/// Cases of which fewer would mean that they did not run.
+const CASES_MIN: usize = 375;
+
+fn program() -> PathBuf {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
+    let ours = home.map(|h| h.join("bin/pjdfstest"));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut all = std::env::split_paths(&path).map(|d| d.join("pjdfstest"));
+    let found = ours.filter(|p| p.exists()).or_else(|| all.find(|p| p.exists()));
+    found.expect("pjdfstest is not installed: packaging/setup.sh --for-tests")
+}
+
+#[test]
+fn pjdfstest_finds_nothing_while_another_node_writes() {
+    if !harness::fuse() {
+        return;
+    }
+    let program = program();
+    let lab = Lab::new();
+    let nodes = lab.cell(2);
+    let (a, b) = (&nodes[0], &nodes[1]);
+    let config = lab.path("pjdfstest.toml");
+    fs::write(&config, CONFIG).expect("written");
+    fs::create_dir(a.at("tests")).expect("made");
+    fs::create_dir(a.at("elsewhere")).expect("made");
+    fs::set_permissions(a.at("tests"), Permissions::from_mode(0o777)).expect("set");
+    a.settled();
+    agree(&[a, b], "cell", SOON);
+    let done = AtomicBool::new(false);
+    let (out, edits) = std::thread::scope(|s| {
+        let writer = s.spawn(|| {
+            let mut edits = 0_u32;
+            while !done.load(Ordering::Relaxed) {
+                b.write(&format!("elsewhere/{}", edits % 50), &edits.to_string());
+                edits += 1;
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            edits
+        });
+        let mut tests = Command::new(program);
+        tests.arg("-c").arg(&config).arg("-p").arg(a.at("tests"));
+        let out = tests.output();
+        done.store(true, Ordering::Relaxed);
+        (out.expect("it runs"), writer.join().expect("written"))
+    });
+    let text = String::from_utf8_lossy(&out.stdout);
+    let ended = |how: &str| -> BTreeSet<&str> {
+        let lines = text.lines().filter(|l| l.trim_end().ends_with(how));
+        lines.filter_map(|l| l.split_whitespace().next()).collect()
+    };
+    let wanted: BTreeSet<&str> = FAILS.iter().map(|f| f.0).collect();
+    let errors = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(ended("FAILED"), wanted, "{text}{errors}");
+    assert!(ended("ok").len() >= CASES_MIN, "{text}{errors}");
+    assert!(edits > 10, "{edits} edits elsewhere");
+    b.settled();
+    a.settled();
+    agree(&[a, b], "cell", SOON);
+    let repo = a.repo("cell");
+    assert_eq!(nodes.into_iter().map(harness::Node::stop).count(), 2);
+    git::fsck(&repo);
+}
