@@ -90,7 +90,9 @@ fn programs_that_link_find_what_they_expect() {
     // Git writes an object under a temporary name, links it, and removes the first name.
     sh("git init -q one && cd one && git config user.name n && git config user.email e");
     sh("cd one && for n in $(seq 60); do echo $n > $n; done && git add . && git commit -qm all");
-    sh("cd one && git fsck --strict --full && git status --porcelain > ../status && ! [ -s ../status ]");
+    sh(
+        "cd one && git fsck --strict --full && git status --porcelain > ../status && ! [ -s ../status ]",
+    );
     // A local clone shares its objects by links.
     sh("git clone -q --local one two && cd two && git fsck --strict --full");
     let object = sh("cd two && find .git/objects -type f -path '*/??/*' | head -n 1");

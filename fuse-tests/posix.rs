@@ -35,7 +35,9 @@ fn program() -> PathBuf {
     let ours = home.map(|h| h.join("bin/pjdfstest"));
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut all = std::env::split_paths(&path).map(|d| d.join("pjdfstest"));
-    let found = ours.filter(|p| p.exists()).or_else(|| all.find(|p| p.exists()));
+    let found = ours
+        .filter(|p| p.exists())
+        .or_else(|| all.find(|p| p.exists()));
     found.expect("pjdfstest is not installed: packaging/setup.sh --for-tests")
 }
 
@@ -60,7 +62,7 @@ fn pjdfstest_finds_nothing_while_another_node_writes() {
         let writer = s.spawn(|| {
             let mut edits = 0_u32;
             while !done.load(Ordering::Relaxed) {
-                b.write(&format!("elsewhere/{}", edits % 50), &edits.to_string());
+                b.write(&format!("elsewhere/{}", edits % 50), edits.to_string());
                 edits += 1;
                 std::thread::sleep(Duration::from_millis(10));
             }
@@ -88,4 +90,32 @@ fn pjdfstest_finds_nothing_while_another_node_writes() {
     let repo = a.repo("cell");
     assert_eq!(nodes.into_iter().map(harness::Node::stop).count(), 2);
     git::fsck(&repo);
+}
+
+#[test]
+fn a_program_that_runs_is_not_truncated() {
+    if !harness::fuse() {
+        return;
+    }
+    let lab = Lab::new();
+    let a = lab.first("n1");
+    let program = a.at("sleep");
+    fs::copy("/bin/sleep", &program).expect("copied");
+    let bytes = fs::read(&program).expect("read");
+    let mut runs = Command::new(&program).arg("60").spawn().expect("runs");
+    let truncate = |path| {
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::TRUNC;
+        rustix::fs::open(path, flags, rustix::fs::Mode::empty())
+    };
+    assert_eq!(truncate(&program).err(), Some(rustix::io::Errno::TXTBSY));
+    std::thread::sleep(Duration::from_millis(200));
+    let ended = runs.try_wait().expect("asked");
+    assert_eq!(ended, None, "it goes on");
+    runs.kill().expect("ended");
+    runs.wait().expect("ended");
+    assert_eq!(fs::read(&program).expect("read"), bytes);
+    // A file that nobody runs has no bytes then, as on other file systems of Linux.
+    drop(truncate(&program).expect("opened"));
+    assert_eq!(fs::read(&program).expect("read"), b"");
+    a.stop();
 }

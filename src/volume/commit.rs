@@ -170,12 +170,14 @@ fn is_contested(
     let Some(record) = state.record(src, id)? else {
         return Ok(false);
     };
+    if record.is_contested() || record.filled.links > 0 {
+        return Ok(true);
+    }
     let Some(place) = record.place() else {
-        return Ok(record.is_contested());
+        return Ok(false);
     };
     // A file with the name of a copy: the copy has a longer name while it is there.
-    let like_a_copy = conflict::parse(&place.name).is_some();
-    if record.is_contested() || record.filled.links > 0 || like_a_copy {
+    if conflict::parse(&place.name).is_some() {
         return Ok(true);
     }
     let all = match dirs.entry(place.parent) {

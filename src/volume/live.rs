@@ -292,7 +292,13 @@ impl Live {
         let has_names = s.links > 0 || !s.link.is_empty();
         let main = s.role == Role::Main && i.shown.role == Role::Main;
         let same = i.kind == s.kind && ids(&i.shown) == ids(s) && i.names > 0 && !i.removed;
-        let ours = i.shown.versions == s.versions || self.is_being_written(ino);
+        let contents = |s: &Shown| {
+            s.versions
+                .iter()
+                .map(|v| (v.id, v.content))
+                .collect::<Vec<_>>()
+        };
+        let ours = contents(&i.shown) == contents(s) || self.is_being_written(ino);
         has_names && main && same && ours && s.kind != Kind::Dir
     }
 

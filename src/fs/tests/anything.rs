@@ -31,6 +31,8 @@ impl Rng {
 struct Cached {
     names: BTreeMap<EntryName, Option<Ino>>,
     listing: Option<BTreeSet<EntryName>>,
+    /// How often it was told to forget something: an answer that is older is not kept.
+    told: u64,
 }
 
 pub(super) struct Kernel {
@@ -41,6 +43,7 @@ pub(super) struct Kernel {
 impl Invalidate for Kernel {
     fn invalidate(&self, stale: &[Stale]) {
         let mut c = self.cached.lock().unwrap();
+        c.told += 1;
         for s in stale {
             match s {
                 Stale::Entry { dir, name } if *dir == ROOT_INO => {
@@ -64,23 +67,36 @@ impl Kernel {
     }
 
     pub(super) fn lookup(&self, name: &EntryName) -> Option<Ino> {
-        if let Some(known) = self.cached.lock().unwrap().names.get(name) {
-            return *known;
-        }
+        let told = {
+            let c = self.cached.lock().unwrap();
+            if let Some(known) = c.names.get(name) {
+                return *known;
+            }
+            c.told
+        };
         let found = self.fs.lookup(ROOT_INO, name.as_bytes()).unwrap();
         let ino = found.map(|s| s.ino);
         let mut c = self.cached.lock().unwrap();
-        c.names.insert(name.clone(), ino);
+        if c.told == told {
+            c.names.insert(name.clone(), ino);
+        }
         ino
     }
 
     fn list(&self) -> BTreeSet<EntryName> {
-        if let Some(known) = &self.cached.lock().unwrap().listing {
-            return known.clone();
-        }
+        let told = {
+            let c = self.cached.lock().unwrap();
+            if let Some(known) = &c.listing {
+                return known.clone();
+            }
+            c.told
+        };
         let all = self.fs.list(ROOT_INO).unwrap();
         let names: BTreeSet<EntryName> = all.into_iter().map(|e| e.name).collect();
-        self.cached.lock().unwrap().listing = Some(names.clone());
+        let mut c = self.cached.lock().unwrap();
+        if c.told == told {
+            c.listing = Some(names.clone());
+        }
         names
     }
 
