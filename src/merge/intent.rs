@@ -17,7 +17,7 @@ use crate::base::name::EntryName;
 use crate::base::stamp::Dot;
 use crate::merge::shown::{self, Role, Shown, Version};
 use crate::record::change::{Change, OWN, SetField};
-use crate::record::model::{Kind, Record};
+use crate::record::model::{Content, Kind, Record};
 use crate::record::state::State;
 use crate::record::{Result, Source};
 
@@ -367,15 +367,19 @@ fn end(at: Sight<'_>, versions: &[Version], except: Option<FileId>) -> Result<Ve
         if let Some(record) = at.state.record(at.src, id)? {
             let dots = dots_of(versions, id);
             out.extend(end_some(&record, &dots));
-            // The latest one left may yet take the plain name; it alone can merge with none, and
-            // what is merged already stays so.
+            // The latest one left that is no copy has the plain name, or may yet take it; it alone
+            // can merge with none, and what is merged already stays so.
             let place = record.shown_location().map(|l| l.stamp.dot());
             let place = place.unwrap_or(OWN);
-            let merged = merged_beside(&record, versions);
-            let beside = leave_beside(Some(&record), id, versions, place);
-            let one = usize::from(merged.is_empty());
-            out.extend(beside.into_iter().skip(one).filter(
-                |c| !matches!(c, Change::MarkCopy { content, .. } if merged.contains(content)),
+            let stays =
+                |c: &&Content| !dots.contains(&c.stamp.dot()) && !c.copy_at.contains(&place);
+            let mut free = merged_beside(&record, versions);
+            if free.is_empty() {
+                free.extend(record.content.iter().find(stays).map(|c| c.stamp.dot()));
+            }
+            let beside = leave_beside(Some(&record), id, versions, place).into_iter();
+            out.extend(beside.filter(
+                |c| !matches!(c, Change::MarkCopy { content, .. } if free.contains(content)),
             ));
         }
     }

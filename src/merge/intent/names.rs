@@ -195,6 +195,16 @@ fn unlink(at: Sight<'_>, versions: &[Version]) -> Result<Vec<Change>> {
             continue;
         };
         if record.filled.links > 0 {
+            // Other names show the latest version; another one ends with the name that has it.
+            let acted_on = dots_of(versions, id);
+            let latest = record.shown_content().first().map(|c| c.stamp.dot());
+            if latest.is_some_and(|l| !acted_on.contains(&l)) {
+                out.push(Change::Drop {
+                    id,
+                    content: acted_on,
+                    location: Vec::new(),
+                });
+            }
             out.push(end_whole(&record));
         } else {
             let own: Vec<Version> = versions.iter().filter(|v| v.id == id).copied().collect();
