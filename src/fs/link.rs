@@ -31,9 +31,11 @@ impl Fs {
         if live.inode(ino)?.kind == Kind::Dir {
             return Err(VolumeError::IsDir);
         }
-        if live.inode(ino)?.place.is_none() || live.inode(dir)?.removed {
+        let i = live.inode(ino)?;
+        if i.removed || i.names == 0 || live.inode(dir)?.removed {
             return Err(VolumeError::NotFound);
         }
+        let has_place = i.place.is_some();
         if live.child(self.volume.cx(), dir, &name)?.is_some() {
             return Err(VolumeError::Exists);
         }
@@ -48,12 +50,15 @@ impl Fs {
             state: &live.view.state,
         };
         let shown = &live.inode(ino)?.shown;
-        let mut changes = if self.is_as_shown(&live, ino)? {
+        let mut changes = if has_place && self.is_as_shown(&live, ino)? {
             intent::link(sight, shown, target, (fresh, own))?
         } else {
+            self.must_be_in_a_commit(&live, ino)?;
             let link = (Kind::Link(shown.id()), null_oid());
             let mut made = intent::create(target, fresh, link);
-            made.extend(intent::keep_own(sight, shown, shown.id())?);
+            if has_place {
+                made.extend(intent::keep_own(sight, shown, shown.id())?);
+            }
             made
         };
         let parted = changes.iter().any(|c| c.id() == Some(own));
@@ -82,6 +87,9 @@ impl Fs {
                 first: true,
             }],
         });
+        if i.place.is_none() {
+            i.turn(dir, &name);
+        }
         i.names += 1;
         i.lookups += 1;
         i.attr.ctime = now;
@@ -164,6 +172,19 @@ pub(super) fn drop_name(i: &Inode, all: &[DotsOf]) -> Vec<Change> {
         });
     }
     out
+}
+
+/// The ends of files whose names these changes take away.
+pub(super) fn end_unlinked(changes: &[Change]) -> Vec<Change> {
+    let end = |c: &Change| match c {
+        Change::Unlink { id, content, .. } => Some(Change::Drop {
+            id: *id,
+            content: content.clone(),
+            location: Vec::new(),
+        }),
+        _ => None,
+    };
+    changes.iter().filter_map(end).collect()
 }
 
 /// The record of the name by which a file is acted on, with its dots.

@@ -255,7 +255,12 @@ impl Fs {
         if self.is_as_shown(live, ino)? {
             let src = self.volume.source(&live.view);
             let state = &live.view.state;
-            return Ok(intent::delete(Sight { src, state }, &i.shown)?);
+            let mut out = intent::delete(Sight { src, state }, &i.shown)?;
+            // Also for who reads the journal after a crash: its bytes go with its last name.
+            if i.kind != Kind::Dir && i.names <= 1 {
+                out.extend(link::end_unlinked(&out));
+            }
+            return Ok(out);
         }
         let mut out = link::drop_name(i, &self.all_dots(live, i)?);
         if i.kind != Kind::Dir && i.names > 1 {
@@ -340,8 +345,11 @@ impl Fs {
     /// Whether the view has what an inode shows, at its name: what is done to it follows from the
     /// view then. Else it follows from what was shown.
     pub(super) fn is_as_shown(&self, live: &Live, ino: Ino) -> Result<bool> {
-        let s = &live.inode(ino)?.shown;
-        if !live.is_settled(ino) {
+        let i = live.inode(ino)?;
+        let s = &i.shown;
+        // What is done to a copy may give its bytes to another file: they are in a commit first.
+        let waits = s.role != Role::Main && i.dirty.is_some();
+        if waits || !live.is_settled(ino) {
             return Ok(false);
         }
         let (src, state) = (self.volume.source(&live.view), &live.view.state);
@@ -525,6 +533,15 @@ impl Fs {
         Ok(known.then_some(&live.inode(ino)?.shown).cloned())
     }
 
+    /// A copy whose bytes could not be committed is not moved or linked.
+    pub(super) fn must_be_in_a_commit(&self, live: &Live, ino: Ino) -> Result<()> {
+        let i = live.inode(ino)?;
+        if i.shown.role != Role::Main && i.dirty.is_some() {
+            return Err(std::io::Error::from(std::io::ErrorKind::ResourceBusy).into());
+        }
+        Ok(())
+    }
+
     pub(super) fn move_changes(
         &self,
         live: &mut Live,
@@ -558,6 +575,7 @@ impl Fs {
         if let Some(t) = target {
             out.extend(self.drop_changes(live, t)?);
         }
+        self.must_be_in_a_commit(live, ino)?;
         let i = live.inode(ino)?;
         let prev = i.shown.parents.first().map(|p| (*p, i.shown.name.clone()));
         let ids: Vec<FileId> = i.shown.versions.iter().map(|v| v.id).collect();

@@ -221,7 +221,7 @@ impl Fs {
             let i = live.inode(ino)?;
             let stored = !i.shown.blob.is_null() && self.volume.is_stored(&i.shown.blob)?;
             let same = i.id() == id && i.shown.blob == left.shown.blob;
-            if i.removed || i.dirty.is_some() || i.writers > 0 || !stored || !same {
+            if !is_plain(i) || i.dirty.is_some() || i.writers > 0 || !stored || !same {
                 return Ok(None);
             }
             base.extend(i.shown.versions.iter().map(|v| v.location));

@@ -98,7 +98,10 @@ fn ready(live: &Live, all: bool) -> BTreeSet<Ino> {
 fn split(live: &mut Live, held: &mut BTreeSet<FileId>) -> (Vec<Change>, BTreeSet<u64>) {
     let is_field = |c: &Change| matches!(c, Change::Field { .. });
     let mut entries: BTreeSet<u64> = BTreeSet::new();
-    if !held.is_empty() {
+    // What came in one entry stays together, whichever of its files waits, and so on.
+    let mut known = 0;
+    while !held.is_empty() && known != held.len() + entries.len() {
+        known = held.len() + entries.len();
         for p in &live.pending {
             if p.change.id().is_some_and(|id| held.contains(&id)) && !is_field(&p.change) {
                 entries.insert(p.entry);
@@ -328,6 +331,24 @@ fn fold(changes: Vec<Change>) -> Vec<Change> {
             _ => {}
         }
     }
+    // A name that nobody ever saw is taken away from nothing. That it was not in a commit yet was
+    // not known when a crash came before the commit that it was in was whole.
+    let links: HashMap<FileId, FileId> = (changes.iter())
+        .filter_map(|c| match c {
+            Change::Born { id, kind, .. } if gone.contains(id) => Some((*id, kind.target()?)),
+            _ => None,
+        })
+        .collect();
+    let pairs = changes.iter().zip(changes.iter().skip(1)).enumerate();
+    let unseen: HashSet<usize> = pairs
+        .filter(|(_, pair)| match pair {
+            (Change::Drop { id, .. }, Change::Unlink { id: file, .. }) => {
+                links.get(id) == Some(file)
+            }
+            _ => false,
+        })
+        .map(|(n, _)| n + 1)
+        .collect();
     let mut last: HashMap<(FileId, FieldName<'_>), usize> = HashMap::new();
     for (n, c) in changes.iter().enumerate() {
         if let Change::Field { id, field } = c {
@@ -345,6 +366,7 @@ fn fold(changes: Vec<Change>) -> Vec<Change> {
         .enumerate()
         .filter(keep)
         .map(|(n, _)| n)
+        .filter(|n| !unseen.contains(n))
         .collect();
     let numbered = changes.into_iter().enumerate();
     numbered

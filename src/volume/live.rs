@@ -249,7 +249,7 @@ impl Live {
                     shown: s.clone(),
                     place: None,
                     others: Vec::new(),
-                    names: 1 + s.links,
+                    names: names_of(&s),
                     subdirs: Subdirs::default(),
                     data,
                     dirty: None,
@@ -273,7 +273,7 @@ impl Live {
             let ctime = i.attr.ctime;
             i.attr = attr_of(&s);
             i.attr.ctime = i.attr.ctime.max(ctime);
-            i.names = 1 + s.links;
+            i.names = names_of(&s);
             i.shown = s;
             i.place = Some((dir, name.clone()));
         }
@@ -492,12 +492,28 @@ impl Live {
         name: &EntryName,
         out: &mut Vec<Stale>,
     ) -> Result<(), VolumeError> {
+        let mut next = self.reconcile_one(cx, dir, name, out)?;
+        // What else leads to the same inode has a name less beside it.
+        while let Some((dir, name)) = next {
+            next = self.reconcile_one(cx, dir, &name, out)?;
+        }
+        Ok(())
+    }
+
+    /// The same of this name alone; another name of an inode that lost this one.
+    fn reconcile_one(
+        &mut self,
+        cx: Context<'_>,
+        dir: Ino,
+        name: &EntryName,
+        out: &mut Vec<Stale>,
+    ) -> Result<Option<(Ino, EntryName)>, VolumeError> {
         let entry = Stale::Entry {
             dir,
             name: name.clone(),
         };
         let Some(d) = self.inodes.get(&dir) else {
-            return Ok(());
+            return Ok(None);
         };
         let child = d.children.get(name).copied();
         let busy = child.is_some_and(|c| {
@@ -505,7 +521,7 @@ impl Live {
         });
         if busy {
             self.stale.insert((dir, name.clone()));
-            return Ok(());
+            return Ok(None);
         }
         let src = Source::new(&*self.view.stage, cx.cache);
         let now = shown::lookup(src, &self.view.state, &d.shown.dirs, name)?;
@@ -513,7 +529,7 @@ impl Live {
         let Some(Child::Bound { ino, .. }) = child else {
             out.push(entry);
             out.extend(now.and_then(|s| self.recount(&s)));
-            return Ok(());
+            return Ok(None);
         };
         let same = match (&now, self.inodes.get(&ino)) {
             (Some(s), Some(i)) if s.kind == i.kind => match s.kind {
@@ -534,11 +550,11 @@ impl Live {
                     self.by_id.insert(*d, ino);
                 }
                 i.turn(dir, name);
-                i.names = 1 + s.links;
+                i.names = names_of(&s);
                 i.shown = s;
             }
             out.push(Stale::Attr { ino });
-            return Ok(());
+            return Ok(None);
         }
         if let Some(i) = self.inodes.get_mut(&ino) {
             i.unbind(dir, name);
@@ -551,12 +567,9 @@ impl Live {
         }
         out.push(entry);
         out.extend(now.and_then(|s| self.recount(&s)));
-        // What else leads to it has a name less beside it.
-        if let Some((dir, name)) = self.inodes.get(&ino).and_then(|i| i.place.clone()) {
-            self.reconcile(cx, dir, &name, out)?;
-        }
+        let next = self.inodes.get(&ino).and_then(|i| i.place.clone());
         self.drop_if_idle(ino);
-        Ok(())
+        Ok(next)
     }
 
     /// A name that was another thing before may have been a directory, or be one now.
@@ -575,13 +588,13 @@ impl Live {
     /// The file of a name that came has another number of names.
     fn recount(&mut self, s: &Shown) -> Option<Stale> {
         let ino = *self.by_id.get(&s.id())?;
-        if s.kind == Kind::Dir || !self.is_settled(ino) {
+        if s.kind == Kind::Dir || is_copy(s) || !self.is_settled(ino) {
             return None;
         }
         let i = self.inodes.get_mut(&ino)?;
-        let is_news = i.names > 0 && i.names != 1 + s.links;
+        let is_news = i.names > 0 && i.names != names_of(s) && !is_copy(&i.shown);
         is_news.then(|| {
-            i.names = 1 + s.links;
+            i.names = names_of(s);
             Stale::Attr { ino }
         })
     }
@@ -683,6 +696,19 @@ impl Live {
         all.extend(inos.filter_map(|i| Some(self.inodes.get(i)?.id())));
         all.len()
     }
+}
+
+/// Whether an entry is a version beside another one, and not a name of a file.
+fn is_copy(s: &Shown) -> bool {
+    s.role != Role::Main && s.link.is_empty() && !s.versions.iter().any(|v| v.first)
+}
+
+/// Number of names of what an entry shows.
+fn names_of(s: &Shown) -> u32 {
+    if is_copy(s) {
+        return 1;
+    }
+    s.links.saturating_add(1)
 }
 
 /// The files that an entry stands for.

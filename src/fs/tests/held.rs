@@ -244,9 +244,14 @@ fn merged_bytes_that_a_move_names_are_kept() {
     b.stop().unwrap();
 }
 
-/// Two nodes made one name at once: the volume of one, and the name of the copy.
-fn with_a_copy(dir: &Path) -> (Arc<Volume>, String) {
+/// Two nodes made one name at once, or wrote to one file: the volume of one, and the name of the
+/// copy.
+fn with_a_copy(dir: &Path, of_one_file: bool) -> (Arc<Volume>, String) {
     let (a, b) = (volume(&dir.join("1"), 1), volume(&dir.join("2"), 2));
+    if of_one_file {
+        put(&fs(&a), "same", "before\0");
+        sync(&a, &b);
+    }
     put(&fs(&a), "same", "of a\0");
     put(&fs(&b), "same", "of b\0");
     sync(&a, &b);
@@ -258,9 +263,10 @@ fn with_a_copy(dir: &Path) -> (Arc<Volume>, String) {
 
 #[test]
 fn what_is_written_to_a_copy_that_is_moved_survives_a_crash() {
-    for way in ["moved", "exchanged", "replaced", "saved over"] {
+    let ways = ["moved", "exchanged", "replaced", "saved over", "linked"];
+    for (way, of_one_file) in ways.iter().flat_map(|w| [(*w, false), (*w, true)]) {
         let dir = tempfile::tempdir().unwrap();
-        let (v, copy) = with_a_copy(dir.path());
+        let (v, copy) = with_a_copy(dir.path(), of_one_file);
         let f = fs(&v);
         put(&f, "other", "other");
         v.flush_all().unwrap();
@@ -275,6 +281,7 @@ fn what_is_written_to_a_copy_that_is_moved_survives_a_crash() {
                 .rename(from, (ROOT_INO, b"away"), RenameMode::NoReplace)
                 .unwrap(),
             "exchanged" => f.exchange(from, to).unwrap(),
+            "linked" => drop(f.link(ino, ROOT_INO, b"x").unwrap()),
             "replaced" => f.rename(from, to, RenameMode::Replace).unwrap(),
             _ => {
                 put(&f, "new", "new");
@@ -305,4 +312,25 @@ fn contents(f: &Fs) -> BTreeMap<String, String> {
     names
         .map(|n| (n.clone(), get(f, n.trim_start_matches('/'))))
         .collect()
+}
+
+#[test]
+fn a_copy_of_a_linked_file_that_is_removed_stays_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (v, copy) = with_a_copy(dir.path(), true);
+    let f = fs(&v);
+    f.link(walk(&f, "same"), ROOT_INO, b"other").unwrap();
+    v.flush_all().unwrap();
+    let ino = walk(&f, &copy);
+    assert_eq!(f.getattr(ino).unwrap().nlink, 1);
+    assert_eq!(f.getattr(walk(&f, "same")).unwrap().nlink, 2);
+    f.open(ino, true, false).unwrap();
+    f.unlink(ROOT_INO, copy.as_bytes()).unwrap();
+    assert_eq!(f.getattr(ino).unwrap().nlink, 0);
+    f.write(ino, 0, b"late").unwrap();
+    f.release(ino, true);
+    v.flush_all().unwrap();
+    let names: Vec<String> = manifest(&f).into_keys().collect();
+    assert_eq!(names, ["/other", "/same"]);
+    v.stop().unwrap();
 }

@@ -149,3 +149,57 @@ fn names_of_files_are_those_of_posix() {
         history(seed);
     }
 }
+
+#[test]
+fn a_link_of_a_backup_stays_a_link_of_the_backup() {
+    let dir = tempfile::tempdir().unwrap();
+    let v = volume(dir.path(), 1);
+    let f = fs(&v);
+    put(&f, "a", "old");
+    v.flush_all().unwrap();
+    let a = (ROOT_INO, b"a".as_slice());
+    f.rename(a, (ROOT_INO, b"a~"), RenameMode::NoReplace)
+        .unwrap();
+    f.link(walk(&f, "a~"), ROOT_INO, b"x").unwrap();
+    put(&f, "a", "new");
+    v.flush_all().unwrap();
+    let all = ["a", "a~", "x"].map(|n| get(&f, n));
+    assert_eq!(all, ["new", "old", "old"]);
+    assert_eq!(walk(&f, "x"), walk(&f, "a~"));
+    v.stop().unwrap();
+}
+
+#[test]
+fn what_is_removed_by_its_last_name_stays_removed_after_a_crash() {
+    for way in ["removed", "replaced"] {
+        let dir = tempfile::tempdir().unwrap();
+        let v = volume(dir.path(), 1);
+        let f = fs(&v);
+        put(&f, "a", "old");
+        f.mkdir(ROOT_INO, b"d", 0o755, ME).unwrap();
+        v.flush_all().unwrap();
+        f.link(walk(&f, "a"), ROOT_INO, b"b").unwrap();
+        v.flush_all().unwrap();
+        f.unlink(ROOT_INO, b"a").unwrap();
+        put(&f, "other", "other");
+        v.flush_all().unwrap();
+        let b = walk(&f, "b");
+        f.open(b, true, false).unwrap();
+        f.write(b, 0, b"new").unwrap();
+        f.fsync(b).unwrap();
+        let b = (ROOT_INO, b"b".as_slice());
+        if way == "removed" {
+            f.unlink(b.0, b.1).unwrap();
+        } else {
+            let other = (ROOT_INO, b"other".as_slice());
+            f.rename(other, b, RenameMode::Replace).unwrap();
+        }
+        let before = manifest(&f);
+        drop(f);
+        let v = crash(&v, dir.path(), 1);
+        let f = fs(&v);
+        let names: Vec<String> = manifest(&f).into_keys().collect();
+        assert_eq!(names, before.into_keys().collect::<Vec<_>>(), "{way}");
+        v.stop().unwrap();
+    }
+}
