@@ -34,6 +34,7 @@ pub mod error;
 mod git;
 pub mod inode;
 pub mod live;
+mod names;
 pub mod recover;
 mod root;
 pub mod view;

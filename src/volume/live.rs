@@ -13,7 +13,8 @@ use lru::LruCache;
 
 use super::chain::Numbers;
 use super::error::VolumeError;
-use super::inode::{Attr, Child, Data, Ino, Inode, OtherName, ROOT_INO, Subdirs};
+use super::inode::{Child, Data, Ino, Inode, ROOT_INO, Subdirs};
+use super::names::attr_of;
 use super::view::View;
 use crate::base::id::{FileId, Oid};
 use crate::base::name::EntryName;
@@ -164,7 +165,7 @@ impl Live {
     }
 
     /// The number for what is shown: the same at each look, another one for other bytes.
-    fn ino_for(&mut self, s: &Shown) -> Ino {
+    pub(super) fn ino_for(&mut self, s: &Shown) -> Ino {
         let ino = stable_ino(s);
         if self.inodes.contains_key(&ino) {
             return self.fresh_ino();
@@ -191,166 +192,6 @@ impl Live {
     /// `Stale` when there is none.
     pub fn inode_mut(&mut self, ino: Ino) -> Result<&mut Inode, VolumeError> {
         self.inodes.get_mut(&ino).ok_or(VolumeError::Stale)
-    }
-
-    /// The inode that a name leads to, if any.
-    ///
-    /// # Errors
-    /// As the store; `NotDir` when `dir` is none.
-    pub fn child(
-        &mut self,
-        cx: Context<'_>,
-        dir: Ino,
-        name: &EntryName,
-    ) -> Result<Option<Ino>, VolumeError> {
-        let d = self.inode(dir)?;
-        if d.kind != Kind::Dir {
-            return Err(VolumeError::NotDir);
-        }
-        match d.children.get(name) {
-            Some(Child::Bound { ino, .. }) => return Ok(Some(*ino)),
-            Some(Child::Absent { .. }) => return Ok(None),
-            None => {}
-        }
-        let src = Source::new(&*self.view.stage, cx.cache);
-        let found = shown::lookup(src, &self.view.state, &d.shown.dirs, name)?;
-        match found {
-            Some(s) if s.kind != Kind::Gitlink => Ok(Some(self.bind(cx, dir, s)?)),
-            _ => Ok(None),
-        }
-    }
-
-    /// Gives what the view shows an inode: the one it had, or a new one.
-    ///
-    /// # Errors
-    /// As the store.
-    pub fn bind(&mut self, cx: Context<'_>, dir: Ino, s: Shown) -> Result<Ino, VolumeError> {
-        let name = s.name.clone();
-        let id = s
-            .dirs
-            .first()
-            .copied()
-            .or_else(|| s.versions.first().map(|v| v.id));
-        let id = id.unwrap_or_default();
-        let known = self.by_id.get(&id).copied();
-        if let Some(ino) = known.filter(|k| self.is_name_of(*k, &s)) {
-            self.add_name(ino, dir, s);
-            return Ok(ino);
-        }
-        let ino = match known.filter(|k| self.may_rebind(*k, &s)) {
-            Some(ino) => ino,
-            None => {
-                let ino = self.ino_for(&s);
-                let data = self.data_of(cx, &s)?;
-                let inode = Inode {
-                    ino,
-                    kind: s.kind,
-                    attr: attr_of(&s),
-                    shown: s.clone(),
-                    place: None,
-                    others: Vec::new(),
-                    names: names_of(&s),
-                    subdirs: Subdirs::default(),
-                    data,
-                    dirty: None,
-                    born: false,
-                    removed: false,
-                    before: Vec::new(),
-                    made_ms: 0,
-                    lookups: 0,
-                    opens: 0,
-                    writers: 0,
-                    children: HashMap::new(),
-                };
-                self.inodes.insert(ino, inode);
-                if s.role == Role::Main || !self.by_id.contains_key(&id) {
-                    self.by_id.insert(id, ino);
-                }
-                ino
-            }
-        };
-        if let Some(i) = self.inodes.get_mut(&ino) {
-            let ctime = i.attr.ctime;
-            i.attr = attr_of(&s);
-            i.attr.ctime = i.attr.ctime.max(ctime);
-            i.names = names_of(&s);
-            i.shown = s;
-            i.place = Some((dir, name.clone()));
-        }
-        if let Some(d) = self.inodes.get_mut(&dir) {
-            d.children.insert(name, Child::Bound { ino, since: 0 });
-        }
-        Ok(ino)
-    }
-
-    /// Whether what is shown is another name of an inode's file, with the version that the inode
-    /// has or one before what was done to it here.
-    fn is_name_of(&self, ino: Ino, s: &Shown) -> bool {
-        let Some(i) = self.inodes.get(&ino) else {
-            return false;
-        };
-        let has_names = s.links > 0 || !s.link.is_empty();
-        let main = s.role == Role::Main && i.shown.role == Role::Main;
-        let same = i.kind == s.kind && ids(&i.shown) == ids(s) && i.names > 0 && !i.removed;
-        let contents = |s: &Shown| {
-            s.versions
-                .iter()
-                .map(|v| (v.id, v.content))
-                .collect::<Vec<_>>()
-        };
-        let ours = contents(&i.shown) == contents(s) || self.is_being_written(ino);
-        has_names && main && same && ours && s.kind != Kind::Dir
-    }
-
-    /// Another name leads to an inode, as the view shows it.
-    fn add_name(&mut self, ino: Ino, dir: Ino, s: Shown) {
-        if let Some(i) = self.inodes.get_mut(&ino) {
-            let other = OtherName {
-                dir,
-                name: s.name.clone(),
-                parents: s.parents,
-                link: s.link,
-            };
-            i.others.push(other);
-            if i.place.is_none() {
-                i.turn(dir, &s.name);
-            }
-        }
-        if let Some(d) = self.inodes.get_mut(&dir) {
-            d.children.insert(s.name, Child::Bound { ino, since: 0 });
-        }
-    }
-
-    /// An inode is acted on by this name of it from now on.
-    pub fn turn(&mut self, ino: Ino, dir: Ino, name: &EntryName) {
-        if let Some(i) = self.inodes.get_mut(&ino) {
-            i.turn(dir, name);
-        }
-    }
-
-    /// Whether an inode that lost its name is what is shown now.
-    fn may_rebind(&self, ino: Ino, s: &Shown) -> bool {
-        let Some(i) = self.inodes.get(&ino) else {
-            return false;
-        };
-        // Who writes to a file goes on with it, not with a copy beside it: also who is about to
-        // open it by a name that the kernel has yet to forget.
-        let apart = s.role != Role::Main && (i.writers > 0 || i.shown.role == Role::Main);
-        let free = i.place.is_none() && !i.removed && i.kind == s.kind && !apart;
-        let clean = i.dirty.is_none() && !i.born && !self.committing.contains(&ino);
-        free && (s.kind == Kind::Dir || (clean && i.shown.blob == s.blob))
-    }
-
-    /// The bytes that are shown: those that only this view derives are kept in memory.
-    fn data_of(&self, cx: Context<'_>, s: &Shown) -> Result<Data, VolumeError> {
-        if !s.kind.has_bytes() {
-            return Ok(Data::None);
-        }
-        if let Some(o) = self.view.stage.staged(&s.blob) {
-            return Ok(Data::Memory(o.data));
-        }
-        let len = cx.repo.size(&s.blob)?;
-        Ok(Data::Blob { id: s.blob, len })
     }
 
     /// The names of a directory, sorted.
@@ -462,7 +303,7 @@ impl Live {
     }
 
     /// A directory's name leads nowhere that is known, if it led to this inode.
-    fn unlist(&mut self, dir: Ino, name: &EntryName, to: Ino) {
+    pub(super) fn unlist(&mut self, dir: Ino, name: &EntryName, to: Ino) {
         if let Some(d) = self.inodes.get_mut(&dir)
             && matches!(d.children.get(name), Some(Child::Bound { ino, .. }) if *ino == to)
         {
@@ -479,124 +320,6 @@ impl Live {
                 }
             }
         }
-    }
-
-    /// Takes over what the view now shows under a name. Pushes what the kernel must be told.
-    ///
-    /// # Errors
-    /// As the store.
-    pub fn reconcile(
-        &mut self,
-        cx: Context<'_>,
-        dir: Ino,
-        name: &EntryName,
-        out: &mut Vec<Stale>,
-    ) -> Result<(), VolumeError> {
-        let mut next = self.reconcile_one(cx, dir, name, out)?;
-        // What else leads to the same inode has a name less beside it.
-        while let Some((dir, name)) = next {
-            next = self.reconcile_one(cx, dir, &name, out)?;
-        }
-        Ok(())
-    }
-
-    /// The same of this name alone; another name of an inode that lost this one.
-    fn reconcile_one(
-        &mut self,
-        cx: Context<'_>,
-        dir: Ino,
-        name: &EntryName,
-        out: &mut Vec<Stale>,
-    ) -> Result<Option<(Ino, EntryName)>, VolumeError> {
-        let entry = Stale::Entry {
-            dir,
-            name: name.clone(),
-        };
-        let Some(d) = self.inodes.get(&dir) else {
-            return Ok(None);
-        };
-        let child = d.children.get(name).copied();
-        let busy = child.is_some_and(|c| {
-            c.since() > 0 || matches!(c, Child::Bound { ino, .. } if self.is_being_written(ino))
-        });
-        if busy {
-            self.stale.insert((dir, name.clone()));
-            return Ok(None);
-        }
-        let src = Source::new(&*self.view.stage, cx.cache);
-        let now = shown::lookup(src, &self.view.state, &d.shown.dirs, name)?;
-        self.recount_subdirs(dir, child, now.as_ref());
-        let Some(Child::Bound { ino, .. }) = child else {
-            out.push(entry);
-            out.extend(now.and_then(|s| self.recount(&s)));
-            return Ok(None);
-        };
-        let same = match (&now, self.inodes.get(&ino)) {
-            (Some(s), Some(i)) if s.kind == i.kind => match s.kind {
-                Kind::Dir => s.dirs.iter().any(|d| i.shown.dirs.contains(d)),
-                // Under several names it is the same files by each, or none of them is it.
-                _ if !i.others.is_empty() => s.blob == i.shown.blob && ids(s) == ids(&i.shown),
-                _ => s.blob == i.shown.blob && s.versions.iter().any(|v| v.id == i.id()),
-            },
-            _ => false,
-        };
-        if let (true, Some(s)) = (same, now.clone()) {
-            if let Some(i) = self.inodes.get_mut(&ino) {
-                let old = i.attr;
-                i.attr = attr_of(&s);
-                i.attr.ctime = old.ctime.max(i.attr.ctime);
-                i.attr.atime = old.atime;
-                for d in &s.dirs {
-                    self.by_id.insert(*d, ino);
-                }
-                i.turn(dir, name);
-                i.names = names_of(&s);
-                i.shown = s;
-            }
-            out.push(Stale::Attr { ino });
-            return Ok(None);
-        }
-        if let Some(i) = self.inodes.get_mut(&ino) {
-            i.unbind(dir, name);
-            if i.place.is_none() {
-                i.names = 0;
-            }
-        }
-        if let Some(d) = self.inodes.get_mut(&dir) {
-            d.children.remove(name);
-        }
-        out.push(entry);
-        out.extend(now.and_then(|s| self.recount(&s)));
-        let next = self.inodes.get(&ino).and_then(|i| i.place.clone());
-        self.drop_if_idle(ino);
-        Ok(next)
-    }
-
-    /// A name that was another thing before may have been a directory, or be one now.
-    fn recount_subdirs(&mut self, dir: Ino, was: Option<Child>, now: Option<&Shown>) {
-        let was = match was {
-            Some(Child::Bound { ino, .. }) => self.inodes.get(&ino).map(|i| i.kind),
-            _ => None,
-        };
-        let stays =
-            was.is_some() && (was == Some(Kind::Dir)) == now.is_some_and(|n| n.kind == Kind::Dir);
-        if let (false, Some(d)) = (stays, self.inodes.get_mut(&dir)) {
-            d.subdirs = Subdirs::Unknown;
-        }
-    }
-
-    /// The file of a name that came has another number of names.
-    fn recount(&mut self, s: &Shown) -> Option<Stale> {
-        let ino = *self.by_id.get(&s.id())?;
-        if s.kind == Kind::Dir || is_copy(s) || !self.is_settled(ino) {
-            return None;
-        }
-        let i = self.inodes.get_mut(&ino)?;
-        let is_news = i.names > 0 && i.names != names_of(s) && !is_copy(&i.shown);
-        is_news.then(|| {
-            i.names = names_of(s);
-            Stale::Attr { ino }
-        })
     }
 
     /// Whether everything about an inode is in the view.
@@ -622,7 +345,7 @@ impl Live {
         (waits && i.id() == id && !i.removed).then_some(ino)
     }
 
-    fn is_being_written(&self, ino: Ino) -> bool {
+    pub(super) fn is_being_written(&self, ino: Ino) -> bool {
         let unsettled = self
             .inodes
             .get(&ino)
@@ -698,24 +421,6 @@ impl Live {
     }
 }
 
-/// Whether an entry is a version beside another one, and not a name of a file.
-fn is_copy(s: &Shown) -> bool {
-    s.role != Role::Main && s.link.is_empty() && !s.versions.iter().any(|v| v.first)
-}
-
-/// Number of names of what an entry shows.
-fn names_of(s: &Shown) -> u32 {
-    if is_copy(s) {
-        return 1;
-    }
-    s.links.saturating_add(1)
-}
-
-/// The files that an entry stands for.
-fn ids(s: &Shown) -> BTreeSet<FileId> {
-    s.versions.iter().map(|v| v.id).collect()
-}
-
 /// A number that follows from what is shown: for a directory from its id, for a file from the
 /// versions too. The upper half of the range is left to [`Live::fresh_ino`].
 #[must_use]
@@ -745,17 +450,6 @@ pub fn default_mode(kind: Kind) -> u32 {
         Kind::Dir | Kind::Gitlink => 0o755,
         Kind::Symlink => 0o777,
         _ => 0o644,
-    }
-}
-
-fn attr_of(s: &Shown) -> Attr {
-    Attr {
-        mode: s.mode,
-        uid: s.uid,
-        gid: s.gid,
-        mtime: s.mtime,
-        ctime: s.mtime,
-        atime: s.mtime,
     }
 }
 
