@@ -12,7 +12,7 @@
 //!
 //! | variable | what it sets | without it | in full | tests |
 //! |---|---|---|---|---|
-//! | `CELLFS_TEST_SIM_SEEDS` | fresh seeds | what 4 s allow | 10,000 | `sim::fresh_seeds` |
+//! | `CELLFS_TEST_SIM_SEEDS` | fresh seeds | what 4 s allow | 100,000 | `sim::fresh_seeds` |
 //! | `CELLFS_TEST_SIM_FIRST` | the first of those | from the clock | | the same |
 //! | `CELLFS_TEST_SIM_NODES` | nodes, of which 20 % crash in each minute | 30 for 1 minute | 1,000 for 10 minutes | `sim::nodes_that_come_and_go` |
 //! | `CELLFS_TEST_SIM_SEED` | this seed alone | 300 fixed ones | | `sim::fixed_seeds` |

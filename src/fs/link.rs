@@ -4,7 +4,7 @@
 //! the one that it is shown under meanwhile. A file has a name of its own, and a record for each
 //! other one; a file whose own name goes before its first commit moves to another one.
 
-use super::names::DotsOf;
+use super::names::{DotsOf, must_be_in_a_commit};
 use super::{Fs, Result, Stat};
 use crate::base::clock;
 use crate::base::name::EntryName;
@@ -36,6 +36,7 @@ impl Fs {
             return Err(VolumeError::NotFound);
         }
         let has_place = i.place.is_some();
+        must_be_in_a_commit(i)?;
         if live.child(self.volume.cx(), dir, &name)?.is_some() {
             return Err(VolumeError::Exists);
         }
@@ -53,7 +54,6 @@ impl Fs {
         let mut changes = if has_place && self.is_as_shown(&live, ino)? {
             intent::link(sight, shown, target, (fresh, own))?
         } else {
-            self.must_be_in_a_commit(&live, ino)?;
             let link = (Kind::Link(shown.id()), null_oid());
             let mut made = intent::create(target, fresh, link);
             if has_place {

@@ -306,7 +306,10 @@ impl Fs {
             let inos = of(&mut live)?;
             let mut all = true;
             for ino in &inos {
-                all = all && (self.is_alone(&live, *ino)? || self.is_as_shown(&live, *ino)?);
+                // What is done to a copy may give its bytes to another file.
+                let waits = is_dirty_copy(live.inode(*ino)?);
+                let plain = self.is_alone(&live, *ino)? || self.is_as_shown(&live, *ino)?;
+                all = all && plain && !waits;
             }
             if all {
                 return Ok(live);
@@ -345,11 +348,8 @@ impl Fs {
     /// Whether the view has what an inode shows, at its name: what is done to it follows from the
     /// view then. Else it follows from what was shown.
     pub(super) fn is_as_shown(&self, live: &Live, ino: Ino) -> Result<bool> {
-        let i = live.inode(ino)?;
-        let s = &i.shown;
-        // What is done to a copy may give its bytes to another file: they are in a commit first.
-        let waits = s.role != Role::Main && i.dirty.is_some();
-        if waits || !live.is_settled(ino) {
+        let s = &live.inode(ino)?.shown;
+        if !live.is_settled(ino) {
             return Ok(false);
         }
         let (src, state) = (self.volume.source(&live.view), &live.view.state);
@@ -533,21 +533,13 @@ impl Fs {
         Ok(known.then_some(&live.inode(ino)?.shown).cloned())
     }
 
-    /// A copy whose bytes could not be committed is not moved or linked.
-    pub(super) fn must_be_in_a_commit(&self, live: &Live, ino: Ino) -> Result<()> {
-        let i = live.inode(ino)?;
-        if i.shown.role != Role::Main && i.dirty.is_some() {
-            return Err(std::io::Error::from(std::io::ErrorKind::ResourceBusy).into());
-        }
-        Ok(())
-    }
-
     pub(super) fn move_changes(
         &self,
         live: &mut Live,
         (ino, target): (Ino, Option<Ino>),
         (to, new): (Ino, &EntryName),
     ) -> Result<Vec<Change>> {
+        must_be_in_a_commit(live.inode(ino)?)?;
         let fresh = live.mint();
         let dirs = live.inode(to)?.shown.dirs.clone();
         let known = self.is_as_shown(live, ino)?;
@@ -575,7 +567,6 @@ impl Fs {
         if let Some(t) = target {
             out.extend(self.drop_changes(live, t)?);
         }
-        self.must_be_in_a_commit(live, ino)?;
         let i = live.inode(ino)?;
         let prev = i.shown.parents.first().map(|p| (*p, i.shown.name.clone()));
         let ids: Vec<FileId> = i.shown.versions.iter().map(|v| v.id).collect();
@@ -612,6 +603,19 @@ pub(super) fn born_in(changes: &[Change]) -> Option<FileId> {
         Change::Born { id, .. } => Some(*id),
         _ => None,
     })
+}
+
+fn is_dirty_copy(i: &Inode) -> bool {
+    i.shown.role != Role::Main && i.dirty.is_some()
+}
+
+/// A copy whose bytes could not be committed is not moved or linked: after a crash they would be
+/// looked for under another file. It may be removed.
+pub(super) fn must_be_in_a_commit(i: &Inode) -> Result<()> {
+    if is_dirty_copy(i) {
+        return Err(std::io::Error::from(std::io::ErrorKind::ResourceBusy).into());
+    }
+    Ok(())
 }
 
 /// Whether `dir` is `top` or below it.
