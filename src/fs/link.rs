@@ -11,7 +11,7 @@ use crate::base::name::EntryName;
 use crate::base::stamp::Dot;
 use crate::journal::Patch;
 use crate::merge::intent::{self, Sight, Target};
-use crate::merge::shown::Version;
+use crate::merge::shown::{Role, Version};
 use crate::record::change::{Change, OWN, SetField as Field};
 use crate::record::model::Kind;
 use crate::volume::error::VolumeError;
@@ -80,6 +80,7 @@ impl Fs {
             dir,
             name: name.clone(),
             parents,
+            role: Role::Main,
             link: vec![Version {
                 id: fresh,
                 content: OWN,
@@ -151,8 +152,9 @@ fn drop_record(l: &Version) -> Change {
     }
 }
 
-/// The changes that take away one of several names of a file, or the record of the last.
-pub(super) fn drop_name(i: &Inode, all: &[DotsOf]) -> Vec<Change> {
+/// The changes that take away one of several names of a file, or the record of the last. What the
+/// view has beside its names stays there as copies.
+pub(super) fn drop_name(i: &Inode, all: &[DotsOf], beside: &[Version]) -> Vec<Change> {
     let link = &i.shown.link;
     let mut out: Vec<Change> = link.iter().map(drop_record).collect();
     let gone: Vec<Dot> = link.iter().map(|l| l.location).collect();
@@ -161,6 +163,12 @@ pub(super) fn drop_name(i: &Inode, all: &[DotsOf]) -> Vec<Change> {
     if i.kind == Kind::Dir || is_new || (link.is_empty() && i.names <= 1) {
         return out;
     }
+    let at = link.first().or(i.shown.versions.first());
+    // Before the rest: the end of a name's record is followed by what it takes from the file.
+    out.splice(
+        0..0,
+        at.into_iter().flat_map(|at| beside_at(beside, at.location)),
+    );
     for (id, content, location) in all {
         out.push(Change::Unlink {
             id: *id,
@@ -172,6 +180,14 @@ pub(super) fn drop_name(i: &Inode, all: &[DotsOf]) -> Vec<Change> {
         });
     }
     out
+}
+
+fn beside_at(beside: &[Version], location: Dot) -> impl Iterator<Item = Change> {
+    beside.iter().map(move |v| Change::MarkCopy {
+        id: v.id,
+        content: v.content,
+        location,
+    })
 }
 
 /// The ends of files whose names these changes take away.

@@ -196,12 +196,22 @@ impl Fs {
     fn remove(&self, dir: Ino, name: &[u8], want_dir: bool) -> Result<()> {
         let name = EntryName::new(name)?;
         self.may_name(dir, &name)?;
+        let seen = self.leads_to(dir, &name)?;
+        if seen.is_none() {
+            return Err(VolumeError::NotFound);
+        }
         let mut live = self.lock_plain(|live| {
             let ino = self.named(live, dir, &name)?;
             Ok(ino.into_iter().collect())
         })?;
         let ino = self.named(&mut live, dir, &name)?;
         let ino = ino.ok_or(VolumeError::NotFound)?;
+        if !is_seen(&live, ino, seen) {
+            // It went, and another file came to its name, while that was waited for.
+            drop(live);
+            self.tell_others(vec![Stale::Entry { dir, name }]);
+            return Ok(());
+        }
         let is_dir = live.inode(ino)?.kind == Kind::Dir;
         match (is_dir, want_dir) {
             (true, false) => return Err(VolumeError::IsDir),
@@ -262,7 +272,11 @@ impl Fs {
             }
             return Ok(out);
         }
-        let mut out = link::drop_name(i, &self.all_dots(live, i)?);
+        let beside = match i.kind {
+            Kind::Dir => Vec::new(),
+            _ => self.beside_other_names(live, i)?,
+        };
+        let mut out = link::drop_name(i, &self.all_dots(live, i)?, &beside);
         if i.kind != Kind::Dir && i.names > 1 {
             return Ok(out);
         }
@@ -369,10 +383,29 @@ impl Fs {
         Ok(copies.flat_map(|s| s.versions).collect())
     }
 
+    /// The versions that the view shows as copies beside all names of a file.
+    pub(super) fn beside_other_names(&self, live: &Live, i: &Inode) -> Result<Vec<Version>> {
+        let (src, state) = (self.volume.source(&live.view), &live.view.state);
+        let mut out = Vec::new();
+        let record = state.record(src, i.id())?;
+        let places = record.map_or(Ok(Vec::new()), |r| state.places(src, &r))?;
+        for place in places {
+            let dirs = shown::unified(src, state, place.parent)?;
+            let all = shown::group(src, state, &dirs, &place.name)?;
+            let copies = all.into_iter().filter(|s| s.role != Role::Main);
+            let own = copies.flat_map(|s| s.versions);
+            out.extend(own.filter(|v| v.id == i.id() && !i.shown.versions.contains(v)));
+        }
+        Ok(out)
+    }
+
     /// The versions and places of the files that an inode stands for, those in the view and
-    /// those on their way there, but for copies beside it.
+    /// those on their way there, but for copies beside any name of it.
     pub(super) fn all_dots(&self, live: &Live, i: &Inode) -> Result<Vec<DotsOf>> {
-        let beside = self.beside(live, i)?;
+        let mut beside = self.beside(live, i)?;
+        if i.names > 1 {
+            beside.extend(self.beside_other_names(live, i)?);
+        }
         let src = self.volume.source(&live.view);
         let mut ids: Vec<FileId> = i.shown.dirs.clone();
         ids.extend(i.shown.versions.iter().map(|v| v.id));
@@ -420,8 +453,16 @@ impl Fs {
             Ok(both.into_iter().flatten().collect())
         };
         let over = self.seen_at(to, &new)?;
+        let seen = self.leads_to(to, &new)?;
         let mut live = self.lock_plain(named)?;
-        let target = self.named(&mut live, to, &new)?;
+        let mut target = self.named(&mut live, to, &new)?;
+        if let Some(t) = target.filter(|t| mode == RenameMode::Replace && !is_seen(&live, *t, seen))
+        {
+            // It came to the name while that was waited for: it stays, beside what comes now.
+            live.inode_mut(t)?.unbind(to, &new);
+            live.stale.insert((to, new.clone()));
+            target = None;
+        }
         let ino = self.named(&mut live, from, &old)?;
         let ino = ino.ok_or(VolumeError::NotFound)?;
         if live.inode(to)?.removed {
@@ -523,6 +564,13 @@ impl Fs {
         self.tell_others(names.map(entry).to_vec());
     }
 
+    /// The inode and the file that a name leads to.
+    fn leads_to(&self, dir: Ino, name: &EntryName) -> Result<Option<(Ino, FileId)>> {
+        let mut live = self.volume.lock();
+        let ino = live.child(self.volume.cx(), dir, name)?;
+        ino.map_or(Ok(None), |i| Ok(Some((i, live.inode(i)?.id()))))
+    }
+
     /// What a name shows, if another inode of that file has bytes for a commit.
     fn seen_at(&self, dir: Ino, name: &EntryName) -> Result<Option<Shown>> {
         let mut live = self.volume.lock();
@@ -595,6 +643,13 @@ impl Fs {
         }
         Ok(out)
     }
+}
+
+/// Whether what a name leads to is what it led to before. A directory has nothing to lose.
+fn is_seen(live: &Live, ino: Ino, before: Option<(Ino, FileId)>) -> bool {
+    let same = |i: &Inode| before.is_some_and(|(b, id)| b == ino || id == i.id());
+    let now = live.inode(ino);
+    now.is_ok_and(|i| i.kind == Kind::Dir || same(i))
 }
 
 /// The file of its own that what is moved becomes by these changes, if it does.

@@ -210,7 +210,7 @@ impl History {
             let Some(r) = now.state.record(src, id)? else {
                 continue;
             };
-            let content = r.content.iter().chain(r.filled.content.as_deref());
+            let content = r.content.iter().chain(&r.filled.content);
             let location = r.location.iter().chain(r.filled.location.as_deref());
             out.push(Change::Drop {
                 id,

@@ -325,8 +325,8 @@ fn place_of(shown: &Shown) -> Target<'_> {
 }
 
 /// The file that goes on living under an entry that is written or moved: at a plain name the
-/// latest; a copy only if it is the latest version of some file, and that file has not got the plain
-/// name by another version.
+/// latest; a copy only if it is the latest version of some file, and that file's own name is not
+/// the plain one, by another version.
 fn keeper(at: Sight<'_>, shown: &Shown) -> Result<Option<Version>> {
     let Role::Copy { of } = &shown.role else {
         return Ok(shown.versions.first().copied());
@@ -335,7 +335,8 @@ fn keeper(at: Sight<'_>, shown: &Shown) -> Result<Option<Version>> {
         return Ok(None);
     };
     let main = shown::lookup(at.src, at.state, &shown.parents, of)?;
-    let is_main = main.is_some_and(|m| m.versions.iter().any(|v| v.id == first.id));
+    let is_main =
+        main.is_some_and(|m| m.link.is_empty() && m.versions.iter().any(|v| v.id == first.id));
     Ok((!is_main).then_some(first))
 }
 
@@ -438,10 +439,7 @@ fn end_whole(record: &Record) -> Change {
 }
 
 fn drop_all(record: &Record) -> Change {
-    let content = record
-        .content
-        .iter()
-        .chain(record.filled.content.as_deref());
+    let content = record.content.iter().chain(&record.filled.content);
     let location = record
         .location
         .iter()

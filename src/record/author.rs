@@ -170,7 +170,7 @@ impl Author<'_> {
         let mut content = self.content(kind, blob, over);
         content.copy_at = marks;
         record.content.push(content);
-        record.filled.content = None;
+        record.filled.content.clear();
         self.formerly.entry(id).or_default().content.clear();
         self.draft.set(id, Some(record))
     }
@@ -369,6 +369,8 @@ impl Author<'_> {
             if record.filled == Filled::default() {
                 continue;
             }
+            let asserts = record.location.is_empty();
+            let stood_in = record.filled.location.as_ref().map(|l| l.stamp.dot());
             if record.location.is_empty()
                 && let Some(l) = record.filled.location.take()
             {
@@ -378,9 +380,17 @@ impl Author<'_> {
                     .location
                     .push(self.location((l.parent, &l.name), None));
             }
-            if record.content.is_empty()
-                && let Some(c) = record.filled.content.take()
-            {
+            let own = self.stamp.dot();
+            let mut stands_in = std::mem::take(&mut record.filled.content);
+            if !record.content.is_empty() && !stands_in.is_empty() {
+                // The versions that are gone end; the others are where they were shown.
+                let stays_copy = |c: &Content| stood_in.is_some_and(|l| c.copy_at.contains(&l));
+                for c in stands_in.iter_mut().filter(|c| stays_copy(c)) {
+                    c.copy_at.push(own);
+                    c.copy_at.sort_unstable();
+                }
+                record.content = stands_in;
+            } else if let Some(c) = stands_in.pop() {
                 let former = self.formerly.entry(id).or_default();
                 former.content.push(c.stamp.dot());
                 let over = match c.kind {
@@ -389,7 +399,11 @@ impl Author<'_> {
                 };
                 record.content.push(self.content(c.kind, c.blob, over));
             }
+            let is_placed = asserts && record.kind() == Some(Kind::Dir);
             self.draft.set(id, Some(record))?;
+            if is_placed {
+                self.assert_fallbacks()?;
+            }
         }
         Ok(())
     }

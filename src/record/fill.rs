@@ -31,66 +31,79 @@ impl Draft<'_> {
             ..Filled::default()
         };
         if record.location.is_empty() && record.filled.links == 0 {
-            record.filled.location = self.location_for(&record)?.map(Box::new);
+            self.bring_to_a_place(&mut record)?;
         }
         if record.content.is_empty() {
-            record.filled.content = self.content_for(&record)?.map(Box::new);
+            record.filled.content = self.content_for(&record)?;
         }
         self.set(id, Some(record))
     }
 
-    fn location_for(&mut self, record: &Record) -> Result<Option<Location>> {
-        let mut unlinked = false;
+    /// A place for a file whose last name is gone: the one that its latest version had. Versions
+    /// that were taken away from every place they had stay away.
+    fn bring_to_a_place(&mut self, record: &mut Record) -> Result<()> {
+        let mut place: Option<Location> = None;
+        let mut left = Vec::new();
         for version in &record.content {
-            let Some(state) = self.state_at(version.stamp)? else {
-                continue;
-            };
-            let Some(then) = state.record(self.src, record.id)? else {
-                continue;
-            };
-            let at = |parent, name| Location {
-                stamp: version.stamp,
-                parent,
-                name,
-                prev: None,
-            };
-            if let Some(l) = then.shown_location() {
-                if !version.gone_from.contains(&l.stamp.dot()) {
-                    return Ok(Some(at(l.parent, l.name.clone())));
-                }
-                unlinked = true;
-            } else if then.filled.links > 0 {
-                // It had no name of its own then, only others.
-                for link in listed(self.src, &state, link_list(record.id))? {
-                    let link = state.record(self.src, link)?;
-                    let Some(l) = link.as_ref().and_then(Record::shown_location) else {
-                        continue;
-                    };
-                    if !version.gone_from.contains(&l.stamp.dot()) {
-                        return Ok(Some(at(l.parent, l.name.clone())));
+            match self.place_of(version, record.id)? {
+                Before::Gone => {}
+                Before::Unknown => left.push(version.clone()),
+                Before::At(l) => {
+                    let stays_copy = version.copy_at.contains(&l.stamp.dot());
+                    let place = place.get_or_insert(Location {
+                        stamp: version.stamp,
+                        prev: None,
+                        ..l
+                    });
+                    let mut version = version.clone();
+                    if stays_copy {
+                        version.copy_at.push(place.stamp.dot());
+                        version.copy_at.sort_unstable();
+                        version.copy_at.dedup();
                     }
-                    unlinked = true;
+                    left.push(version);
                 }
             }
         }
-        if unlinked {
-            return Ok(None);
+        let lost = |c: &Content| at_root(record.id, c.stamp, None);
+        let place = place.or_else(|| left.first().map(lost));
+        record.filled.location = place.map(Box::new);
+        if left.len() < record.content.len() {
+            record.filled.content = left;
         }
-        let first = record.content.first();
-        Ok(first.map(|c| at_root(record.id, c.stamp, None)))
+        Ok(())
     }
 
-    fn content_for(&mut self, record: &Record) -> Result<Option<Content>> {
+    /// Where a version was when it was written, if nobody took that name away from it.
+    fn place_of(&mut self, version: &Content, file: FileId) -> Result<Before> {
+        let Some(state) = self.state_at(version.stamp)? else {
+            return Ok(Before::Unknown);
+        };
+        let Some(then) = state.record(self.src, file)? else {
+            return Ok(Before::Unknown);
+        };
+        let mut places = Vec::new();
+        places.extend(then.shown_location().cloned());
+        if then.filled.links > 0 {
+            for link in listed(self.src, &state, link_list(file))? {
+                let link = state.record(self.src, link)?;
+                places.extend(link.as_ref().and_then(Record::shown_location).cloned());
+            }
+        }
+        if places.is_empty() {
+            return Ok(Before::Unknown);
+        }
+        let stays = |l: &Location| !version.gone_from.contains(&l.stamp.dot());
+        Ok((places.into_iter().find(stays)).map_or(Before::Gone, Before::At))
+    }
+
+    fn content_for(&mut self, record: &Record) -> Result<Vec<Content>> {
         let Some(first) = record.location.first() else {
-            return Ok(None);
+            return Ok(Vec::new());
         };
         let then = self.record_at(first.stamp, record.id)?;
         let version = then.as_ref().and_then(|r| r.shown_content().first());
-        Ok(version.map(|c| Content {
-            copy_at: Vec::new(),
-            gone_from: Vec::new(),
-            ..c.clone()
-        }))
+        Ok(version.map(stand_in).into_iter().collect())
     }
 
     /// Looks at directories that nobody asserts: they live as long as something is in them.
@@ -141,13 +154,10 @@ impl Draft<'_> {
         };
         let mut record = Record::new(id);
         record.fields = old.map_or_else(|| then.fields.clone(), |r| r.fields.clone());
-        record.filled.content = then.shown_content().first().map(|c| {
-            Box::new(Content {
-                copy_at: Vec::new(),
-                gone_from: Vec::new(),
-                ..c.clone()
-            })
-        });
+        record
+            .filled
+            .content
+            .extend(then.shown_content().first().map(stand_in));
         record.filled.links = u32::try_from(links.len()).unwrap_or(u32::MAX);
         Ok(Some(record))
     }
@@ -179,14 +189,14 @@ impl Draft<'_> {
             (Some(r), _) | (None, Some(r)) => r.fields.clone(),
             (None, None) => model::Fields::default(),
         };
-        record.filled.content = Some(Box::new(Content {
+        record.filled.content.push(Content {
             stamp,
             kind: Kind::Dir,
             blob: Oid::null(gix::hash::Kind::Sha1),
             over: Vec::new(),
             copy_at: Vec::new(),
             gone_from: Vec::new(),
-        }));
+        });
         let was = then.as_ref().and_then(Record::shown_location);
         let fell_back = self.fallbacks.contains_key(&id);
         record.filled.location = Some(Box::new(match was {
@@ -198,6 +208,25 @@ impl Draft<'_> {
             _ => at_root(id, stamp, was),
         }));
         Ok(Some(record))
+    }
+}
+
+/// Where a version was.
+enum Before {
+    /// It was taken away from every name that it had.
+    Gone,
+    /// Here.
+    At(Location),
+    /// No record says.
+    Unknown,
+}
+
+/// A version of former times, without what was said of its places.
+fn stand_in(was: &Content) -> Content {
+    Content {
+        copy_at: Vec::new(),
+        gone_from: Vec::new(),
+        ..was.clone()
     }
 }
 

@@ -135,8 +135,9 @@ pub struct Record {
 /// See [`Record::filled`]. Few files have any of it, so it takes little room in all others.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug, Default)]
 pub struct Filled {
-    /// Content that stands in for none.
-    pub content: Option<Box<Content>>,
+    /// Content that stands in for none; or, of a file that lost its last name while versions of
+    /// it were beside that name, those: the others are gone from every place they had.
+    pub content: Vec<Content>,
     /// A place that stands in for none, or for the latest one if that would put a directory
     /// inside itself.
     pub location: Option<Box<Location>>,

@@ -28,7 +28,7 @@ pub(super) fn record(data: &[u8]) -> Option<(FileId, usize)> {
         at.numbers(3)?;
         at.maybe(|s| s.bytes().map(drop))?;
     }
-    at.maybe(Skip::content)?;
+    at.list(Skip::content)?;
     at.maybe(Skip::location)?;
     at.maybe(|s| {
         s.raw(20)?;
@@ -177,7 +177,9 @@ mod tests {
             r.content.push(content(next()));
         }
         if next().is_multiple_of(3) {
-            r.filled.content = Some(Box::new(content(next())));
+            for _ in 0..=next() % 3 {
+                r.filled.content.push(content(next()));
+            }
         }
         let at = Stamp {
             hlc: Hlc(next()),

@@ -107,16 +107,13 @@ impl Record {
             .or_else(|| self.location.first())
     }
 
-    /// The versions that are shown: the survivors, or the one that stands in for none.
+    /// The versions that are shown: the survivors, or what stands in for them.
     #[must_use]
     pub fn shown_content(&self) -> &[crate::record::model::Content] {
-        if self.content.is_empty() {
-            self.filled
-                .content
-                .as_deref()
-                .map_or(&[], std::slice::from_ref)
-        } else {
+        if self.filled.content.is_empty() {
             &self.content
+        } else {
+            &self.filled.content
         }
     }
 

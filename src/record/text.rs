@@ -171,5 +171,6 @@ const BEHIND: Seen = 4;
 fn unmarked(record: &Record) -> Vec<Content> {
     let at = record.shown_location().map(|l| l.stamp.dot());
     let is_free = |c: &&Content| at.is_none_or(|at| !c.copy_at.contains(&at));
-    record.content.iter().filter(is_free).cloned().collect()
+    let shown = record.shown_content();
+    shown.iter().filter(is_free).cloned().collect()
 }

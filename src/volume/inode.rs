@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::base::id::{FileId, Oid};
 use crate::base::name::EntryName;
 use crate::base::stamp::Dot;
-use crate::merge::shown::{Shown, Version};
+use crate::merge::shown::{Role, Shown, Version};
 use crate::record::model::Kind;
 
 /// Number of an inode, as the kernel sees it. Never reused while the node runs.
@@ -132,6 +132,8 @@ pub struct OtherName {
     pub name: EntryName,
     /// All ids of the directory.
     pub parents: Vec<FileId>,
+    /// Whether another file has the name, and this one is beside it.
+    pub role: Role,
     /// The records of this name; none if it is the file's own.
     pub link: Vec<Version>,
 }
@@ -230,6 +232,7 @@ impl Inode {
                 dir,
                 name,
                 parents: std::mem::take(&mut self.shown.parents),
+                role: std::mem::replace(&mut self.shown.role, Role::Main),
                 link: std::mem::take(&mut self.shown.link),
             });
         }
@@ -244,6 +247,7 @@ impl Inode {
     fn show(&mut self, new: OtherName) {
         self.shown.name = new.name.clone();
         self.shown.parents = new.parents;
+        self.shown.role = new.role;
         self.shown.link = new.link;
         self.place = Some((new.dir, new.name));
     }

@@ -87,7 +87,10 @@ impl Live {
                     children: HashMap::new(),
                 };
                 self.inodes.insert(ino, inode);
-                if s.role == Role::Main || !self.by_id.contains_key(&id) {
+                let known = known.and_then(|k| self.inodes.get(&k));
+                let is_linked = s.links > 0 || !s.link.is_empty();
+                let names_it = is_linked && !is_copy(&s) && known.is_none_or(|k| is_copy(&k.shown));
+                if s.role == Role::Main || names_it || !self.by_id.contains_key(&id) {
                     self.by_id.insert(id, ino);
                 }
                 ino
@@ -114,7 +117,7 @@ impl Live {
             return false;
         };
         let has_names = s.links > 0 || !s.link.is_empty();
-        let main = s.role == Role::Main && i.shown.role == Role::Main;
+        let names = !is_copy(s) && !is_copy(&i.shown);
         let same = i.kind == s.kind && ids(&i.shown) == ids(s) && i.names > 0 && !i.removed;
         let contents = |s: &Shown| {
             s.versions
@@ -123,7 +126,7 @@ impl Live {
                 .collect::<Vec<_>>()
         };
         let ours = contents(&i.shown) == contents(s) || self.is_being_written(ino);
-        has_names && main && same && ours && s.kind != Kind::Dir
+        has_names && names && same && ours && s.kind != Kind::Dir
     }
 
     /// Another name leads to an inode, as the view shows it.
@@ -133,6 +136,7 @@ impl Live {
                 dir,
                 name: s.name.clone(),
                 parents: s.parents,
+                role: s.role,
                 link: s.link,
             };
             i.others.push(other);

@@ -10,7 +10,7 @@ use crate::base::name::EntryName;
 use crate::merge::shown;
 use crate::volume::Invalidate;
 use crate::volume::error::VolumeError;
-use crate::volume::inode::Child;
+use crate::volume::inode::{Child, Inode};
 use crate::volume::live::Stale;
 
 /// Numbers that follow from a seed (splitmix64).
@@ -188,9 +188,24 @@ impl Side {
         self.blind |= self.names(ino) > names.saturating_sub(1);
     }
 
-    /// Notes that a file is about to end.
+    /// Notes that a file is about to end, with what another inode of it has for a commit.
     fn ends(&mut self, ino: Option<Ino>) {
-        if let Some(ino) = ino {
+        let Some(ino) = ino else {
+            return;
+        };
+        let same: Vec<Ino> = {
+            let live = self.v.lock();
+            let ids =
+                |i: &Inode| -> BTreeSet<FileId> { i.shown.versions.iter().map(|v| v.id).collect() };
+            let file = live.inodes.get(&ino).map(ids).unwrap_or_default();
+            let is_it = |i: &&Inode| {
+                let shares = !ids(i).is_disjoint(&file) && ids(i) != file;
+                i.ino == ino || (i.dirty.is_some() && shares)
+            };
+            let all = live.inodes.values().filter(is_it);
+            all.map(|i| i.ino).collect()
+        };
+        for ino in same {
             let all = self.read(ino);
             self.gone.extend(all);
         }
@@ -239,6 +254,11 @@ impl Side {
                 put(f, ".tmp", &text);
                 let (from, to) = ((ROOT_INO, &b".tmp"[..]), (ROOT_INO, name.as_bytes()));
                 let names = self.names(ino);
+                if names <= 1 {
+                    let kept = lines(text.as_bytes());
+                    self.ends(Some(ino));
+                    self.gone.retain(|l| !kept.contains(l));
+                }
                 may(f, f.rename(from, to, RenameMode::Replace));
                 k.did(&[&tmp, &name]);
                 self.ended(ino, names);

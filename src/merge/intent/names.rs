@@ -10,10 +10,11 @@ use super::{
     leave_beside, place_of, relocate,
 };
 use crate::base::id::{FileId, Oid};
+use crate::base::stamp::Dot;
 use crate::merge::shown::{self, Role, Shown, Version};
 use crate::record::Result;
 use crate::record::change::{Change, OWN};
-use crate::record::model::Kind;
+use crate::record::model::{Kind, Record};
 
 /// Another name of a file, for what is shown. `fresh` names it; the second id is used when what
 /// is shown has to become a file of its own first, because it is one of several versions.
@@ -109,20 +110,35 @@ fn end_link(at: Sight<'_>, shown: &Shown, all: &[Version]) -> Result<Vec<Change>
         let Some(record) = at.state.record(at.src, name.id)? else {
             continue;
         };
-        out.push(drop_all(&record));
-        out.extend(file.as_ref().filter(|_| stay.is_empty()).map(|f| {
-            Change::Unlink {
-                id: f.id,
-                content: f.shown_content().iter().map(|c| c.stamp.dot()).collect(),
-                location: record
-                    .shown_location()
-                    .map(|l| l.stamp.dot())
-                    .into_iter()
-                    .collect(),
-            }
-        }));
+        let end = drop_all(&record);
+        if let Some(file) = file.as_ref().filter(|_| stay.is_empty()) {
+            let location = record.shown_location().map(|l| l.stamp.dot());
+            let location: Vec<Dot> = location.into_iter().collect();
+            let mut taken = take_name(file, &shown.versions, location);
+            // The end of a name's record is followed by what it takes from the file.
+            taken.insert(taken.len().saturating_sub(1), end);
+            out.append(&mut taken);
+        } else {
+            out.push(end);
+        }
     }
     Ok(out)
+}
+
+/// An end of one of a file's names, given by its places, the one shown first. Versions beside what it showed live on beside the others, as
+/// copies; and without the name, should the others be taken away meanwhile.
+fn take_name(file: &Record, versions: &[Version], location: Vec<Dot>) -> Vec<Change> {
+    let content = dots_of(versions, file.id);
+    let mut out = Vec::new();
+    if let Some(shown) = location.first() {
+        out.extend(leave_beside(Some(file), file.id, versions, *shown));
+    }
+    out.push(Change::Unlink {
+        id: file.id,
+        content,
+        location,
+    });
+    out
 }
 
 /// The versions of a file that are shown as copies beside its last name.
@@ -148,10 +164,20 @@ pub(super) fn end_name(at: Sight<'_>, shown: &Shown, all: &[Version]) -> Result<
     if !shown.link.is_empty() {
         return end_link(at, shown, all);
     }
-    if shown.role == Role::Main && shown.links > 0 {
+    if shown.links == 0 {
+        return end(at, &shown.versions, None);
+    }
+    if shown.role == Role::Main {
         return unlink(at, &shown.versions);
     }
-    end(at, &shown.versions, None)
+    // Other names of a displaced file show its latest version too.
+    let (latest, older): (Vec<Version>, Vec<Version>) =
+        shown.versions.iter().partition(|v| v.first);
+    let mut out = unlink(at, &latest)?;
+    let ended = |v: &Version| latest.iter().any(|l| l.id == v.id);
+    let older: Vec<Version> = older.into_iter().filter(|v| !ended(v)).collect();
+    out.extend(end(at, &older, None)?);
+    Ok(out)
 }
 
 /// A new place for another name of a file.
@@ -205,7 +231,15 @@ fn unlink(at: Sight<'_>, versions: &[Version]) -> Result<Vec<Change>> {
                     location: Vec::new(),
                 });
             }
-            out.push(end_whole(&record));
+            let own: Vec<Version> = versions.iter().filter(|v| v.id == id).copied().collect();
+            let shown = record.shown_location().map(|l| l.stamp.dot());
+            let all = record.location.iter().map(|l| l.stamp.dot());
+            let others = all.filter(|l| Some(*l) != shown);
+            out.extend(take_name(
+                &record,
+                &own,
+                shown.into_iter().chain(others).collect(),
+            ));
         } else {
             let own: Vec<Version> = versions.iter().filter(|v| v.id == id).copied().collect();
             out.extend(end(at, &own, None)?);

@@ -173,7 +173,9 @@ fn a_stock_commit_is_shown_as_it_was_made() {
                     let ruled = || rules(stock.base_tree) != rules(stock.tree);
                     assert!(
                         tree == stock.tree || copies || ruled(),
-                        "seed {seed}: {made:?} for {wanted_files:?}\n{}",
+                        "seed {seed}: {made:?} for {wanted_files:?} on {:?}\n{:?}\n{}",
+                        disk_of(w, &w.tree(base)),
+                        meant.changes,
                         w.notes.join("\n")
                     );
                     // Whatever copies do to names, all bytes are there.

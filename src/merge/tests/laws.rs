@@ -148,7 +148,8 @@ fn no_write_is_lost_and_what_was_ended_stays_ended() {
                     let within = r.content.iter().filter(|c| text.contains(&c.stamp.dot()));
                     shown.extend(within.map(|c| c.blob));
                     // Somebody unlinked each of the names, nobody the last one.
-                    if r.place().is_none() && r.filled.links == 0 {
+                    let hidden = r.place().is_none() || !r.filled.content.is_empty();
+                    if hidden && r.filled.links == 0 {
                         let ended = r.content.iter().filter(|c| !c.gone_from.is_empty());
                         shown.extend(ended.map(|c| c.blob));
                     }
