@@ -160,7 +160,7 @@ pub(super) fn drop_name(i: &Inode, all: &[DotsOf], beside: &[Version]) -> Vec<Ch
     let gone: Vec<Dot> = link.iter().map(|l| l.location).collect();
     // Nobody has seen a name that is in no commit yet.
     let is_new = !link.is_empty() && link.iter().all(|l| l.content == OWN);
-    if i.kind == Kind::Dir || is_new || (link.is_empty() && i.names <= 1) {
+    if i.kind == Kind::Dir || is_new || (link.is_empty() && !i.has_other_names()) {
         return out;
     }
     let at = link.first().or(i.shown.versions.first());

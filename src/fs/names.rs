@@ -267,7 +267,7 @@ impl Fs {
             let state = &live.view.state;
             let mut out = intent::delete(Sight { src, state }, &i.shown)?;
             // Also for who reads the journal after a crash: its bytes go with its last name.
-            if i.kind != Kind::Dir && i.names <= 1 {
+            if i.kind != Kind::Dir && !i.has_other_names() {
                 out.extend(link::end_unlinked(&out));
             }
             return Ok(out);
@@ -277,7 +277,7 @@ impl Fs {
             _ => self.beside_other_names(live, i)?,
         };
         let mut out = link::drop_name(i, &self.all_dots(live, i)?, &beside);
-        if i.kind != Kind::Dir && i.names > 1 {
+        if i.kind != Kind::Dir && i.has_other_names() {
             return Ok(out);
         }
         for (id, content, location) in self.all_dots(live, i)? {
@@ -403,7 +403,7 @@ impl Fs {
     /// those on their way there, but for copies beside any name of it.
     pub(super) fn all_dots(&self, live: &Live, i: &Inode) -> Result<Vec<DotsOf>> {
         let mut beside = self.beside(live, i)?;
-        if i.names > 1 {
+        if i.has_other_names() {
             beside.extend(self.beside_other_names(live, i)?);
         }
         let src = self.volume.source(&live.view);

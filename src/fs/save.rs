@@ -31,7 +31,7 @@ fn is_plain(i: &Inode) -> bool {
         && i.shown.role == Role::Main
         && i.shown.link.is_empty()
         && i.shown.links == 0
-        && i.names <= 1
+        && !i.has_other_names()
         && !i.removed
 }
 

@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::chain::{self, Deed, Desk, Fixed, Reach};
-use super::inode::{Data, Ino};
+use super::inode::{Data, Ino, Inode};
 use super::live::{Live, Pending};
 use super::view::{HeadInfo, View};
 use super::{Volume, VolumeResult};
@@ -23,7 +23,7 @@ use crate::merge::shown::{self, Role, Shown};
 use crate::record::Source;
 use crate::record::change::{Change, OWN, SetField as Field};
 use crate::record::conflict;
-use crate::record::model::Kind;
+use crate::record::model::{Kind, Record};
 use crate::record::state::State;
 use crate::store::objects::{Memory, ObjectKind, Objects};
 
@@ -153,9 +153,15 @@ fn odd(
     }
     let mut out = Vec::new();
     for (id, wanted) in last {
-        let place = state.record(src, id)?.and_then(|r| r.place());
+        let record = state.record(src, id)?;
+        let place = record.as_ref().and_then(Record::place);
         let found = place.as_ref().map(|p| (p.parent, &p.name));
-        if found != wanted {
+        // Another name of a file that is gone shows nothing.
+        let file = match record.as_ref().and_then(|r| r.kind()?.target()) {
+            Some(file) => state.record(src, file)?.is_some_and(|f| f.is_shown()),
+            None => true,
+        };
+        if found != wanted || !file {
             let both = found.into_iter().chain(wanted);
             out.extend(both.map(|(dir, name)| (dir, name.clone())));
         }
@@ -174,6 +180,12 @@ fn is_contested(
         return Ok(false);
     };
     if record.is_contested() || record.filled.links > 0 {
+        return Ok(true);
+    }
+    // What lies beside a file goes from one of its names to another.
+    if let Some(file) = record.kind().and_then(Kind::target)
+        && state.record(src, file)?.is_some_and(|f| f.is_contested())
+    {
         return Ok(true);
     }
     let Some(place) = record.place() else {
@@ -212,7 +224,7 @@ pub(super) fn take(volume: &Volume, live: &mut Live, all: bool) -> Batch {
     let ready = ready(live, all);
     let waits = live.dirty.iter().filter(|i| !ready.contains(*i));
     let mut held: BTreeSet<FileId> = waits
-        .filter_map(|i| live.inodes.get(i).map(super::inode::Inode::id))
+        .filter_map(|i| live.inodes.get(i).map(Inode::id))
         .collect();
     let (changes, held_entries) = split(live, &mut held);
     let stamp = live.numbers.next(clock::now_ms());
@@ -514,8 +526,9 @@ fn write_over(
         return Ok(intent::write_apart(sight, s, (kind, blob), w.fresh)?);
     }
     let now = shown::lookup(src, state, &s.parents, &s.name)?;
-    if now.is_some_and(|n| n.versions == s.versions) {
-        return Ok(intent::write(sight, s, (kind, blob), w.fresh)?);
+    // Its bytes count, not those that were shown: a commit that was under way then has made others.
+    if let Some(now) = now.filter(|n| n.versions == s.versions) {
+        return Ok(intent::write(sight, &now, (kind, blob), w.fresh)?);
     }
     let dots = |id| s.versions.iter().filter(move |v| v.id == id);
     let mut out = vec![Change::Write {
@@ -560,10 +573,22 @@ fn message(batch: &Batch) -> String {
 pub(super) fn settle(live: &mut Live, batch: &Batch, done: &Done) {
     for (ino, blob) in &done.blobs {
         // One that goes on as another file since then has other bytes to be compared with.
-        let written = batch.written.iter().find(|w| w.ino == *ino);
-        let id = written.map(|w| if w.apart { w.fresh } else { w.id });
-        if let Some(i) = live.inodes.get_mut(ino).filter(|i| Some(i.id()) == id) {
-            i.shown.blob = *blob;
+        let Some(w) = batch.written.iter().find(|w| w.ino == *ino) else {
+            continue;
+        };
+        let id = if w.apart { w.fresh } else { w.id };
+        // Another one may have taken the file over.
+        for ino in [Some(*ino), live.by_id.get(&id).copied()]
+            .into_iter()
+            .flatten()
+        {
+            let has_it = |i: &&mut Inode| {
+                let version = i.shown.versions.first();
+                i.id() == id && version.is_some_and(|v| v.content == batch.stamp.dot())
+            };
+            if let Some(i) = live.inodes.get_mut(&ino).filter(has_it) {
+                i.shown.blob = *blob;
+            }
         }
     }
     for (dir, name) in &done.odd {

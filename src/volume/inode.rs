@@ -239,6 +239,13 @@ impl Inode {
         self.show(new);
     }
 
+    /// Whether the file has other names than the one that it is shown under: in the view, or here,
+    /// where a name may lead to it that the view took away while it was written to.
+    #[must_use]
+    pub fn has_other_names(&self) -> bool {
+        self.names > 1 || !self.others.is_empty()
+    }
+
     fn find_other(&self, dir: Ino, name: &EntryName) -> Option<usize> {
         let is = |o: &OtherName| o.dir == dir && o.name == *name;
         self.others.iter().position(is)

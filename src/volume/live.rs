@@ -366,11 +366,11 @@ impl Live {
     /// the last, only its bytes stay, for those who have it open.
     pub fn mark_removed(&mut self, ino: Ino, now: i64) {
         if let Some(i) = self.inodes.get_mut(&ino) {
-            if i.names > 1 {
+            if i.has_other_names() {
                 if let Some((dir, name)) = i.place.clone() {
                     i.unbind(dir, &name);
                 }
-                i.names -= 1;
+                i.names = i.names.saturating_sub(1).max(1);
                 i.attr.ctime = now;
                 self.touched.insert(ino);
                 return;

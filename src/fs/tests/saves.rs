@@ -264,3 +264,33 @@ fn an_edited_file_that_was_removed_made_again_and_removed_stays_gone() {
     assert_eq!(manifest(&f).keys().collect::<Vec<_>>(), [""; 0]);
     v.stop().unwrap();
 }
+
+#[test]
+fn a_save_of_the_bytes_that_were_there_before_the_last_one_is_a_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let v = volume(dir.path(), 1);
+    let f = fs(&v);
+    put(&f, "f", "first");
+    v.flush_all().unwrap();
+    let save = |text: &str| {
+        put(&f, "tmp", text);
+        f.rename((ROOT_INO, b"tmp"), (ROOT_INO, b"f"), RenameMode::Replace)
+            .unwrap();
+    };
+    // The commit of the other bytes is under way when these come, in some of the rounds.
+    for round in 0..60 {
+        save(&format!("second {round}"));
+        std::thread::sleep(Duration::from_micros(100 * round));
+        save("first");
+        v.flush_all().unwrap();
+        let ino = f.lookup(ROOT_INO, b"f").unwrap().unwrap().ino;
+        let view = v.view();
+        let name = crate::base::name::EntryName::new("f").unwrap();
+        let dirs = [crate::base::id::FileId::ROOT];
+        let shown = crate::merge::shown::lookup(v.source(&view), &view.state, &dirs, &name);
+        let blob = shown.unwrap().unwrap().blob;
+        assert_eq!(f.read(ino, 0, 100).unwrap(), b"first", "round {round}");
+        assert_eq!(v.repo().size(&blob).unwrap(), 5, "round {round}");
+    }
+    v.stop().unwrap();
+}

@@ -165,8 +165,13 @@ impl World {
         for (id, row) in rows.expect("memory") {
             let (old, new) = (row[0].clone(), row[1].clone());
             let new_content = new.as_ref().map_or(&[][..], |r| r.shown_content());
-            for c in old.as_ref().map_or(&[][..], |r| r.shown_content()) {
-                let stays = new_content.iter().any(|n| n.stamp == c.stamp);
+            // Also those that no place shows any more: who acts on the file ends them.
+            let hidden = old.as_ref().filter(|_| !new_content.is_empty());
+            let hidden = hidden.map_or(&[][..], |r| &r.content);
+            let all = old.as_ref().map_or(&[][..], |r| r.shown_content());
+            for c in all.iter().chain(hidden) {
+                let kept = new.as_ref().map_or(&[][..], |r| &r.content);
+                let stays = new_content.iter().chain(kept).any(|n| n.stamp == c.stamp);
                 let again = new_content
                     .iter()
                     .any(|n| n.stamp == stamp && n.blob == c.blob && !meant.contains(&id));
