@@ -163,7 +163,7 @@ pub(super) fn drop_name(i: &Inode, all: &[DotsOf], beside: &[Version]) -> Vec<Ch
     if i.kind == Kind::Dir || is_new || (link.is_empty() && !i.has_other_names()) {
         return out;
     }
-    let at = link.first().or(i.shown.versions.first());
+    let at = link.first().or_else(|| i.shown.versions.first());
     // Before the rest: the end of a name's record is followed by what it takes from the file.
     out.splice(
         0..0,

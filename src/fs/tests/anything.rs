@@ -251,6 +251,9 @@ impl Side {
             3 | 4 => {
                 let text = self.changed(rng, ino);
                 let tmp = EntryName::new(".tmp").unwrap();
+                // The other side's, whose rename is still to come: it is written anew.
+                let theirs = f.lookup(ROOT_INO, b".tmp").unwrap();
+                self.ends(theirs.map(|s| s.ino));
                 put(f, ".tmp", &text);
                 let (from, to) = ((ROOT_INO, &b".tmp"[..]), (ROOT_INO, name.as_bytes()));
                 let names = self.names(ino);
