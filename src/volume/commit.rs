@@ -102,6 +102,8 @@ fn split(live: &mut Live, held: &mut BTreeSet<FileId>) -> (Vec<Change>, BTreeSet
     let mut known = 0;
     while !held.is_empty() && known != held.len() + entries.len() {
         known = held.len() + entries.len();
+        let links: Vec<FileId> = held.iter().flat_map(|id| links_of(live, *id)).collect();
+        held.extend(links);
         for p in &live.pending {
             if p.change.id().is_some_and(|id| held.contains(&id)) && !is_field(&p.change) {
                 entries.insert(p.entry);
@@ -126,6 +128,16 @@ fn split(live: &mut Live, held: &mut BTreeSet<FileId>) -> (Vec<Change>, BTreeSet
     });
     live.rewritten = waits.collect();
     (go.into_iter().map(|p| p.change).collect(), held_entries)
+}
+
+/// The records of a file's other names: what was done to them waits with it.
+fn links_of(live: &Live, file: FileId) -> Vec<FileId> {
+    let ino = live.by_id.get(&file);
+    let Some(i) = ino.and_then(|ino| live.inodes.get(ino)) else {
+        return Vec::new();
+    };
+    let others = i.others.iter().flat_map(|o| &o.link);
+    i.shown.link.iter().chain(others).map(|l| l.id).collect()
 }
 
 /// Where these changes left a file elsewhere than they say: somebody else did something to it too.
