@@ -1,7 +1,9 @@
 //! Folders: the commands that make them and take them away, several at once, dead ones.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 
 use crate::harness::{self, Lab, SOON, cellfs, wait_until};
 
@@ -156,6 +158,86 @@ fn read_only() {
     node.stop();
 }
 
+/// The options of a mount, as the kernel has them.
+fn options(dir: &Path) -> String {
+    let table = fs::read_to_string("/proc/self/mountinfo").expect("Linux");
+    let dir = format!(" {} ", dir.display());
+    let line = table.lines().find(|l| l.contains(&dir)).expect("mounted");
+    line.split(' ').nth(5).expect("options").to_owned()
+}
+
+#[test]
+fn options_of_a_mount_are_those_that_were_asked_for() {
+    if !harness::fuse() {
+        return;
+    }
+    let lab = Lab::new();
+    let node = lab.first("n1");
+    node.write("run", "#!/bin/sh\ntrue\n");
+    let run = node.at("run");
+    fs::set_permissions(&run, fs::Permissions::from_mode(0o755)).expect("set");
+    let may_run = |p: &Path| Command::new(p).status().map(|s| s.success());
+    assert!(may_run(&run).expect("runs"));
+    let one = lab.mount_point("one");
+    let words = ["mount", "-o", "noexec,noatime", "-o", "_netdev,nofail"];
+    let one_text = one.display().to_string();
+    node.ask(&[&words[..], &[one_text.as_str()]].concat());
+    let said = options(&one);
+    for word in ["rw", "nosuid", "nodev", "noexec", "noatime"] {
+        assert!(said.split(',').any(|o| o == word), "{word} of {said}");
+    }
+    let refused = may_run(&one.join("run")).expect_err("refused");
+    assert_eq!(refused.raw_os_error(), Some(libc::EACCES), "{refused}");
+    fs::write(one.join("run"), "written").expect("written");
+    let two = lab.mount_point("two").display().to_string();
+    for (word, wants) in [("noexce", "no option noexce"), ("suid", "nosuid")] {
+        let bad = node.try_ask(&["mount", "-o", word, &two]);
+        assert_eq!(bad.status.code(), Some(2), "{bad:?}");
+        let said = String::from_utf8_lossy(&bad.stderr);
+        assert!(said.contains(wants) && said.contains("Hint:"), "{said}");
+    }
+    node.stop();
+}
+
+#[test]
+fn mount_and_fstab_find_us_by_the_name_of_their_helper() {
+    if !harness::fuse() {
+        return;
+    }
+    let lab = Lab::new();
+    let helper = lab.path("mount.cellfs");
+    std::os::unix::fs::symlink(harness::program(), &helper).expect("linked");
+    let (dir, state) = (lab.mount_point("mnt"), lab.path("state"));
+    let list = format!(
+        "ro,_netdev,x-systemd.automount,state={},listen=127.0.0.1:{},noexec",
+        state.display(),
+        harness::free_port()
+    );
+    let mount = |volume: &str, flags: &[&str]| {
+        let mut c = Command::new(&helper);
+        c.arg(volume).arg(&dir).args(flags).args(["-o", &list]);
+        c.output().expect("runs")
+    };
+    let rehearsed = mount("photos", &["-f"]);
+    assert!(
+        rehearsed.status.success() && !mounted(&dir),
+        "{rehearsed:?}"
+    );
+    let out = mount("photos", &["-n"]);
+    assert!(out.status.success(), "{out:?}");
+    let said = options(&dir);
+    assert!(said.starts_with("ro,") && said.contains("noexec"), "{said}");
+    let denied = fs::write(dir.join("f"), "f").expect_err("refused");
+    assert_eq!(denied.raw_os_error(), Some(libc::EROFS), "{denied}");
+    let status = cellfs(&state, &["status", "--json"]);
+    let text = String::from_utf8_lossy(&status.stdout);
+    assert!(text.contains("photos"), "{text}");
+    let out = cellfs(&state, &["umount", "--all"]);
+    assert!(out.status.success(), "{out:?}");
+    let bad = Command::new(&helper).arg("cell").output().expect("runs");
+    assert_eq!(bad.status.code(), Some(2), "{bad:?}");
+}
+
 #[test]
 fn a_folder_of_another_volume() {
     if !harness::fuse() {
@@ -217,7 +299,7 @@ fn somebody_elses_umount() {
     let lab = Lab::new();
     let node = lab.first("n1");
     node.write("f", "f");
-    harness::run(std::process::Command::new("umount").arg(node.dir()));
+    harness::run(Command::new("umount").arg(node.dir()));
     let folder = node.dir().display().to_string();
     node.ask(&["mount", &folder]);
     assert_eq!(node.read("f"), "f");

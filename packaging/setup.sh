@@ -61,5 +61,9 @@ if [ "$(id -u)" = 0 ]; then to=${PREFIX:-/usr/local}/bin; else to=${PREFIX:-$HOM
 # Wherever settings put it.
 target=$(cargo metadata --locked --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
 install -D -m 755 "$target/release/cellfs" "$to/cellfs"
+if [ "$(id -u)" = 0 ] && [ -z "${PREFIX-}" ]; then
+    # By this name mount(8) and /etc/fstab find it.
+    ln -sfn "$to/cellfs" /sbin/mount.cellfs
+fi
 say "installed $to/cellfs: $("$to/cellfs" version | head -n 1)"
 case ":$PATH:" in *":$to:"*) ;; *) echo "add $to to PATH" ;; esac

@@ -11,6 +11,7 @@ pub mod durable;
 pub mod format;
 pub mod id;
 pub mod limit;
+pub mod mount_options;
 pub mod name;
 pub mod path;
 pub mod stamp;

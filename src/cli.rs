@@ -8,6 +8,7 @@
 mod args;
 mod duration;
 mod folder;
+mod helper;
 mod hook;
 mod logging;
 mod output;
@@ -77,7 +78,17 @@ pub fn main_with(
     daemon: &dyn Daemon,
     respawn: Respawn<'_>,
 ) -> Code {
-    let words: Vec<OsString> = args.into_iter().collect();
+    let mut words: Vec<OsString> = args.into_iter().collect();
+    if helper::is_called(&words) {
+        words = match helper::words(&words) {
+            Ok(Some(words)) => words,
+            Ok(None) => return Code::Ok,
+            Err(failure) => {
+                complain(&failure);
+                return failure.code;
+            }
+        };
+    }
     let parsed = match Args::try_parse_from(&words) {
         Ok(parsed) => parsed,
         Err(e) => return explain(&e),
@@ -138,8 +149,8 @@ fn explain(e: &clap::Error) -> Code {
 
 fn run(args: Args, process: Process<'_>) -> Answer<()> {
     match args.verb {
-        Verb::Mount(a) => start::start(&a.node, Some(a.dir), process),
-        Verb::Serve(a) => start::start(&a.node, None, process),
+        Verb::Mount(a) => start::start(&a.node, Some(a.dir), &a.options, process),
+        Verb::Serve(a) => start::start(&a.node, None, &[], process),
         Verb::Umount(a) => folder::umount(&a),
         Verb::Status(a) => show::status(&a.state.dir(), a.json),
         Verb::Members(a) => show::members(&a.state.dir(), a.json),

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::base::id::VolumeName;
+use crate::base::mount_options::MountOptions;
 
 pub use file::KEYS;
 
@@ -69,6 +70,8 @@ pub struct Source {
     pub name: Option<String>,
     /// Whether writes through the mount are refused.
     pub read_only: Option<bool>,
+    /// Options of the mount, as `mount -o` spells them.
+    pub options: Option<OneOrMany>,
     /// Filter of log lines.
     pub log: Option<String>,
     /// Form of log lines.
@@ -117,6 +120,8 @@ pub struct Options {
     pub name: String,
     /// Whether writes through the mount are refused.
     pub read_only: bool,
+    /// Options of the mount.
+    pub mount: MountOptions,
     /// Filter of log lines.
     pub log: String,
     /// Form of log lines.
@@ -190,6 +195,9 @@ impl ConfigError {
             Self::Value {
                 key: "--listen", ..
             } => Some(format!("for example: --listen 0.0.0.0:{PORT}")),
+            Self::Value { key: "-o", .. } => {
+                Some("for example: -o ro,noexec,noatime (cellfs mount --help)".to_owned())
+            }
             _ => None,
         }
     }
@@ -218,6 +226,7 @@ impl Source {
             plain_http: self.plain_http.or(below.plain_http),
             name: self.name.or(below.name),
             read_only: self.read_only.or(below.read_only),
+            options: self.options.or(below.options),
             log: self.log.or(below.log),
             log_format: self.log_format.or(below.log_format),
         }
@@ -253,10 +262,30 @@ impl Source {
             plain_http: self.plain_http.unwrap_or(false),
             name: node_name(self.name)?,
             read_only: self.read_only.unwrap_or(false),
+            mount: mount_options(self.options)?,
             log: self.log.unwrap_or_else(|| LOG.to_owned()),
             log_format: self.log_format.unwrap_or_default(),
         })
     }
+}
+
+fn mount_options(said: Option<OneOrMany>) -> Result<MountOptions, ConfigError> {
+    let lists = said.map(Vec::from).unwrap_or_default();
+    let mut out = MountOptions::default();
+    for word in lists.iter().flat_map(|l| l.split(',')) {
+        let why = match out.set(word) {
+            Ok(true) => continue,
+            _ if word.is_empty() => continue,
+            Ok(false) => format!("there is no option {word}"),
+            Err(why) => why,
+        };
+        return Err(ConfigError::Value {
+            key: "-o",
+            value: word.to_owned(),
+            why,
+        });
+    }
+    Ok(out)
 }
 
 fn absolute(path: PathBuf) -> PathBuf {

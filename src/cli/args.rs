@@ -95,6 +95,9 @@ pub(super) struct Mount {
     pub(super) dir: PathBuf,
     #[command(flatten)]
     pub(super) node: Node,
+    /// Options as of mount: ro, noexec, noatime, nodiratime, sync, allow_other
+    #[arg(short = 'o', long, value_name = "LIST", help_heading = "Mounting")]
+    pub(super) options: Vec<String>,
 }
 
 #[derive(Debug, Group)]
@@ -203,7 +206,11 @@ enum Format {
 
 impl Node {
     /// What flags, environment and file come to; and whether any of them names a volume.
-    pub(super) fn options(&self, dir: Option<PathBuf>) -> Answer<(Options, bool)> {
+    pub(super) fn options(
+        &self,
+        dir: Option<PathBuf>,
+        mount: &[String],
+    ) -> Answer<(Options, bool)> {
         let usage = |e: ConfigError| {
             let f = Failure::usage(&e);
             match e.hint() {
@@ -215,7 +222,9 @@ impl Node {
             Some(path) => Source::read(path).map_err(usage)?,
             None => Source::default(),
         };
-        let source = self.source().over(file);
+        let mut own = self.source();
+        own.options = (!mount.is_empty()).then(|| OneOrMany::Many(mount.to_vec()));
+        let source = own.over(file);
         let names_volume = source.volume.is_some();
         let options = source.options(dir).map_err(usage)?;
         Ok((options, names_volume))
@@ -233,6 +242,7 @@ impl Node {
             plain_http: self.plain_http,
             name: self.name.clone(),
             read_only: self.read_only,
+            options: None,
             log: self.log.clone(),
             log_format: self.log_format.map(|f| match f {
                 Format::Text => LogFormat::Text,
@@ -409,7 +419,7 @@ mod tests {
             --log-format json";
         let n = node(&words.split_whitespace().collect::<Vec<_>>());
         assert!(n.foreground && n.yes.as_deref() == Some("C"));
-        let (o, names_volume) = n.options(Some("/mnt".into())).expect("good");
+        let (o, names_volume) = n.options(Some("/mnt".into()), &[]).expect("good");
         assert!(names_volume && o.plain_http && o.read_only);
         assert_eq!(o.join, ["a", "b:9"]);
         assert_eq!((o.volume.as_str(), o.name.as_str()), ("v", "n"));
@@ -419,7 +429,9 @@ mod tests {
 
     #[test]
     fn half_of_tls_is_wrong_usage() {
-        let f = node(&["--tls-cert", "c"]).options(None).expect_err("half");
+        let f = node(&["--tls-cert", "c"])
+            .options(None, &[])
+            .expect_err("half");
         assert_eq!(f.code, Code::Usage);
         assert!(f.what.contains("--tls-key") && f.hint.is_some());
     }

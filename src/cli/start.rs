@@ -22,8 +22,13 @@ use crate::control::wire::Attach;
 /// A log larger than this is put aside when a node starts.
 const LOG_BYTES_MAX: u64 = 16 << 20;
 
-pub(super) fn start(args: &Node, dir: Option<PathBuf>, process: Process<'_>) -> Answer<()> {
-    let (mut options, names_volume) = args.options(dir)?;
+pub(super) fn start(
+    args: &Node,
+    dir: Option<PathBuf>,
+    mount: &[String],
+    process: Process<'_>,
+) -> Answer<()> {
+    let (mut options, names_volume) = args.options(dir, mount)?;
     if let Some(dir) = &options.dir {
         options.dir = Some(folder::prepare(dir)?);
     }
@@ -64,6 +69,7 @@ fn running(
         dir,
         volume: names_volume.then_some(options.volume),
         read_only: options.read_only,
+        options: options.mount,
     })?;
     facts(&ready)
 }

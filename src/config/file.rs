@@ -6,7 +6,7 @@ use std::path::Path;
 use super::{ConfigError, OneOrMany, Source, suggest};
 
 /// Every key, which is every long flag that a file may set.
-pub const KEYS: [&str; 12] = [
+pub const KEYS: [&str; 13] = [
     "join",
     "token",
     "volume",
@@ -16,6 +16,7 @@ pub const KEYS: [&str; 12] = [
     "tls-key",
     "plain-http",
     "name",
+    "options",
     "read-only",
     "log",
     "log-format",

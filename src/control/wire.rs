@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::failure::Failure;
 use crate::base::id::VolumeName;
+use crate::base::mount_options::MountOptions;
 use crate::base::path::VolumePath;
 
 mod gc;
@@ -104,9 +105,12 @@ pub struct Attach {
     /// What to show; the node's own default when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume: Option<VolumeName>,
-    /// Whether writes are refused.
+    /// Whether writes are refused, for a start.
     #[serde(default)]
     pub read_only: bool,
+    /// What the kernel is to do differently.
+    #[serde(default)]
+    pub options: MountOptions,
 }
 
 /// A ticket to make.

@@ -13,6 +13,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::Adapter;
 use super::notify::Notices;
+use crate::base::mount_options::MountOptions;
 use crate::fs::{Caller, Fs};
 use crate::volume::{MountId, Volume};
 
@@ -42,7 +43,7 @@ pub struct Mount {
     id: MountId,
     dir: PathBuf,
     volume: Arc<Volume>,
-    read_only: bool,
+    options: MountOptions,
     session: Option<BackgroundSession>,
 }
 
@@ -55,7 +56,7 @@ impl Mount {
         volume: Arc<Volume>,
         dir: &Path,
         id: MountId,
-        read_only: bool,
+        options: MountOptions,
     ) -> Result<Self, MountError> {
         if !Path::new("/dev/fuse").exists() {
             return Err(MountError::NoFuse("/dev/fuse does not exist".to_owned()));
@@ -68,27 +69,21 @@ impl Mount {
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
         };
-        let fs = Fs::new(volume.clone(), id, read_only, owner);
+        let fs = Fs::new(volume.clone(), id, options.read_only, owner);
         let source = format!("cellfs:{}", volume.name());
         let mut config = Config::default();
         config.n_threads = Some(WORKERS);
         config.clone_fd = true;
         let session = if owner.uid == 0 {
             config.acl = SessionACL::All;
-            let device = mount_as_root(dir, &source, read_only).map_err(refused)?;
+            let device = mount_as_root(dir, &source, options).map_err(refused)?;
             Session::from_fd(Adapter::new(fs), device, SessionACL::All, config)
         } else {
-            config.acl = SessionACL::Owner;
-            config.mount_options = vec![
-                MountOption::FSName(source),
-                MountOption::Subtype("cellfs".to_owned()),
-                MountOption::DefaultPermissions,
-                if read_only {
-                    MountOption::RO
-                } else {
-                    MountOption::RW
-                },
-            ];
+            config.acl = match options.allow_other {
+                true => SessionACL::All,
+                false => SessionACL::Owner,
+            };
+            config.mount_options = by_helper(source, options);
             Session::new(Adapter::new(fs), dir, &config)
         };
         let session = session.map_err(refused)?;
@@ -99,7 +94,7 @@ impl Mount {
             id,
             dir: dir.to_owned(),
             volume,
-            read_only,
+            options,
             session: Some(session),
         })
     }
@@ -119,7 +114,7 @@ impl Mount {
     /// Whether writes are refused.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
-        self.read_only
+        self.options.read_only
     }
 
     /// Whether the kernel still sends requests: false after a `umount` by somebody else.
@@ -174,9 +169,34 @@ pub fn detach(dir: &Path) -> io::Result<()> {
     }
 }
 
+/// The same for `fusermount3`, by whom an ordinary user mounts.
+fn by_helper(source: String, options: MountOptions) -> Vec<MountOption> {
+    let mut out = vec![
+        MountOption::FSName(source),
+        MountOption::Subtype("cellfs".to_owned()),
+        MountOption::DefaultPermissions,
+        match options.read_only {
+            true => MountOption::RO,
+            false => MountOption::RW,
+        },
+    ];
+    for (wanted, option) in [
+        (options.no_exec, MountOption::NoExec),
+        (options.no_atime, MountOption::NoAtime),
+        (
+            options.no_dir_atime,
+            MountOption::CUSTOM("nodiratime".to_owned()),
+        ),
+        (options.sync, MountOption::Sync),
+    ] {
+        out.extend(wanted.then_some(option));
+    }
+    out
+}
+
 /// Mounts as root, with a type of our own (`fuse.cellfs`) by which others know the mount; the
 /// adapter's own way leaves it a plain `fuse`.
-fn mount_as_root(dir: &Path, source: &str, read_only: bool) -> io::Result<OwnedFd> {
+fn mount_as_root(dir: &Path, source: &str, options: MountOptions) -> io::Result<OwnedFd> {
     let device = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     let data = format!(
         "fd={},rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other",
@@ -184,8 +204,16 @@ fn mount_as_root(dir: &Path, source: &str, read_only: bool) -> io::Result<OwnedF
     );
     let data = CString::new(data).map_err(io::Error::other)?;
     let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
-    if read_only {
-        flags |= MountFlags::RDONLY;
+    for (wanted, flag) in [
+        (options.read_only, MountFlags::RDONLY),
+        (options.no_exec, MountFlags::NOEXEC),
+        (options.no_atime, MountFlags::NOATIME),
+        (options.no_dir_atime, MountFlags::NODIRATIME),
+        (options.sync, MountFlags::SYNCHRONOUS),
+    ] {
+        if wanted {
+            flags |= flag;
+        }
     }
     rustix::mount::mount(source, dir, "fuse.cellfs", flags, data.as_c_str())?;
     Ok(device)

@@ -245,8 +245,10 @@ impl Node for Answers {
     async fn attach(&self, what: Attach) -> Answer<Ready> {
         let volume = what.volume.unwrap_or_else(|| self.0.options.volume.clone());
         let (dir, name) = (what.dir.clone(), volume.clone());
+        let mut options = what.options;
+        options.read_only |= what.read_only;
         self.0
-            .blocking(move |n| n.mount(&dir, &name, what.read_only))
+            .blocking(move |n| n.mount(&dir, &name, options))
             .await?;
         Ok(self.0.facts(Some(what.dir), &volume).await)
     }

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 
 use super::NodeInner;
 use crate::base::id::VolumeName;
+use crate::base::mount_options::MountOptions;
 use crate::control::failure::{Answer, Failure};
 use crate::fuse::{Mount, MountError};
 use crate::volume::Volume;
@@ -24,7 +25,13 @@ impl From<MountError> for Failure {
 
 impl NodeInner {
     /// Mounts a volume on a folder and returns when it answers. Blocking.
-    pub(super) fn mount(&self, dir: &Path, name: &VolumeName, read_only: bool) -> Answer<()> {
+    pub(super) fn mount(
+        &self,
+        dir: &Path,
+        name: &VolumeName,
+        mut options: MountOptions,
+    ) -> Answer<()> {
+        options.read_only |= self.options.read_only;
         self.forget_ended();
         if self.leaving.load(Ordering::SeqCst) {
             return Err(Failure::failed("this node is leaving the cell"));
@@ -39,12 +46,7 @@ impl NodeInner {
             }
         }
         let v: Arc<Volume> = self.open_volume(name)?;
-        let m = Mount::new(
-            v,
-            dir,
-            self.mount_number(),
-            read_only || self.options.read_only,
-        )?;
+        let m = Mount::new(v, dir, self.mount_number(), options)?;
         std::fs::metadata(dir)
             .map_err(|e| Failure::failed(format!("{} does not answer: {e}", dir.display())))?;
         let mut mounts = self.mounts.lock().unwrap_or_else(PoisonError::into_inner);

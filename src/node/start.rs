@@ -164,7 +164,8 @@ async fn start_rest(
     }
     if let Some(dir) = dir.clone() {
         let v = volume.clone();
-        node.blocking(move |n| n.mount(&dir, &v, false)).await?;
+        node.blocking(move |n| n.mount(&dir, &v, n.options.mount))
+            .await?;
     }
     readiness.ready(node.facts(dir, &volume).await);
     Ok(())
