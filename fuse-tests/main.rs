@@ -49,3 +49,4 @@ mod strace_order;
 mod sweep;
 mod trouble;
 mod two_nodes;
+mod xattr;

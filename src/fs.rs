@@ -9,9 +9,8 @@ use std::sync::Arc;
 
 use crate::base::clock;
 use crate::base::name::EntryName;
-use crate::journal::Patch;
 use crate::merge::shown::Role;
-use crate::record::change::{Change, SetField as Field};
+use crate::record::change::SetField as Field;
 use crate::record::model::Kind;
 use crate::volume::error::VolumeError;
 use crate::volume::inode::{Attr, Ino, Inode, Subdirs};
@@ -29,6 +28,7 @@ mod save;
 mod space;
 #[cfg(test)]
 mod tests;
+mod xattr;
 
 pub use data::Opened;
 pub use dir::{DirEntry, FIRST_COOKIE};
@@ -36,6 +36,7 @@ pub use errno::errno;
 pub use names::RenameMode;
 pub use own::now_of;
 pub use space::Allocate;
+pub use xattr::{SetXattr, without_ids};
 
 /// Result of an operation.
 pub type Result<T> = std::result::Result<T, VolumeError>;
@@ -229,8 +230,6 @@ impl Fs {
         if let Some(len) = set.size {
             self.resize(&mut live, ino, len, moved)?;
         }
-        let i = live.inode(ino)?;
-        let ids = self.field_ids(i);
         let mut fields = Vec::new();
         if let Some(m) = set.mode {
             fields.push(Field::SetMode(m & 0o7777));
@@ -238,18 +237,7 @@ impl Fs {
         fields.extend(set.uid.map(Field::SetUid));
         fields.extend(set.gid.map(Field::SetGid));
         fields.extend(set.mtime.map(Field::SetMtime));
-        let gone = i.removed;
-        if !fields.is_empty() && !gone {
-            let changes = ids.iter().flat_map(|id| {
-                fields.iter().map(|f| Change::Field {
-                    id: *id,
-                    field: f.clone(),
-                })
-            });
-            self.volume
-                .log(&mut live, changes.map(Patch::Meta).collect())?;
-            live.touched.insert(ino);
-        }
+        self.log_fields(&mut live, ino, &fields)?;
         let now = clock::now_ns();
         let i = live.inode_mut(ino)?;
         let a = &mut i.attr;

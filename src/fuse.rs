@@ -17,11 +17,13 @@ use fuser::{
     BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
     INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
     ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs,
-    ReplyWrite, Request, TimeOrNow, WriteFlags,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use crate::base::clock;
-use crate::fs::{Allocate, Caller, DirEntry, Fs, Opened, RenameMode, SetAttr, Stat, errno};
+use crate::fs::{
+    Allocate, Caller, DirEntry, Fs, Opened, RenameMode, SetAttr, SetXattr, Stat, errno,
+};
 use crate::record::model::Kind;
 use crate::volume::error::VolumeError;
 
@@ -141,6 +143,16 @@ fn reply_empty(op: &'static str, ino: u64, r: crate::fs::Result<()>, reply: Repl
     }
 }
 
+/// With no room offered, the kernel asks for the length.
+fn reply_xattr(value: &[u8], size: u32, reply: ReplyXattr) {
+    let len = u32::try_from(value.len()).unwrap_or(u32::MAX);
+    match size {
+        0 => reply.size(len),
+        _ if len > size => reply.error(Errno::ERANGE),
+        _ => reply.data(value),
+    }
+}
+
 fn writes(flags: OpenFlags) -> bool {
     flags.0 & libc::O_ACCMODE != libc::O_RDONLY
 }
@@ -170,6 +182,8 @@ impl Adapter {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        // FUSE_HANDLE_KILLPRIV_V2: it is for us to end set-id bits and capabilities, and the kernel
+        // need not ask for those before each write.
         // Not FUSE_ATOMIC_O_TRUNC: with it the kernel drops a file's pages before it sees that it
         // must refuse, since somebody runs the file.
         let wanted = [
@@ -178,6 +192,7 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_CACHE_SYMLINKS,
             InitFlags::FUSE_EXPLICIT_INVAL_DATA,
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
         ];
         for flag in wanted {
             if config.add_capabilities(flag).is_err() {
@@ -235,7 +250,7 @@ impl Filesystem for Adapter {
 
     fn setattr(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -261,7 +276,14 @@ impl Filesystem for Adapter {
             atime: atime.map(ns),
             mtime: mtime.filter(|_| !by_size).map(ns),
         };
-        match self.fs.setattr(ino.0, set) {
+        // Who gives a file away, or makes it shorter, may not give set-id bits.
+        let given = (uid.is_some() || gid.is_some()) && mode.is_none();
+        let ended = match (given, size) {
+            (true, _) => self.fs.end_privileges(ino.0, true),
+            (false, Some(_)) => self.fs.end_privileges(ino.0, req.uid() != 0),
+            (false, None) => Ok(()),
+        };
+        match ended.and_then(|()| self.fs.setattr(ino.0, set)) {
             Ok(s) => reply.attr(&FOREVER, &attr(&s)),
             Err(e) => reply.error(fail("setattr", ino.0, &e)),
         }
@@ -440,12 +462,14 @@ impl Filesystem for Adapter {
         _fh: FileHandle,
         offset: u64,
         data: &[u8],
-        _write_flags: WriteFlags,
+        write_flags: WriteFlags,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        match self.fs.write(ino.0, offset, data) {
+        let ids = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let ended = self.fs.end_privileges(ino.0, ids);
+        match ended.and_then(|()| self.fs.write(ino.0, offset, data)) {
             Ok(n) => reply.written(n),
             Err(e) => reply.error(fail("write", ino.0, &e)),
         }
@@ -453,7 +477,7 @@ impl Filesystem for Adapter {
 
     fn fallocate(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -471,7 +495,10 @@ impl Filesystem for Adapter {
             ZERO_KEEP => Ok(Allocate::ZeroKeep),
             _ => Err(VolumeError::Unsupported("this way to allocate")),
         };
-        let done = what.and_then(|what| self.fs.allocate(ino.0, what, offset, length));
+        let done = what.and_then(|what| {
+            self.fs.end_privileges(ino.0, req.uid() != 0)?;
+            self.fs.allocate(ino.0, what, offset, length)
+        });
         reply_empty("fallocate", ino.0, done, reply);
     }
 
@@ -612,20 +639,42 @@ impl Filesystem for Adapter {
         reply.ok();
     }
 
-    // Without attributes of our own the kernel need not ask before each write.
-    fn getxattr(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _name: &OsStr,
-        _size: u32,
-        reply: fuser::ReplyXattr,
-    ) {
-        reply.error(Errno::ENOSYS);
+    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        match self.fs.xattr(ino.0, name.as_bytes()) {
+            Ok(value) => reply_xattr(&value, size, reply),
+            Err(e) => reply.error(fail("getxattr", ino.0, &e)),
+        }
     }
 
-    fn listxattr(&self, _req: &Request, _ino: INodeNo, _size: u32, reply: fuser::ReplyXattr) {
-        reply.error(Errno::ENOSYS);
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        match self.fs.xattrs(ino.0, req.uid() == 0) {
+            Ok(names) => reply_xattr(&names, size, reply),
+            Err(e) => reply.error(fail("listxattr", ino.0, &e)),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let how = match flags {
+            libc::XATTR_CREATE => SetXattr::Create,
+            libc::XATTR_REPLACE => SetXattr::Replace,
+            _ => SetXattr::Any,
+        };
+        let done = self.fs.set_xattr(ino.0, name.as_bytes(), value, how);
+        reply_empty("setxattr", ino.0, done, reply);
+    }
+
+    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let done = self.fs.remove_xattr(ino.0, name.as_bytes());
+        reply_empty("removexattr", ino.0, done, reply);
     }
 
     fn ioctl(

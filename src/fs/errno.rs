@@ -13,6 +13,8 @@ pub fn errno(e: &VolumeError) -> i32 {
         VolumeError::NotDir => libc::ENOTDIR,
         VolumeError::IsDir => libc::EISDIR,
         VolumeError::NotEmpty => libc::ENOTEMPTY,
+        VolumeError::NoData => libc::ENODATA,
+        VolumeError::NoRoom => libc::ENOSPC,
         VolumeError::Stale => libc::ESTALE,
         VolumeError::Invalid(_) => libc::EINVAL,
         VolumeError::TooLarge(_) => libc::EFBIG,

@@ -6,9 +6,10 @@
 //! file goes on under the other's id, and all that is written through it is written to that; what
 //! was moved aside becomes a file of its own. It does not matter which commits fall between.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Fs, Result};
+use super::{Fs, Result, xattr};
 use crate::base::clock;
 use crate::base::id::FileId;
 use crate::base::limit::SMALL_FILE_BYTES_MAX;
@@ -95,7 +96,9 @@ impl Fs {
                 });
             }
         }
-        patches.extend(self.fields_of(o.attr, n.attr).into_iter().map(|field| {
+        let mut fields = self.fields_of(o.attr, n.attr);
+        fields.extend(xattr::difference(&o.shown.xattrs, &n.shown.xattrs));
+        patches.extend(fields.into_iter().map(|field| {
             let field = Change::Field { id, field };
             Patch::Meta(field)
         }));
@@ -130,7 +133,9 @@ pub(super) fn take_over(
     let was = i.id();
     let dirty = i.dirty;
     i.before = before;
+    let xattrs = std::mem::take(&mut i.shown.xattrs);
     i.shown = shown;
+    i.shown.xattrs = xattrs;
     i.place = place;
     i.born = false;
     i.attr.ctime = now;
@@ -237,6 +242,7 @@ impl Fs {
             let mut fields = vec![Field::SetMode(attr.mode), Field::SetMtime(attr.mtime)];
             fields.extend(attr.uid.map(Field::SetUid));
             fields.extend(attr.gid.map(Field::SetGid));
+            fields.extend(xattr::difference(&BTreeMap::new(), &shown.xattrs));
             patches.extend(
                 fields
                     .into_iter()
@@ -257,6 +263,10 @@ impl Fs {
             kind: Kind::File,
             blob: null_oid(),
         });
+        // A file that is made has none.
+        let ended = xattr::difference(&left.shown.xattrs, &BTreeMap::new());
+        let ended = ended.into_iter().map(|field| Change::Field { id, field });
+        patches.extend(ended.map(Patch::Meta));
         Ok(Some(Resumed {
             id,
             shown: left.shown,
@@ -298,6 +308,7 @@ pub(super) fn resume(live: &mut Live, ino: Ino, r: Resumed) -> Result<()> {
     i.shown = Shown {
         name,
         parents,
+        xattrs: BTreeMap::new(),
         ..r.shown
     };
     for v in &mut i.shown.versions {

@@ -20,6 +20,12 @@ pub enum VolumeError {
     /// Anything but a directory was needed.
     #[error("is a directory")]
     IsDir,
+    /// No extended attribute of this name.
+    #[error("no such attribute")]
+    NoData,
+    /// More extended attributes than a file may have.
+    #[error("no room for the attribute")]
+    NoRoom,
     /// The directory has names in it.
     #[error("directory not empty")]
     NotEmpty,

@@ -28,6 +28,9 @@ impl Volume {
             i.attr.uid = f.uid.map(|u| u.value);
             i.attr.gid = f.gid.map(|g| g.value);
             i.attr.ctime = i.attr.ctime.max(i.attr.mtime);
+            let set = f.xattrs.iter();
+            let set = set.filter_map(|(name, v)| Some((name.clone(), v.value.clone()?)));
+            i.shown.xattrs = set.collect();
         }
         live.root_of = Some(state);
         Ok(())
