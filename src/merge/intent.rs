@@ -60,6 +60,25 @@ pub fn create(target: Target<'_>, id: FileId, (kind, blob): Bytes) -> Vec<Change
     }]
 }
 
+/// What is shown becomes a file of its own, with its attributes.
+#[must_use]
+pub fn create_from(target: Target<'_>, id: FileId, shown: &Shown) -> Vec<Change> {
+    let mut fields = vec![
+        SetField::SetMode(shown.mode),
+        SetField::SetMtime(shown.mtime),
+    ];
+    fields.extend(shown.uid.map(SetField::SetUid));
+    fields.extend(shown.gid.map(SetField::SetGid));
+    let xattrs = shown.xattrs.iter().map(|(name, value)| SetField::SetXattr {
+        name: name.clone(),
+        value: Some(value.clone()),
+    });
+    fields.extend(xattrs);
+    let fields = fields.into_iter().map(|field| Change::Field { id, field });
+    let born = create(target, id, (shown.kind, shown.blob));
+    born.into_iter().chain(fields).collect()
+}
+
 /// New bytes for what is shown. `fresh` is used when they need a file of their own.
 ///
 /// # Errors
@@ -145,7 +164,7 @@ pub fn assert(at: Sight<'_>, shown: &Shown, fresh: FileId) -> Result<Vec<Change>
     let record = file.map_or(Ok(None), |f| at.state.record(at.src, f.id))?;
     let (Some(file), Some(record)) = (file, record) else {
         let mut out = delete(at, shown)?;
-        out.extend(create(place_of(shown), fresh, (shown.kind, shown.blob)));
+        out.extend(create_from(place_of(shown), fresh, shown));
         return Ok(out);
     };
     let write = Change::Write {
@@ -266,7 +285,7 @@ pub fn rename(
         }
         (None, _) => {
             out.extend(end(at, &all, None)?);
-            out.extend(create(target, fresh, (shown.kind, shown.blob)));
+            out.extend(create_from(target, fresh, shown));
         }
     }
     Ok(out)

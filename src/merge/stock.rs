@@ -325,7 +325,7 @@ impl Reader<'_> {
                     dirs: &copy.parents,
                     name: &copy.name,
                 };
-                made.extend(intent::create(target, own, (copy.kind, copy.blob)));
+                made.extend(intent::create_from(target, own, &copy));
                 self.out.changes.extend(made);
             }
         }
@@ -388,7 +388,9 @@ impl Reader<'_> {
         self.bring(&mut made, new, from, fresh);
         let is_here = |c: &Change| match c {
             Change::Move { id, .. } => Some((*id, from.map_or(0o644, |f| f.mode))),
-            Change::Born { id, .. } => Some((*id, default_mode(kind))),
+            Change::Born { id, .. } => {
+                Some((*id, from.map_or_else(|| default_mode(kind), |f| f.mode)))
+            }
             _ => None,
         };
         let here = made.iter().find_map(is_here);

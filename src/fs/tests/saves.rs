@@ -294,3 +294,35 @@ fn a_save_of_the_bytes_that_were_there_before_the_last_one_is_a_change() {
     }
     v.stop().unwrap();
 }
+
+#[test]
+fn a_copy_that_becomes_a_file_of_its_own_keeps_its_mode() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let (a, b) = (volume(dirs[0].path(), 1), volume(dirs[1].path(), 2));
+    let (fa, fb) = (fs(&a), fs(&b));
+    put(&fa, "f", "one\n");
+    let set = SetAttr {
+        mode: Some(0o750),
+        ..SetAttr::default()
+    };
+    fa.setattr(walk(&fa, "f"), set).unwrap();
+    sync(&a, &b);
+    put(&fa, "f", "here\n");
+    put(&fb, "f", "there\n");
+    sync(&a, &b);
+    let copy = manifest(&fa).into_keys().find(|n| n.contains("conflict"));
+    let copy = copy.unwrap().trim_start_matches('/').to_owned();
+    fa.link(walk(&fa, &copy), ROOT_INO, b"linked").unwrap();
+    let from = (ROOT_INO, copy.as_bytes());
+    fa.rename(from, (ROOT_INO, b"moved"), RenameMode::NoReplace)
+        .unwrap();
+    sync(&a, &b);
+    for f in [&fa, &fb] {
+        for name in ["f", "moved", "linked"] {
+            let stat = f.getattr(walk(f, name)).unwrap();
+            assert_eq!(stat.attr.mode, 0o750, "{name}");
+        }
+    }
+    a.stop().unwrap();
+    b.stop().unwrap();
+}

@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Bytes, Sight, Target, create, dots_of, drop_all, end, end_whole, keeper, leave_behind,
-    leave_beside, place_of, relocate,
+    Bytes, Sight, Target, create, create_from, dots_of, drop_all, end, end_whole, keeper,
+    leave_behind, leave_beside, place_of, relocate,
 };
 use crate::base::id::{FileId, Oid};
 use crate::base::stamp::Dot;
@@ -36,7 +36,7 @@ pub fn link(
         }
         None => {
             out.extend(end(at, &shown.versions, None)?);
-            out.extend(create(place_of(shown), own, (shown.kind, shown.blob)));
+            out.extend(create_from(place_of(shown), own, shown));
             own
         }
     };
