@@ -36,7 +36,7 @@ pub use errno::errno;
 pub use names::RenameMode;
 pub use own::now_of;
 pub use space::Allocate;
-pub use xattr::{SetXattr, without_ids};
+pub use xattr::SetXattr;
 
 /// Result of an operation.
 pub type Result<T> = std::result::Result<T, VolumeError>;

@@ -15,9 +15,21 @@ const NAMES: [&str; 2] = ["mount.cellfs", "mount.fuse.cellfs"];
 /// Names of a volume that name none: the node's own is meant.
 const NO_VOLUME: [&str; 3] = ["none", "cellfs", "-"];
 /// Flags of `cellfs mount` with a value that may stand in the list.
-const FLAGS: [&str; 10] = [
-    "join", "token", "yes", "state", "listen", "tls-cert", "tls-key", "name", "config", "log",
+const FLAGS: [&str; 11] = [
+    "join",
+    "token",
+    "yes",
+    "state",
+    "listen",
+    "tls-cert",
+    "tls-key",
+    "name",
+    "config",
+    "log",
+    "log-format",
 ];
+/// Flags that are on or off, with a value or without.
+const SWITCHES: [&str; 2] = ["plain-http", "read-only"];
 
 /// Whether mount(8) calls.
 pub(super) fn is_called(words: &[OsString]) -> bool {
@@ -84,8 +96,8 @@ fn said(word: &[u8], sloppy: bool) -> Answer<Vec<OsString>> {
         let value = OsString::from_vec(value.to_vec());
         return Ok(vec![format!("--{key}").into(), value]);
     }
-    if key == "plain-http" {
-        return Ok(vec!["--plain-http".into()]);
+    if SWITCHES.contains(&key) {
+        return Ok(vec![format!("--{text}").into()]);
     }
     if value.is_empty() && text.is_empty() {
         return Ok(Vec::new());
@@ -119,10 +131,10 @@ mod tests {
 
     #[test]
     fn what_mount_says_becomes_our_command_line() {
-        let line = "/sbin/mount.cellfs cell /mnt/cell -n -o rw,_netdev,join=a:1,state=/s,noexec";
+        let line = "/sbin/mount.cellfs cell /mnt/cell -n -o rw,_netdev,join=a:1,state=/s,plain-http=false,noexec";
         assert_eq!(
             of(line).unwrap().unwrap(),
-            "cellfs mount /mnt/cell --volume cell -o rw -o _netdev --join a:1 --state /s -o noexec"
+            "cellfs mount /mnt/cell --volume cell -o rw -o _netdev --join a:1 --state /s --plain-http=false -o noexec"
         );
         let own = of("mount.cellfs none /mnt -t fuse.cellfs -r").unwrap();
         assert_eq!(own.unwrap(), "cellfs mount /mnt -o ro");

@@ -190,8 +190,7 @@ impl Fs {
 
 /// The mode of a file after somebody wrote to it who may not give set-id bits. A set-group-id bit
 /// without leave for the group to run it is a mark for locking, and stays.
-#[must_use]
-pub fn without_ids(mode: u32) -> u32 {
+fn without_ids(mode: u32) -> u32 {
     let group = if mode & 0o010 == 0 { 0 } else { 0o2000 };
     mode & !(0o4000 | group)
 }

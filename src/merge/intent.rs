@@ -63,10 +63,17 @@ pub fn create(target: Target<'_>, id: FileId, (kind, blob): Bytes) -> Vec<Change
 /// What is shown becomes a file of its own, with its attributes.
 #[must_use]
 pub fn create_from(target: Target<'_>, id: FileId, shown: &Shown) -> Vec<Change> {
-    let mut fields = vec![
-        SetField::SetMode(shown.mode),
-        SetField::SetMtime(shown.mtime),
-    ];
+    let mut fields = attributes_of(shown);
+    fields.push(SetField::SetMtime(shown.mtime));
+    let fields = fields.into_iter().map(|field| Change::Field { id, field });
+    let born = create(target, id, (shown.kind, shown.blob));
+    born.into_iter().chain(fields).collect()
+}
+
+/// What a file of its own takes along from what it was shown as, but for the time.
+#[must_use]
+pub fn attributes_of(shown: &Shown) -> Vec<SetField> {
+    let mut fields = vec![SetField::SetMode(shown.mode)];
     fields.extend(shown.uid.map(SetField::SetUid));
     fields.extend(shown.gid.map(SetField::SetGid));
     let xattrs = shown.xattrs.iter().map(|(name, value)| SetField::SetXattr {
@@ -74,9 +81,7 @@ pub fn create_from(target: Target<'_>, id: FileId, shown: &Shown) -> Vec<Change>
         value: Some(value.clone()),
     });
     fields.extend(xattrs);
-    let fields = fields.into_iter().map(|field| Change::Field { id, field });
-    let born = create(target, id, (shown.kind, shown.blob));
-    born.into_iter().chain(fields).collect()
+    fields
 }
 
 /// New bytes for what is shown. `fresh` is used when they need a file of their own.

@@ -218,19 +218,6 @@ fn is_contested(
     Ok(files > 1)
 }
 
-/// What a file of its own takes along from what it was a copy beside.
-fn fields_of(s: &Shown) -> Vec<Field> {
-    let mut out = vec![Field::SetMode(s.mode)];
-    out.extend(s.uid.map(Field::SetUid));
-    out.extend(s.gid.map(Field::SetGid));
-    let set = s.xattrs.iter().map(|(name, value)| Field::SetXattr {
-        name: name.clone(),
-        value: Some(value.clone()),
-    });
-    out.extend(set);
-    out
-}
-
 /// Snapshots what is fit for a commit; `all` takes files that are being written, too.
 pub(super) fn take(volume: &Volume, live: &mut Live, all: bool) -> Batch {
     let ready = ready(live, all);
@@ -471,7 +458,7 @@ pub(super) fn write(
         let mut fields = vec![Field::SetMtime(w.mtime)];
         let id = if w.apart { w.fresh } else { w.id };
         if let (true, Over::Shown(s)) = (w.apart, &w.over) {
-            fields.extend(fields_of(s));
+            fields.extend(intent::attributes_of(s));
         }
         changes.extend(fields.into_iter().map(|field| Change::Field { id, field }));
     }

@@ -125,8 +125,9 @@ fn end_link(at: Sight<'_>, shown: &Shown, all: &[Version]) -> Result<Vec<Change>
     Ok(out)
 }
 
-/// An end of one of a file's names, given by its places, the one shown first. Versions beside what it showed live on beside the others, as
-/// copies; and without the name, should the others be taken away meanwhile.
+/// An end of one of a file's names, given by its places, the one shown first. Versions beside what
+/// it showed live on beside the others, as copies; and without the name, should the others be taken
+/// away meanwhile.
 fn take_name(file: &Record, versions: &[Version], location: Vec<Dot>) -> Vec<Change> {
     let content = dots_of(versions, file.id);
     let mut out = Vec::new();
