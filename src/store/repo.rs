@@ -41,7 +41,7 @@ const DELTA_CACHE_BYTES: usize = 16 << 20;
 pub struct Repo {
     path: PathBuf,
     store: Arc<gix::odb::Store>,
-    idle: Mutex<Vec<Handle>>,
+    idle: Mutex<Idle>,
     recent: Mutex<BytesLru<Oid, Object>>,
     young: RwLock<Young>,
     tail: RwLock<Tail>,
@@ -49,9 +49,17 @@ pub struct Repo {
     settling: Mutex<()>,
     /// Held while packs are made of packs.
     packing: Mutex<()>,
-    /// How often packs were replaced; locked for writing while they are. A miss counts only if
-    /// nothing was replaced meanwhile.
-    replaced: RwLock<u64>,
+    /// Locked for writing while packs are replaced: a miss meanwhile does not count.
+    replacing: RwLock<()>,
+}
+
+/// Handles that nobody uses, all of them made since gix last looked for packs. One that is older
+/// tells by an address in memory whether it is outdated, and an address may come again: it would
+/// miss what came since.
+#[derive(Default)]
+struct Idle {
+    looked: u64,
+    handles: Vec<Handle>,
 }
 
 /// Packs that were installed since gix last looked: it looks at every pack each time, which
@@ -116,7 +124,7 @@ impl Repo {
             &mut std::iter::empty(),
             options,
         )?;
-        Ok(Self {
+        let repo = Self {
             path: path.to_owned(),
             store: Arc::new(store),
             idle: Mutex::default(),
@@ -125,8 +133,12 @@ impl Repo {
             tail: RwLock::default(),
             settling: Mutex::default(),
             packing: Mutex::default(),
-            replaced: RwLock::default(),
-        })
+            replacing: RwLock::default(),
+        };
+        // All packs there are, before somebody looks for an object: of two that load packs at once,
+        // one may miss what the other loads.
+        repo.refresh();
+        Ok(repo)
     }
 
     /// Where the repository is.
@@ -147,9 +159,17 @@ impl Repo {
         self.path.join("objects/pack")
     }
 
-    fn handle(&self) -> Handle {
-        let idle = self.idle.lock().ok().and_then(|mut i| i.pop());
-        idle.unwrap_or_else(|| {
+    fn idle(&self) -> MutexGuard<'_, Idle> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A handle, and how often gix had looked for packs before it was made.
+    fn handle(&self) -> (u64, Handle) {
+        let (looked, idle) = {
+            let mut idle = self.idle();
+            (idle.looked, idle.handles.pop())
+        };
+        let made = || {
             let mut h = self.store.to_cache_arc();
             h.set_pack_cache(|| {
                 Box::new(gix_pack::cache::lru::MemoryCappedHashmap::new(
@@ -159,12 +179,14 @@ impl Repo {
             // A miss must not cost a directory scan: `refresh` says when there is news.
             h.refresh_never();
             h
-        })
+        };
+        (looked, idle.unwrap_or_else(made))
     }
 
-    fn give_back(&self, h: Handle) {
-        if let Ok(mut i) = self.idle.lock() {
-            i.push(h);
+    fn give_back(&self, (looked, h): (u64, Handle)) {
+        let mut idle = self.idle();
+        if idle.looked == looked {
+            idle.handles.push(h);
         }
     }
 
@@ -175,7 +197,14 @@ impl Repo {
         let miss = Oid::from([0x5a; 20]);
         let mut young = self.young.write().unwrap_or_else(PoisonError::into_inner);
         let _known = h.contains(&miss);
+        let old = {
+            let mut idle = self.idle();
+            idle.looked += 1;
+            std::mem::take(&mut idle.handles)
+        };
         *young = Young::default();
+        drop(young);
+        drop(old);
     }
 
     /// Waits until nobody else makes packs of packs, and keeps others from it.
@@ -190,38 +219,33 @@ impl Repo {
     /// As `remove`.
     pub fn replace_packs(&self, remove: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         self.refresh();
-        let mut n = self
-            .replaced
+        let _alone = self
+            .replacing
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         let done = remove();
         self.refresh();
-        *n += 1;
         done
     }
 
-    fn replacements(&self) -> u64 {
-        *self.replaced.read().unwrap_or_else(PoisonError::into_inner)
+    /// How often gix looked for packs; waits while some are replaced.
+    fn looked(&self) -> u64 {
+        let _still = self.replacing.read();
+        self.idle().looked
     }
 
-    /// Looks in the packs, and once more if some were replaced while it looked in vain.
+    /// Looks in the packs, and once more if gix looked for packs while this looked in vain.
     fn look<T>(
         &self,
         mut inside: impl FnMut(&Handle) -> Result<Option<T>, ObjectError>,
     ) -> Result<Option<T>, ObjectError> {
-        let mut before = self.replacements();
         loop {
-            let h = self.handle();
+            let (before, h) = self.handle();
             let found = inside(&h);
-            self.give_back(h);
-            if matches!(found, Ok(Some(_))) {
+            self.give_back((before, h));
+            if matches!(found, Ok(Some(_))) || self.looked() == before {
                 return found;
             }
-            let now = self.replacements();
-            if now == before {
-                return found;
-            }
-            before = now;
         }
     }
 
@@ -477,5 +501,32 @@ impl Objects for Repo {
         }
         let known = self.look(|h| Ok(h.contains(id).then_some(())))?;
         Ok(known.is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_look_at_once_find_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("r");
+        let repo = Repo::create(&path).unwrap();
+        let put = |n: u32| repo.put(ObjectKind::Blob, n.to_le_bytes().to_vec());
+        let ids: Vec<_> = (0..40).map(|n| put(n).unwrap()).collect();
+        for _ in 0..60 {
+            let fresh = Repo::open(&path).unwrap();
+            std::thread::scope(|s| {
+                for n in 0..6 {
+                    let (ids, fresh) = (&ids, &fresh);
+                    let look = move || {
+                        let all = ids.iter().cycle().skip(n * 7).take(ids.len());
+                        all.filter(|id| !fresh.has(id).unwrap()).count()
+                    };
+                    s.spawn(move || assert_eq!(look(), 0, "objects were missing"));
+                }
+            });
+        }
     }
 }
