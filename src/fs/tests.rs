@@ -18,6 +18,7 @@ use crate::volume::{Identity, Outlet, Volume};
 mod anything;
 mod held;
 mod links;
+mod overlay;
 mod past;
 mod racing;
 mod saves;
