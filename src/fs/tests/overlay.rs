@@ -24,6 +24,32 @@ fn wait_for_overlays(v: &Volume, at_most: usize) {
 }
 
 #[test]
+fn a_small_file_saved_over_a_large_one_that_is_written_survives_a_crash() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("v");
+    let v = volume(&home, 1);
+    let f = fs(&v);
+    put(&f, "text", &large("a"));
+    v.flush_all().unwrap();
+    let v = crash_after(&v, &home, 1, move || {
+        let old = walk(&f, "text");
+        f.open(old, true, false).unwrap();
+        f.write(old, 0, b"B").unwrap();
+        put(&f, "tmp", "saved");
+        let (from, to) = (
+            (ROOT_INO, b"tmp".as_slice()),
+            (ROOT_INO, b"text".as_slice()),
+        );
+        f.rename(from, to, RenameMode::Replace).unwrap();
+        f.fsync(walk(&f, "text")).unwrap();
+    });
+    let is = get(&fs(&v), "text");
+    assert_eq!(is.get(..5), Some("saved"), "{} bytes", is.len());
+    assert_eq!(is.len(), 5);
+    v.stop().unwrap();
+}
+
+#[test]
 fn overlay_files_go_when_nothing_needs_them() {
     let dir = tempfile::tempdir().unwrap();
     let v = volume(dir.path(), 1);
