@@ -3,7 +3,8 @@
 use super::*;
 use crate::base::limit::SMALL_FILE_BYTES_MAX;
 
-const LARGE: usize = 2 * SMALL_FILE_BYTES_MAX as usize;
+const LARGE: usize = 256 << 10;
+const _: () = assert!(LARGE as u64 > SMALL_FILE_BYTES_MAX);
 
 fn large(letter: &str) -> String {
     letter.repeat(LARGE)
