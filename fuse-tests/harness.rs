@@ -56,6 +56,19 @@ pub(crate) fn fuse() -> bool {
     true
 }
 
+/// A program that tests need. Fails when it is not here.
+pub(crate) fn tool(name: &str) -> PathBuf {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
+    let ours = home.map(|h| h.join("bin").join(name));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut all = std::env::split_paths(&path).map(|d| d.join(name));
+    let found = ours
+        .filter(|p| p.exists())
+        .or_else(|| all.find(|p| p.exists()));
+    found.unwrap_or_else(|| panic!("{name} is not installed: packaging/setup.sh --for-tests"))
+}
+
 /// How often something is to be repeated: a default, or what an environment variable says.
 pub(crate) fn rounds(variable: &str, default: usize) -> usize {
     std::env::var(variable)

@@ -20,6 +20,11 @@
 //! | `CELLFS_TEST_RACE_SEED` | what its writers choose, though not when | random | | `race` |
 //! | `CELLFS_TEST_HOUR_S` | seconds of edits, cuts and kills on five nodes | 20 | 3,600 | `an_hour` in `--test integration` |
 //! | `CELLFS_TEST_HOUR_SEED` | what is chosen there | random | | `an_hour` |
+//! | `CELLFS_TEST_FSX` | operations of `fsx` on each of three files | 2,000 | 1,000,000 | `fsx_finds_nothing` |
+//! | `CELLFS_TEST_FSX_SEED` | what is chosen there | random | | `fsx_finds_nothing` |
+//! | `CELLFS_TEST_SQLITE` | kills of programs, and of their node, that write SQLite databases | 1 | 20 | `sqlite_loses` |
+//! | `CELLFS_TEST_STRESS_S` | seconds of each stressor | 1 | 20 | `stress_ng` |
+//! | `CELLFS_TEST_MAPPED` | orders of what happens to a mapped file | 4 | 24 | `a_mapped_file` |
 //! | `CELLFS_TEST_TREE` | a directory to copy in place of sources on this machine | | | those that copy |
 //! | `CELLFS_TEST_PROGRAM` | another build of `cellfs`, as `target/release/cellfs` | | | all |
 //! | `CELLFS_TEST_KEEP` | 1: what a failed test leaves is kept | | | all |
@@ -41,6 +46,7 @@ mod operations;
 mod ordinary_user;
 mod past;
 mod posix;
+mod programs;
 mod race;
 mod real_tree;
 mod scale;

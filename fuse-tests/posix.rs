@@ -3,12 +3,11 @@
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::harness::{self, Lab, SOON, agree, git};
+use crate::harness::{self, Lab, SOON, agree, git, tool};
 
 const CONFIG: &str = r#"
 [features]
@@ -29,24 +28,12 @@ const FAILS: [(&str, &str); 1] = [("open::interact_2gb", "files of more than 2 G
 /// Cases of which fewer would mean that they did not run.
 const CASES_MIN: usize = 375;
 
-fn program() -> PathBuf {
-    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
-    let ours = home.map(|h| h.join("bin/pjdfstest"));
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut all = std::env::split_paths(&path).map(|d| d.join("pjdfstest"));
-    let found = ours
-        .filter(|p| p.exists())
-        .or_else(|| all.find(|p| p.exists()));
-    found.expect("pjdfstest is not installed: packaging/setup.sh --for-tests")
-}
-
 #[test]
 fn pjdfstest_finds_nothing_while_another_node_writes() {
     if !harness::fuse() {
         return;
     }
-    let program = program();
+    let program = tool("pjdfstest");
     let lab = Lab::new();
     let nodes = lab.cell(2);
     let (a, b) = (&nodes[0], &nodes[1]);

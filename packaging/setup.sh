@@ -2,7 +2,7 @@
 # Sets a fresh Debian machine up: installs what cellfs needs, builds it, installs it.
 #
 #   packaging/setup.sh              to run it: packages, Rust, build, /usr/local/bin/cellfs
-#   packaging/setup.sh --for-tests  to test it: packages, Rust, pjdfstest
+#   packaging/setup.sh --for-tests  to test it: packages, Rust, pjdfstest, fsx
 #
 # As root, or as somebody who may use sudo. An ordinary user's cellfs goes to ~/.local/bin;
 # PREFIX=/opt/cellfs sends it to /opt/cellfs/bin.
@@ -14,7 +14,8 @@ as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 
 to_run=(git fuse3)
 to_build=(ca-certificates curl gcc libc6-dev)
-to_test=(faketime openssl python3 diffutils rsync strace iproute2 nftables systemd procps libacl1-dev)
+to_test=(faketime openssl python3 diffutils rsync strace iproute2 nftables systemd procps libacl1-dev
+    make binutils tar stress-ng)
 
 packages() {
     local missing=() name
@@ -46,10 +47,12 @@ rust() {
 if [ "${1-}" = --for-tests ]; then
     packages "${to_run[@]}" "${to_build[@]}" "${to_test[@]}"
     rust
-    if ! command -v pjdfstest >/dev/null; then
-        say "pjdfstest: building it for $(id -un)"
-        cargo install --locked --debug --quiet pjdfstest --version 0.2.2
-    fi
+    for tool in pjdfstest@0.2.2 fsx@0.3.2; do
+        if ! command -v "${tool%@*}" >/dev/null; then
+            say "$tool: building it for $(id -un)"
+            cargo install --locked --debug --quiet "$tool"
+        fi
+    done
     exit
 fi
 

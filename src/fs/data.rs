@@ -184,7 +184,6 @@ impl Fs {
                     if precious {
                         self.volume.sync_spill(&copy)?;
                     }
-                    self.volume.discard_spill(moved.copy.take().map(|(_, s)| s));
                     moved.copy = Some((data, copy));
                 }
                 _ => return Ok((live, moved)),
@@ -240,7 +239,7 @@ impl Fs {
                 let copy = copy.ok_or(VolumeError::Invalid("a file that moved meanwhile"))?;
                 let file = copy.number;
                 patches.push(Patch::Spill { id, file });
-                data = Some(Data::Spilled(Arc::new(copy)));
+                data = Some(Data::Spilled(copy));
             }
             Data::Blob { .. } => {
                 let bytes = self.volume.read(&i.data.clone(), 0, u32::MAX)?;
@@ -409,7 +408,7 @@ const TURNS_MAX: usize = 1_000;
 #[derive(Debug, Default)]
 pub(super) struct Moved {
     /// An overlay file with these bytes.
-    copy: Option<(Data, Spill)>,
+    copy: Option<(Data, Arc<Spill>)>,
     /// This overlay file is durable.
     synced: Option<Arc<Spill>>,
 }

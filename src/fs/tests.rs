@@ -18,6 +18,7 @@ use crate::volume::{Identity, Outlet, Volume};
 mod anything;
 mod held;
 mod links;
+mod overlay;
 mod past;
 mod racing;
 mod saves;
@@ -44,10 +45,18 @@ fn volume(dir: &Path, node: u8) -> Arc<Volume> {
 
 /// The process dies, and a new one opens what is on the disk: the volume in `dir`, of node `n`.
 fn crash(v: &Volume, dir: &Path, n: u8) -> Arc<Volume> {
+    crash_after(v, dir, n, || ())
+}
+
+/// The same right after this, of which nothing is committed.
+fn crash_after(v: &Volume, dir: &Path, n: u8, last: impl FnOnce() + Send + 'static) -> Arc<Volume> {
     let (from, to) = (dir.to_owned(), dir.with_extension("crashed"));
     let copied = {
         let to = to.clone();
-        v.while_still(move || Command::new("cp").arg("-a").args([from, to]).status())
+        v.while_still(move || {
+            last();
+            Command::new("cp").arg("-a").args([from, to]).status()
+        })
     };
     assert!(copied.unwrap().unwrap().success());
     v.stop().unwrap();

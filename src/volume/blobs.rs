@@ -1,14 +1,18 @@
 //! Reading bytes: small blobs from memory, large ones from a file in the cache; and overlay
 //! files for large files that are being written.
 //!
-//! Invariant: everything under `cache/` can be removed at any time while the node is down.
+//! Invariants: everything under `cache/` can be removed at any time while the node is down. An
+//! overlay file stays until nothing refers to it and the journal that says so is durable; what
+//! refers to one at the end stays for the next start.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use lru::LruCache;
 
@@ -22,6 +26,10 @@ use crate::store::objects::{ObjectKind, Objects};
 const LARGE_BYTES: u64 = 1 << 20;
 /// Files of large blobs kept open.
 const OPEN_MAX: usize = 64;
+/// Closed files whose bytes are in a commit keep their overlay files no more than so many, and no
+/// longer than this: who writes one again and again need not copy it each time.
+pub(crate) const OVERLAYS_KEPT_MAX: usize = 32;
+pub(crate) const OVERLAY_KEPT: Duration = Duration::from_secs(5);
 /// Blobs between the store's own cache and `LARGE_BYTES` kept in memory: at most 32 MiB.
 const MEMORY_MAX: usize = 32;
 
@@ -31,6 +39,8 @@ pub struct Blobs {
     dir: PathBuf,
     open: Mutex<LruCache<Oid, Arc<File>>>,
     memory: Mutex<LruCache<Oid, Arc<Vec<u8>>>>,
+    /// Overlay files that this run made and that are on the disk.
+    overlays: Mutex<BTreeMap<u64, Weak<Spill>>>,
 }
 
 impl Blobs {
@@ -48,6 +58,7 @@ impl Blobs {
             dir: dir.to_owned(),
             open: Mutex::new(LruCache::new(n(OPEN_MAX))),
             memory: Mutex::new(LruCache::new(n(MEMORY_MAX))),
+            overlays: Mutex::default(),
         })
     }
 }
@@ -148,29 +159,40 @@ impl Volume {
     }
 
     /// Copies bytes into a new overlay file. It is not durable yet.
-    pub(crate) fn spill(&self, data: &Data) -> VolumeResult<Spill> {
+    pub(crate) fn spill(&self, data: &Data) -> VolumeResult<Arc<Spill>> {
         let number = self.next_spill();
-        let path = self.overlay_dir().join(number.to_string());
-        let mut file = OpenOptions::new()
+        let file = OpenOptions::new()
             .create(true)
             .truncate(true)
             .read(true)
             .write(true)
-            .open(path)?;
+            .open(self.overlay(number))?;
+        let spill = Arc::new(Spill {
+            number,
+            file,
+            len: AtomicU64::new(0),
+        });
+        self.overlays().insert(number, Arc::downgrade(&spill));
         let mut at = 0;
         loop {
             let bytes = self.read(data, at, 1 << 20)?;
             if bytes.is_empty() {
                 break;
             }
-            file.write_all(&bytes)?;
+            (&spill.file).write_all(&bytes)?;
             at += bytes.len() as u64;
         }
-        Ok(Spill {
-            number,
-            file,
-            len: AtomicU64::new(at),
-        })
+        spill.len.store(at, Ordering::Release);
+        Ok(spill)
+    }
+
+    fn overlay(&self, number: u64) -> PathBuf {
+        self.overlay_dir().join(number.to_string())
+    }
+
+    fn overlays(&self) -> MutexGuard<'_, BTreeMap<u64, Weak<Spill>>> {
+        let o = self.blobs.overlays.lock();
+        o.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes an overlay file and its name durable.
@@ -187,12 +209,26 @@ impl Volume {
         Ok(())
     }
 
-    /// Removes an overlay file that nothing refers to.
-    pub(crate) fn discard_spill(&self, s: Option<Spill>) {
-        if let Some(s) = s
-            && let Err(e) = fs::remove_file(self.overlay_dir().join(s.number.to_string()))
-        {
-            tracing::warn!(error = %e, number = s.number, "an overlay file stays");
+    /// Removes overlay files that nothing refers to any more, once the journal cannot lose what
+    /// was written in their place.
+    pub(crate) fn sweep_overlays(&self) {
+        let left: Vec<u64> = {
+            let all = self.overlays();
+            let dead = all.iter().filter(|(_, s)| s.strong_count() == 0);
+            dead.map(|(n, _)| *n).collect()
+        };
+        if left.is_empty() {
+            return;
+        }
+        if let Err(e) = self.journal.sync(self.journal.last()) {
+            tracing::warn!(error = %e, "overlay files stay");
+            return;
+        }
+        for number in left {
+            self.overlays().remove(&number);
+            if let Err(e) = fs::remove_file(self.overlay(number)) {
+                tracing::warn!(error = %e, number, "an overlay file stays");
+            }
         }
     }
 
@@ -201,20 +237,13 @@ impl Volume {
         let Some(i) = live.inodes.get_mut(&ino) else {
             return;
         };
-        let Data::Spilled(s) = &i.data else { return };
-        let clean = i.dirty.is_none() && !i.born && i.opens == 0;
-        if !clean || live.committing.contains(&ino) {
-            return;
-        }
-        let number = s.number;
-        if !i.removed {
+        let Data::Spilled(_) = &i.data else { return };
+        let clean = i.dirty.is_none() && !i.born && i.opens == 0 && !i.removed;
+        if clean && !live.committing.contains(&ino) {
             i.data = Data::Blob {
                 id: i.shown.blob,
                 len: i.data.len(),
             };
-        }
-        if let Err(e) = fs::remove_file(self.overlay_dir().join(number.to_string())) {
-            tracing::warn!(error = %e, number, "an overlay file stays");
         }
     }
 }

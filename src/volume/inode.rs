@@ -75,6 +75,12 @@ impl Data {
         }
     }
 
+    /// Whether they are in an overlay file.
+    #[must_use]
+    pub fn is_spilled(&self) -> bool {
+        matches!(self, Self::Spilled(_))
+    }
+
     /// Whether there are no bytes.
     #[must_use]
     pub fn is_empty(&self) -> bool {

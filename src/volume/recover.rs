@@ -235,15 +235,13 @@ impl Tail {
         Ok(tail)
     }
 
-    /// A dot of a commit that did not come to be: it stands for the commit to come.
-    fn lost(&self, d: Dot) -> bool {
-        self.done.get(&d.branch).is_some_and(|seq| d.seq > *seq)
-    }
-
     fn patch(&mut self, objs: &dyn Objects, overlay: &Path, p: Patch) -> VolumeResult<()> {
         match p {
             Patch::Meta(c) => {
-                let c = c.map_dots(|d| if self.lost(d) { Dot::default() } else { d });
+                let c = c.map_dots(|d| match lost(&self.done, d) {
+                    true => Dot::default(),
+                    false => d,
+                });
                 match &c {
                     // One that has bytes already is a file that was moved aside.
                     Change::Born { id, kind, blob, .. } if kind.has_bytes() && blob.is_null() => {
@@ -263,15 +261,17 @@ impl Tail {
                 kind,
                 blob,
             } => {
-                if self.files.contains_key(&id) {
-                    return Ok(());
-                }
-                let base = base.into_iter().filter(|d| !self.lost(*d)).collect();
-                let mut b = Bytes::empty(Over::Dots(base), kind, self.now_ns);
-                if !blob.is_null() {
-                    b.data = Data::Memory(objs.get(&blob, ObjectKind::Blob)?);
-                }
-                self.files.insert(id, b);
+                let bytes = match blob.is_null() {
+                    true => Arc::default(),
+                    false => objs.get(&blob, ObjectKind::Blob)?,
+                };
+                // A file may begin anew before the commit of what it was came to be. What follows
+                // builds on this, not on what was; an overlay file would hide it.
+                let b = self.files.entry(id).or_insert_with(|| {
+                    let base = base.into_iter().filter(|d| !lost(&self.done, *d)).collect();
+                    Bytes::empty(Over::Dots(base), kind, self.now_ns)
+                });
+                b.data = Data::Memory(bytes);
             }
             Patch::Bytes {
                 id,
@@ -325,6 +325,11 @@ impl Tail {
             ..Batch::default()
         })
     }
+}
+
+/// A dot of a commit that did not come to be: it stands for the commit to come.
+fn lost(done: &HashMap<BranchId, u64>, d: Dot) -> bool {
+    done.get(&d.branch).is_some_and(|seq| d.seq > *seq)
 }
 
 impl Bytes {

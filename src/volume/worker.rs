@@ -1,12 +1,14 @@
 //! The volume's thread: commits what was written, takes in heads, serves git clients.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use super::blobs::{OVERLAY_KEPT, OVERLAYS_KEPT_MAX};
 use super::chain;
 use super::commit::{self, Batch};
-use super::inode::ROOT_INO;
+use super::inode::{Ino, ROOT_INO};
 use super::live::Stale;
 use super::recover;
 use super::view::View;
@@ -46,6 +48,8 @@ pub(super) struct Worker<'a> {
     repacking: Option<std::thread::JoinHandle<()>>,
     /// Commits and merges since packs were counted.
     uncounted: u32,
+    /// Files that were committed from overlay files, and when; the latest last.
+    spilled: VecDeque<(Instant, Ino)>,
 }
 
 /// Runs until told to stop or until nobody can tell it any more.
@@ -58,6 +62,7 @@ pub(super) fn run(volume: &Arc<Volume>, inbox: &Receiver<Work>) {
         projected: volume.view(),
         repacking: None,
         uncounted: 0,
+        spilled: VecDeque::new(),
     };
     let mut next: Option<Work> = None;
     loop {
@@ -135,6 +140,7 @@ fn reply_to<T>(to: &std::sync::mpsc::SyncSender<VolumeResult<T>>, answer: Volume
 impl Worker<'_> {
     /// Commits what is fit; `all` takes open files, too.
     pub(super) fn commit(&mut self, all: bool) -> VolumeResult<()> {
+        self.give_overlays_up();
         if let Some(b) = self.failed.take() {
             self.finish(b)?;
         }
@@ -146,6 +152,20 @@ impl Worker<'_> {
             return Ok(());
         }
         self.finish(batch)
+    }
+
+    /// Files that were written a while ago are read from the repository, and what nothing needs any
+    /// more is removed.
+    fn give_overlays_up(&mut self) {
+        while let Some((since, ino)) = self.spilled.front().copied()
+            && (self.spilled.len() > OVERLAYS_KEPT_MAX || since.elapsed() > OVERLAY_KEPT)
+        {
+            self.spilled.pop_front();
+            if !self.spilled.iter().any(|(_, later)| *later == ino) {
+                self.volume.unspill_if_clean(&mut self.volume.lock(), ino);
+            }
+        }
+        self.volume.sweep_overlays();
     }
 
     fn finish(&mut self, batch: Batch) -> VolumeResult<()> {
@@ -161,6 +181,9 @@ impl Worker<'_> {
             }
         };
         self.volume.set_trouble(None);
+        let now = Instant::now();
+        let spilled = batch.written.iter().filter(|w| w.data.is_spilled());
+        self.spilled.extend(spilled.map(|w| (now, w.ino)));
         let mut stale = Vec::new();
         {
             let mut live = self.volume.lock();
