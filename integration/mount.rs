@@ -48,7 +48,7 @@ fn beside_ext4_and_bindfs() {
             continue;
         }
         let taken = measure(work, &world, &mut systems, rounds);
-        let (line, is_below) = row(work, &world, &taken);
+        let (line, is_below) = row(work, &world, &taken, &systems);
         println!("{line}");
         if is_below {
             below.push(work.name);
@@ -67,6 +67,9 @@ fn measure(
     rounds: usize,
 ) -> Vec<Vec<Duration>> {
     let mut taken = vec![Vec::new(); systems.len()];
+    for s in systems.iter_mut() {
+        s.used.clear();
+    }
     for round in 0..rounds {
         for (s, times) in systems.iter_mut().zip(&mut taken) {
             (work.prepare)(world, s.root(), round);
@@ -75,7 +78,10 @@ fn measure(
                 s.fresh();
             }
             (work.warm)(world, s.root());
+            let before = s.cpu();
             times.push((work.run)(world, s.root(), round));
+            s.quiet();
+            s.used.push(s.cpu() - before);
         }
     }
     taken
@@ -87,6 +93,13 @@ fn heading(systems: &[System]) -> String {
         let _ = write!(out, "{:>18}", s.who);
     }
     let _ = write!(out, "{:>8}", "goal");
+    for s in systems.iter().filter(|s| matches!(s.what, What::Cellfs(_))) {
+        let _ = write!(
+            out,
+            "{:>9}",
+            s.who.replace("cellfs", "CPU s").replace("CPU s, ", "")
+        );
+    }
     out
 }
 
@@ -102,8 +115,8 @@ fn median(times: &[Duration]) -> f64 {
 }
 
 /// A line of the table: what ext4 did at its best; of what is compared its speed as a part of
-/// that, best by best and median by median. And whether ours misses its goal by both.
-fn row(work: &Work, world: &World, taken: &[Vec<Duration>]) -> (String, bool) {
+/// that, best by best and median by median; what a node used of the processors at least. And whether ours misses its goal by both.
+fn row(work: &Work, world: &World, taken: &[Vec<Duration>], systems: &[System]) -> (String, bool) {
     let (amount, unit) = (work.amount)(world);
     let native = taken.first().map_or(&[][..], Vec::as_slice);
     let rate = amount / best(native);
@@ -123,6 +136,10 @@ fn row(work: &Work, world: &World, taken: &[Vec<Duration>]) -> (String, bool) {
     }
     let goal = work.goal.map_or(String::new(), |g| format!("{g}"));
     let _ = write!(line, "{goal:>8}");
+    for s in systems.iter().filter(|s| matches!(s.what, What::Cellfs(_))) {
+        let least = s.used.iter().copied().fold(f64::INFINITY, f64::min);
+        let _ = write!(line, "{least:>9.2}");
+    }
     (line, is_below)
 }
 
@@ -208,13 +225,15 @@ struct System {
     root: PathBuf,
     disk: File,
     what: What,
+    /// Processor seconds of a node for what was measured last, with its commits, by rounds.
+    used: Vec<f64>,
 }
 
 #[derive(Debug)]
 enum What {
     Native,
     /// `None` while it is started again.
-    Cellfs(Option<Node>),
+    Cellfs(Option<Box<Node>>),
     Bindfs(PathBuf, Option<Child>),
 }
 
@@ -225,6 +244,7 @@ impl System {
             root,
             disk: File::open(&disk.dir).expect("opened"),
             what,
+            used: Vec::new(),
         }
     }
 
@@ -241,7 +261,7 @@ impl System {
         }
         let node = setup.start();
         let root = node.dir().to_owned();
-        Self::new(who, root, disk, What::Cellfs(Some(node)))
+        Self::new(who, root, disk, What::Cellfs(Some(Box::new(node))))
     }
 
     fn bindfs(lab: &Lab, disk: &Disk) -> Option<Self> {
@@ -258,6 +278,13 @@ impl System {
 
     fn root(&self) -> &Path {
         &self.root
+    }
+
+    fn cpu(&self) -> f64 {
+        match &self.what {
+            What::Cellfs(Some(node)) => node.cpu(),
+            _ => 0.0,
+        }
     }
 
     /// Nothing that was done before is left to do.
@@ -277,7 +304,7 @@ impl System {
             What::Native => {}
             What::Cellfs(node) => {
                 let setup = node.take().expect("it runs").stop();
-                *node = Some(setup.start());
+                *node = Some(Box::new(setup.start()));
             }
             What::Bindfs(from, child) => {
                 end(&root, child.take());

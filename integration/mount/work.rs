@@ -102,7 +102,7 @@ impl World {
         );
         let large = rounds("CELLFS_BENCH_LARGE_MIB", 128) * MIB;
         let random = rounds("CELLFS_BENCH_RANDOM", 10_000);
-        let files = rounds("CELLFS_BENCH_FILES", 5_000);
+        let files = rounds("CELLFS_BENCH_SMALL", 5_000);
         let pages = (large / PAGE) as u64;
         Self {
             files,
