@@ -198,6 +198,7 @@ impl Lab {
             state: self.path(&format!("{name}.state")),
             dir,
             log,
+            program: program(),
             wrap: Vec::new(),
             words: Vec::new(),
             listen: format!("127.0.0.1:{}", free_port()),
@@ -299,6 +300,7 @@ pub(crate) struct Setup {
     pub(crate) state: PathBuf,
     pub(crate) dir: PathBuf,
     log: PathBuf,
+    program: PathBuf,
     wrap: Vec<OsString>,
     words: Vec<OsString>,
     listen: String,
@@ -332,6 +334,12 @@ impl Setup {
         self
     }
 
+    /// Another build of the program.
+    pub(crate) fn program(mut self, program: PathBuf) -> Self {
+        self.program = program;
+        self
+    }
+
     /// A program that runs the node, as `strace` or `nsenter` do.
     pub(crate) fn under<S: Into<OsString>>(mut self, wrap: impl IntoIterator<Item = S>) -> Self {
         self.wrap = wrap.into_iter().map(Into::into).collect();
@@ -346,7 +354,7 @@ impl Setup {
     /// Starts the node and does not wait.
     pub(crate) fn begin(self) -> Starting {
         let mut line = self.wrap.clone();
-        line.push(program().into());
+        line.push(self.program.clone().into());
         line.push(if self.mount { "mount" } else { "serve" }.into());
         line.extend(["-f".into(), "--state".into(), self.state.clone().into()]);
         line.extend(["--name".into(), self.name.clone().into()]);

@@ -9,6 +9,7 @@ mod growth;
 #[path = "../fuse-tests/harness.rs"]
 mod harness;
 mod http_door;
+mod mount;
 mod oracle;
 mod packaging;
 mod power;

@@ -1,11 +1,28 @@
 #!/usr/bin/env bash
 # One run of each, or of those that are named:
 #
-#   packaging/bench.sh [files] [derive] [growth]
+#   packaging/bench.sh [files] [derive] [growth] [mount]
 #
 # files: 5,000 files and small edits through cellfs, an rsync daemon and Syncthing, on loopback.
 # derive: the view of heads that changed a tree of 100,000 files, beside git merge-tree.
 # growth: what 10,000 one-line edits take on the disk, before and after cellfs gc.
+# mount: what programs do in a folder, beside the same on ext4 and through bindfs. As root, for it
+#   mounts; run only when it is named.
+#
+# mount makes an ext4 image in /dev/shm (CELLFS_BENCH_MEMORY=DIR: elsewhere) that holds the directory
+# for ext4, the node's state and what bindfs shows, so that no disk of the machine has a say; where
+# there is no loop device or less than 6 GiB of room, it takes a directory and says so. Each line is
+# measured CELLFS_BENCH_ROUNDS=5 times, on each of them in turn, so that what else the machine does
+# weighs on all of them: no figure is worth anything but beside those of its line. It prints what ext4
+# did at its best; of the others their speed as a part of ext4's, best by best, and in brackets median
+# by median; and the processor seconds of the node with its commits, at least.
+# What a line needs is made, in commits and on the disk before its clock starts. "First" is in a new
+# process and a new mount, with the disk below still in memory; for a large file after somebody read a
+# byte of it, for which a node unpacks what is in a commit.
+# CELLFS_BENCH_ONLY=WORDS,... runs the lines that begin so; CELLFS_BENCH_BESIDE=PROGRAM measures another
+# build of cellfs, too. Sizes: CELLFS_BENCH_SMALL (5000 files of 4 KiB), CELLFS_BENCH_LARGE_MIB (128),
+# CELLFS_BENCH_RANDOM (10000 pages), CELLFS_BENCH_TREE (4500 files), CELLFS_BENCH_THREADS (4) with
+# CELLFS_BENCH_MAILS (50) each.
 #
 # CELLFS_BENCH_FILES=N derives in a tree of N files, CELLFS_BENCH_EDITS=N makes so many edits.
 # CELLFS_TEST_TREE=DIR copies that tree, CELLFS_TEST_FILES=N another number of files;
@@ -45,3 +62,12 @@ for one in derive::beside_git_merge_tree growth::small_edits; do
     machine
     cargo test --release --locked --quiet --test integration -- --ignored --exact --nocapture "$one"
 done
+
+if wanted mount; then
+    cargo build --release --locked --quiet
+    cargo test --release --locked --quiet --test integration --no-run
+    command -v bindfs >/dev/null || echo "bindfs is not installed (apt-get install bindfs): left out"
+    machine
+    CELLFS_TEST_PROGRAM=$target/release/cellfs cargo test --release --locked --quiet --test integration -- \
+        --ignored --exact --nocapture mount::beside_ext4_and_bindfs
+fi

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
@@ -55,7 +55,7 @@ pub type VolumeResult<T> = Result<T, VolumeError>;
 pub type MountId = u64;
 
 /// Messages to the worker that may wait. Senders of wake-ups never block: one waiting wake-up
-/// is as good as many. Senders of requests wait for room.
+/// is as good as many, so there is one. Senders of requests wait for room.
 const WORK_QUEUE: usize = 256;
 
 /// Tells the kernel of one mount that it holds outdated names or attributes. Called by a
@@ -118,6 +118,8 @@ pub struct Volume {
     journal: Journal,
     live: Mutex<Live>,
     work: SyncSender<Work>,
+    /// A wake-up waits for the worker.
+    woken: AtomicBool,
     notices: RwLock<BTreeMap<MountId, Arc<dyn Invalidate>>>,
     outlet: Arc<dyn Outlet>,
     blobs: blobs::Blobs,
@@ -168,6 +170,7 @@ impl Volume {
             journal,
             live: Mutex::new(Live::new(view, numbers, 1 << 63)),
             work,
+            woken: AtomicBool::new(false),
             notices: RwLock::default(),
             outlet,
             git: git::GitSide::default(),
@@ -294,9 +297,14 @@ impl Volume {
 
     /// Something waits for a commit.
     pub(crate) fn wake(&self) {
-        match self.work.try_send(Work::Wake) {
-            Ok(()) | Err(TrySendError::Full(_)) => {}
-            Err(TrySendError::Disconnected(_)) => tracing::debug!("wake-up after the end"),
+        if self.woken.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        if let Err(e) = self.work.try_send(Work::Wake) {
+            self.woken.store(false, Ordering::Release);
+            if matches!(e, TrySendError::Disconnected(_)) {
+                tracing::debug!("wake-up after the end");
+            }
         }
     }
 

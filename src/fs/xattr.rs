@@ -19,6 +19,8 @@ use crate::volume::live::{Live, Stale};
 pub(super) const BYTES_MAX: usize = 16 << 10;
 /// Whom a program runs as that is not root's (Linux: capabilities of a file).
 const CAPABILITY: &[u8] = b"security.capability";
+/// What SELinux makes of a file. Kept for those who set it; where nobody did, there are none.
+const LABEL: &[u8] = b"security.selinux";
 /// Names that only root sees.
 const TRUSTED: &[u8] = b"trusted.";
 /// Access control lists: the kernel must know what they mean, and is not told yet.
@@ -48,7 +50,11 @@ impl Fs {
         let mut live = self.volume.lock();
         self.refresh_root(&mut live, ino)?;
         let found = live.inode(ino)?.shown.xattrs.get(name).cloned();
-        found.ok_or(VolumeError::NoData)
+        found.ok_or(match name {
+            // Said once, `ls -l` asks no more, where it asks for each file of others.
+            LABEL => VolumeError::Unsupported("labels"),
+            _ => VolumeError::NoData,
+        })
     }
 
     /// All names of attributes, each with a zero byte behind it.

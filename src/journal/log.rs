@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard};
 
@@ -12,6 +13,9 @@ const MAGIC: &[u8; 8] = b"cellfsJ1";
 const _: () = assert!(MAGIC[7] == b'0' + crate::base::format::JOURNAL);
 /// A segment is closed and a new one begun above this size.
 const SEGMENT_BYTES: u64 = 64 << 20;
+/// A sync that has to make the file's new length durable writes so many zeros behind it, for what
+/// comes next: to overwrite those costs the disk a fraction of what it costs to make a file longer.
+const ROOM_BYTES: usize = 256 << 10;
 /// Longest frame that recovery believes.
 const FRAME_BYTES_MAX: u32 = 64 << 20;
 
@@ -44,6 +48,8 @@ struct Tail {
     file: File,
     /// Bytes in the file that are whole frames.
     len: u64,
+    /// Up to here the file has zeros behind them, unless they are longer by now.
+    room: u64,
     /// Number of the next entry.
     next: u64,
     /// First numbers of all segments, oldest first; the last is being written.
@@ -91,6 +97,7 @@ fn read_frame(bytes: &[u8]) -> Option<(Entry, u64, &[u8])> {
     let (len, after) = bytes.split_first_chunk::<4>()?;
     let (crc, after) = after.split_first_chunk::<4>()?;
     let len = u32::from_le_bytes(*len);
+    // 0: nothing was written there yet.
     if len == 0 || len > FRAME_BYTES_MAX {
         return None;
     }
@@ -148,7 +155,11 @@ impl Journal {
             let mut bytes = Vec::new();
             File::open(&path)?.read_to_end(&mut bytes)?;
             let (entries, len) = read_segment(&bytes);
-            found.torn_bytes += bytes.len() as u64 - len;
+            let rest = usize::try_from(len).map_or(None, |len| bytes.get(len..));
+            let rest = rest.unwrap_or_default();
+            if rest.iter().any(|b| *b != 0) {
+                found.torn_bytes += rest.len() as u64;
+            }
             good = len;
             next = first;
             for e in entries {
@@ -178,6 +189,7 @@ impl Journal {
         let tail = Tail {
             file,
             len: good,
+            room: good,
             next,
             segments: kept,
             poison: None,
@@ -279,7 +291,8 @@ impl Journal {
         d.busy = true;
         drop(d);
         let (file, next) = {
-            let t = self.tail();
+            let mut t = self.tail();
+            make_room(&mut t);
             (t.file.try_clone(), t.next)
         };
         let done = file.and_then(|f| f.sync_data());
@@ -333,12 +346,13 @@ impl Journal {
             match create_segment(&self.dir, first) {
                 Ok(f) => {
                     // The old file's entries become durable before the new one is used.
-                    if let Err(e) = t.file.sync_data() {
+                    if let Err(e) = t.file.set_len(t.len).and_then(|()| t.file.sync_data()) {
                         t.poison = Some(format!("an fsync failed: {e}"));
                         return Err(JournalError::Poisoned(e.to_string()));
                     }
                     t.file = f;
                     t.len = MAGIC.len() as u64;
+                    t.room = t.len;
                     t.segments.push(first);
                     first
                 }
@@ -372,6 +386,21 @@ impl Journal {
     }
 }
 
+/// Zeros behind the frames, if there are none. Where they cannot be written, the frames stay the
+/// end of the file.
+fn make_room(t: &mut Tail) {
+    if t.len <= t.room {
+        return;
+    }
+    t.room = match t.file.write_all_at(&[0; ROOM_BYTES], t.len) {
+        Ok(()) => t.len + ROOM_BYTES as u64,
+        Err(e) => {
+            tracing::debug!(error = %e, "no room behind the journal");
+            t.len
+        }
+    };
+}
+
 fn classify(e: &io::Error) -> JournalError {
     match e.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => JournalError::Full,
@@ -381,6 +410,7 @@ fn classify(e: &io::Error) -> JournalError {
 
 /// After a failed write: cut what was written of the frame, or poison the log.
 fn cut_back(t: &mut Tail, e: &io::Error) -> JournalError {
+    t.room = t.len;
     let cut = t
         .file
         .set_len(t.len)
@@ -443,6 +473,33 @@ mod tests {
         drop(j);
         let (_, r) = Journal::open(dir.path()).unwrap();
         assert_eq!(r.entries, vec![(3, bytes(7)), (4, bytes(8))]);
+    }
+
+    #[test]
+    fn room_behind_the_entries_is_no_torn_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let (j, _) = Journal::open(dir.path()).unwrap();
+        for n in 1..=3 {
+            assert_eq!(j.append(&bytes(n)).unwrap(), n);
+            j.sync(n).unwrap();
+        }
+        let path = segment_path(dir.path(), 1);
+        assert!(fs::metadata(&path).unwrap().len() > ROOM_BYTES as u64);
+        drop(j);
+        let (j, r) = Journal::open(dir.path()).unwrap();
+        let want: Vec<_> = (1..=3).map(|n| (n, bytes(n))).collect();
+        assert_eq!((r.entries, r.torn_bytes), (want, 0));
+        assert_eq!(j.append(&bytes(4)).unwrap(), 4);
+        j.sync(4).unwrap();
+        drop(j);
+        // What did reach the disk behind what did not is no entry.
+        let mut all = fs::read(&path).unwrap();
+        let at = all.len() - 100;
+        all[at] = 7;
+        fs::write(&path, &all).unwrap();
+        let (_, r) = Journal::open(dir.path()).unwrap();
+        assert_eq!(r.entries.len(), 4);
+        assert!(r.torn_bytes > 0);
     }
 
     proptest! {

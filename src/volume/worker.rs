@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,8 @@ const SETTLE_AFTER: Duration = Duration::from_secs(1);
 const SETTLE_BYTES: usize = 4 << 20;
 /// Packs are counted after this many commits and merges.
 const COUNT_PACKS_EVERY: u32 = 64;
+/// Who writes for longer without a pause is better served by fewer and larger commits.
+const BUSY_AFTER: Duration = Duration::from_millis(50);
 /// Pause after a failed commit.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// Heads of other nodes that wait are taken in together, at most this many requests.
@@ -50,6 +53,8 @@ pub(super) struct Worker<'a> {
     uncounted: u32,
     /// Files that were committed from overlay files, and when; the latest last.
     spilled: VecDeque<(Instant, Ino)>,
+    /// How long there was always something to commit.
+    busy: Duration,
 }
 
 /// Runs until told to stop or until nobody can tell it any more.
@@ -63,6 +68,7 @@ pub(super) fn run(volume: &Arc<Volume>, inbox: &Receiver<Work>) {
         repacking: None,
         uncounted: 0,
         spilled: VecDeque::new(),
+        busy: Duration::ZERO,
     };
     let mut next: Option<Work> = None;
     loop {
@@ -76,12 +82,13 @@ pub(super) fn run(volume: &Arc<Volume>, inbox: &Receiver<Work>) {
         }
         match work {
             Ok(Work::Wake) | Err(RecvTimeoutError::Timeout) => {
+                // Before the table is looked at: what comes later wakes again.
+                volume.woken.store(false, Ordering::Release);
                 if let Err(e) = w.commit(false) {
                     tracing::warn!(volume = %volume.name(), error = %e, "commit failed, will be tried again");
                     std::thread::sleep(RETRY_AFTER);
                 }
-                // Leave half of a core to those who write.
-                std::thread::sleep(began.elapsed().min(Duration::from_millis(100)) / 2);
+                next = w.rest(inbox, began.elapsed());
             }
             Ok(Work::Heads(heads, reply)) => {
                 let mut all = heads;
@@ -203,6 +210,38 @@ impl Worker<'_> {
         self.volume.trim_journal(&done.view);
         self.keep_packs_few();
         Ok(())
+    }
+
+    /// After work that took this long, leaves a core to those who write: most of it to those who
+    /// write on and on. A request ends it.
+    fn rest(&mut self, inbox: &Receiver<Work>, took: Duration) -> Option<Work> {
+        let took = took.min(Duration::from_millis(100));
+        let goes_on = self.volume.woken.load(Ordering::Acquire);
+        self.busy = if goes_on {
+            self.busy + took
+        } else {
+            Duration::ZERO
+        };
+        let pause = match self.busy > BUSY_AFTER {
+            true => took * 2,
+            false => took / 2,
+        };
+        let end = Instant::now() + pause;
+        let mut woken = false;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            match inbox.recv_timeout(left) {
+                Ok(Work::Wake) => woken = true,
+                Ok(request) => {
+                    if woken {
+                        self.volume.woken.store(false, Ordering::Release);
+                        self.volume.wake();
+                    }
+                    return Some(request);
+                }
+                Err(_) => return woken.then_some(Work::Wake),
+            }
+        }
     }
 
     /// Takes in heads of other nodes.
