@@ -65,6 +65,8 @@ struct Author<'a> {
 struct Former {
     content: Vec<Dot>,
     location: Vec<Dot>,
+    /// Versions were marked as copies at the place that is asserted.
+    marked: bool,
 }
 
 impl Author<'_> {
@@ -193,7 +195,15 @@ impl Author<'_> {
         record.location.retain(|l| !self.is_named(l.stamp, base));
         record.location.push(self.location(to, prev));
         record.filled.location = None;
-        self.formerly.entry(id).or_default().location.clear();
+        let former = self.formerly.entry(id).or_default();
+        former.location.clear();
+        // The place that the batch asserted has the same dot as this one; marks there stay there.
+        if std::mem::take(&mut former.marked) {
+            let own = self.stamp.dot();
+            for c in &mut record.content {
+                c.copy_at.retain(|d| *d != own);
+            }
+        }
         self.draft.set(id, Some(record))
     }
 
@@ -324,7 +334,11 @@ impl Author<'_> {
             if is_own { own } else { dot }
         };
         let content = resolve(content, former.map(|f| &f.content));
+        let meant = location == OWN;
         let location = resolve(location, former.map(|f| &f.location));
+        if location == own {
+            self.formerly.entry(id).or_default().marked = !meant;
+        }
         let mut record = self.draft.record_or_new(id)?;
         if let Some(c) = record.content.iter_mut().find(|c| c.stamp.dot() == content) {
             c.copy_at.push(location);
@@ -388,6 +402,7 @@ impl Author<'_> {
                 for c in stands_in.iter_mut().filter(|c| stays_copy(c)) {
                     c.copy_at.push(own);
                     c.copy_at.sort_unstable();
+                    self.formerly.entry(id).or_default().marked = true;
                 }
                 record.content = stands_in;
             } else if let Some(c) = stands_in.pop() {

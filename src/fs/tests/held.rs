@@ -334,3 +334,43 @@ fn a_copy_of_a_linked_file_that_is_removed_stays_removed() {
     assert_eq!(names, ["/other", "/same"]);
     v.stop().unwrap();
 }
+
+#[test]
+fn a_copy_that_is_moved_after_the_file_above_it_went_has_the_name_it_was_given() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let (a, b) = (volume(dirs[0].path(), 1), volume(dirs[1].path(), 2));
+    let (fa, fb) = (fs(&a), fs(&b));
+    put(&fa, "f", "old");
+    fa.link(walk(&fa, "f"), ROOT_INO, b"other").unwrap();
+    sync(&a, &b);
+    // It lives on without a name of its own, beside another file at the name it had.
+    put(&fa, "f", "of a");
+    fb.unlink(ROOT_INO, b"other").unwrap();
+    fb.unlink(ROOT_INO, b"f").unwrap();
+    b.flush_all().unwrap();
+    put(&fb, "f", "of b");
+    sync(&a, &b);
+    let names = |f: &Fs| -> Vec<String> { manifest(f).into_keys().collect() };
+    let [_, copy] = names(&fa).try_into().unwrap();
+    let kept = get(&fa, &copy);
+    let copy = copy.trim_start_matches('/').as_bytes();
+    let main = walk(&fa, "f");
+    a.while_still({
+        let (fa, copy) = (fa.clone(), copy.to_vec());
+        move || {
+            fa.unlink(ROOT_INO, b"f").unwrap();
+            let to = (ROOT_INO, b"g".as_slice());
+            fa.rename((ROOT_INO, &copy), to, RenameMode::NoReplace)
+                .unwrap();
+        }
+    })
+    .unwrap();
+    fa.forget(main, u64::MAX);
+    a.flush_all().unwrap();
+    sync(&a, &b);
+    assert_eq!(names(&fb), ["/g"]);
+    assert_eq!(names(&fa), ["/g"]);
+    assert_eq!(get(&fa, "g"), kept);
+    a.stop().unwrap();
+    b.stop().unwrap();
+}
