@@ -206,8 +206,8 @@ impl Fs {
         })?;
         let ino = self.named(&mut live, dir, &name)?;
         let ino = ino.ok_or(VolumeError::NotFound)?;
-        if !is_seen(&live, ino, seen) {
-            // It went, and another file came to its name, while that was waited for.
+        if !is_seen(&live, ino, seen) || is_newer(&live, ino, seen) {
+            // It went, and another file or version came to its name, while that was waited for.
             drop(live);
             self.tell_others(vec![Stale::Entry { dir, name }]);
             return Ok(());
@@ -456,8 +456,12 @@ impl Fs {
         let seen = self.leads_to(to, &new)?;
         let mut live = self.lock_plain(named)?;
         let mut target = self.named(&mut live, to, &new)?;
-        if let Some(t) = target.filter(|t| mode == RenameMode::Replace && !is_seen(&live, *t, seen))
-        {
+        let moved = self.named(&mut live, from, &old)?;
+        let is_other = |t: &Ino| {
+            let saved = || moved.is_some_and(|ino| save::saves(&live, ino, *t));
+            !is_seen(&live, *t, seen) || (is_newer(&live, *t, seen) && !saved())
+        };
+        if let Some(t) = target.filter(|t| mode == RenameMode::Replace && is_other(t)) {
             // It came to the name while that was waited for: it stays, beside what comes now.
             live.inode_mut(t)?.unbind(to, &new);
             live.stale.insert((to, new.clone()));
@@ -650,6 +654,14 @@ fn is_seen(live: &Live, ino: Ino, before: Option<(Ino, FileId)>) -> bool {
     let same = |i: &Inode| before.is_some_and(|(b, id)| b == ino || id == i.id());
     let now = live.inode(ino);
     now.is_ok_and(|i| i.kind == Kind::Dir || same(i))
+}
+
+/// Whether a version of the file that nobody has seen came to the name meanwhile. What is written
+/// through an inode stays there; what comes from elsewhere has another.
+fn is_newer(live: &Live, ino: Ino, before: Option<(Ino, FileId)>) -> bool {
+    let now = live.inode(ino);
+    let same = |i: &Inode| before.is_some_and(|(b, id)| b != ino && id == i.id());
+    now.is_ok_and(|i| i.kind != Kind::Dir && same(i))
 }
 
 /// The file of its own that what is moved becomes by these changes, if it does.
