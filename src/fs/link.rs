@@ -62,6 +62,10 @@ impl Fs {
             made
         };
         let parted = changes.iter().any(|c| c.id() == Some(own));
+        let file = changes.iter().find_map(|c| match c {
+            Change::Born { id, kind, .. } if *id == fresh => kind.target(),
+            _ => None,
+        });
         let now = clock::now_ns();
         changes.push(Change::Field {
             id: live.inode(dir)?.id(),
@@ -76,6 +80,7 @@ impl Fs {
         live.touched.insert(ino);
         live.touch_dir(dir, now);
         let i = live.inode_mut(ino)?;
+        i.shown.versions.retain(|v| Some(v.id) == file);
         i.others.push(OtherName {
             dir,
             name: name.clone(),

@@ -251,7 +251,14 @@ impl Live {
                 }
                 i.turn(dir, name);
                 i.names = names_of(&s);
+                let was = i.id();
                 i.shown = s;
+                // Of files that showed the same bytes another one may be left.
+                let is = i.id();
+                if was != is && self.by_id.get(&was) == Some(&ino) {
+                    self.by_id.remove(&was);
+                    self.by_id.insert(is, ino);
+                }
             }
             out.push(Stale::Attr { ino });
             return Ok(None);

@@ -203,3 +203,29 @@ fn what_is_removed_by_its_last_name_stays_removed_after_a_crash() {
         v.stop().unwrap();
     }
 }
+
+#[test]
+fn a_link_of_what_two_files_show_is_of_one_file() {
+    for turn in 0..4 {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let (a, b) = (volume(dirs[0].path(), 1), volume(dirs[1].path(), 2));
+        let (fa, fb) = (fs(&a), fs(&b));
+        put(&fa, "f", "same");
+        put(&fb, "f", "same");
+        sync(&a, &b);
+        let f = walk(&fa, "f");
+        fa.link(f, ROOT_INO, b"g").unwrap();
+        a.flush_all().unwrap();
+        assert_eq!([walk(&fa, "f"), walk(&fa, "g")], [f, f], "{turn}");
+        if turn % 2 == 0 {
+            fb.unlink(ROOT_INO, b"f").unwrap();
+            put(&fb, "f", "same");
+        }
+        sync(&a, &b);
+        assert_eq!(manifest(&fa), manifest(&fb), "{turn}");
+        let one = |f: &Fs| walk(f, "f") == walk(f, "g");
+        assert_eq!(one(&fa), one(&fb), "{turn}");
+        a.stop().unwrap();
+        b.stop().unwrap();
+    }
+}

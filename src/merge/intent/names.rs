@@ -31,6 +31,8 @@ pub fn link(
     let mut out = Vec::new();
     let file = match keeper(at, shown)? {
         Some(keeper) => {
+            // Files that show the same bytes are one from now on.
+            out.extend(end(at, &shown.versions, Some(keeper.id))?);
             out.extend(keep_own(at, shown, keeper.id)?);
             keeper.id
         }
