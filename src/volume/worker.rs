@@ -31,6 +31,8 @@ const SETTLE_BYTES: usize = 4 << 20;
 const COUNT_PACKS_EVERY: u32 = 64;
 /// Who writes for longer without a pause is better served by fewer and larger commits.
 const BUSY_AFTER: Duration = Duration::from_millis(50);
+/// How long a request may wait for the end of a rest.
+const NAP: Duration = Duration::from_millis(2);
 /// Pause after a failed commit.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// Heads of other nodes that wait are taken in together, at most this many requests.
@@ -226,22 +228,24 @@ impl Worker<'_> {
             true => took * 2,
             false => took / 2,
         };
-        let end = Instant::now() + pause;
+        let mut left = pause;
         let mut woken = false;
-        loop {
-            let left = end.saturating_duration_since(Instant::now());
-            match inbox.recv_timeout(left) {
-                Ok(Work::Wake) => woken = true,
-                Ok(request) => {
+        while !left.is_zero() {
+            let nap = left.min(NAP);
+            std::thread::sleep(nap);
+            left -= nap;
+            while let Ok(work) = inbox.try_recv() {
+                if !matches!(work, Work::Wake) {
                     if woken {
                         self.volume.woken.store(false, Ordering::Release);
                         self.volume.wake();
                     }
-                    return Some(request);
+                    return Some(work);
                 }
-                Err(_) => return woken.then_some(Work::Wake),
+                woken = true;
             }
         }
+        woken.then_some(Work::Wake)
     }
 
     /// Takes in heads of other nodes.
