@@ -403,10 +403,15 @@ pub(super) fn number(name: &str, default: u64) -> u64 {
     set.and_then(|s| s.parse().ok()).unwrap_or(default)
 }
 
+/// Seeds that failed once: a copy that was moved kept the mark of one, a removal took away what
+/// nobody had read, a link was that of another file with the same bytes.
+const FOUND: [u64; 3] = [605, 671, 923];
+
 #[test]
 fn whatever_programs_do_both_nodes_and_their_kernels_show_the_same() {
     let first = number("CELLFS_SEED", 0);
-    for seed in first..first + number("CELLFS_HISTORIES", 10) {
+    let fresh = first..first + number("CELLFS_HISTORIES", 10);
+    for seed in FOUND.into_iter().chain(fresh) {
         // Seen if it fails.
         eprintln!("seed {seed}");
         let mut rng = Rng(seed);
