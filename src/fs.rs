@@ -22,6 +22,7 @@ mod dir;
 mod errno;
 mod exchange;
 mod link;
+mod make;
 mod names;
 mod own;
 mod save;
