@@ -30,6 +30,7 @@
 //! | `CELLFS_TEST_KEEP` | 1: what a failed test leaves is kept | | | all |
 //! | `CELLFS_NO_FUSE`, `CELLFS_NO_NETNS` | 1: no tests with mounts, with network namespaces | | | all |
 
+mod acl;
 mod crash;
 mod dead_mount;
 mod demo;

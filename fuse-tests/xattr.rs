@@ -57,8 +57,6 @@ fn attributes_are_kept_merged_and_replicated() {
     set(&f, "user.empty", b"").expect("set");
     set(&f, "trusted.x", b"\0\xff").expect("root may");
     assert_eq!(set(&f, "user.more", &long), Err(Errno::NOSPC));
-    let acl = set(&f, "system.posix_acl_access", b"\x02\0\0\0");
-    assert_eq!(acl, Err(Errno::OPNOTSUPP));
     set(&a.at("d"), "user.dir", b"dir").expect("set");
     set(&a.at(""), "user.top", b"top").expect("set");
     let wanted = all(&f);

@@ -16,13 +16,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use fuser::{
     BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
     INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use crate::base::clock;
 use crate::fs::{
-    Allocate, Caller, DirEntry, Fs, Opened, RenameMode, SetAttr, SetXattr, Stat, errno,
+    Allocate, Caller, DirEntry, Fs, Opened, RenameMode, Seek, SetAttr, SetXattr, Stat, errno,
 };
 use crate::record::model::Kind;
 use crate::volume::error::VolumeError;
@@ -101,7 +101,7 @@ fn attr(s: &Stat) -> FileAttr {
     FileAttr {
         ino: INodeNo(s.ino),
         size: s.size,
-        blocks: s.size.div_ceil(512),
+        blocks: s.blocks,
         atime: time(s.attr.atime),
         mtime: time(s.attr.mtime),
         ctime: time(s.attr.ctime),
@@ -120,10 +120,11 @@ fn attr(s: &Stat) -> FileAttr {
     }
 }
 
-fn caller(req: &Request) -> Caller {
+fn caller(req: &Request, umask: u32) -> Caller {
     Caller {
         uid: req.uid(),
         gid: req.gid(),
+        umask,
     }
 }
 
@@ -193,6 +194,10 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_CACHE_SYMLINKS,
             InitFlags::FUSE_EXPLICIT_INVAL_DATA,
             InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+            // It enforces access control lists, and leaves it to us what new files inherit, so
+            // also the umask.
+            InitFlags::FUSE_POSIX_ACL,
+            InitFlags::FUSE_DONT_MASK,
         ];
         for flag in wanted {
             if config.add_capabilities(flag).is_err() {
@@ -227,6 +232,7 @@ impl Filesystem for Adapter {
                         atime: 0,
                     },
                     size: 0,
+                    blocks: 0,
                     nlink: 0,
                     uid: 0,
                     gid: 0,
@@ -314,7 +320,7 @@ impl Filesystem for Adapter {
             libc::S_IFBLK => Some(Kind::BlockDevice(rdev)),
             _ => None,
         };
-        let (mode, name, who) = (mode & !umask, name.as_bytes(), caller(req));
+        let (name, who) = (name.as_bytes(), caller(req, umask));
         let r = match kind {
             Some(Kind::File) => self.fs.create(parent.0, name, mode, who, false),
             Some(kind) => self.fs.mknod(parent.0, name, kind, mode, who),
@@ -334,7 +340,7 @@ impl Filesystem for Adapter {
     ) {
         let r = self
             .fs
-            .mkdir(parent.0, name.as_bytes(), mode & !umask, caller(req));
+            .mkdir(parent.0, name.as_bytes(), mode, caller(req, umask));
         reply_entry("mkdir", parent.0, r, reply);
     }
 
@@ -367,7 +373,7 @@ impl Filesystem for Adapter {
         let target = target.as_os_str().as_bytes();
         let r = self
             .fs
-            .symlink(parent.0, name.as_bytes(), target, caller(req));
+            .symlink(parent.0, name.as_bytes(), target, caller(req, 0));
         reply_entry("symlink", parent.0, r, reply);
     }
 
@@ -428,7 +434,7 @@ impl Filesystem for Adapter {
     ) {
         let r = self
             .fs
-            .create(parent.0, name.as_bytes(), mode & !umask, caller(req), true);
+            .create(parent.0, name.as_bytes(), mode, caller(req, umask), true);
         match r {
             Ok(s) => {
                 let flags = FopenFlags::FOPEN_KEEP_CACHE;
@@ -675,6 +681,29 @@ impl Filesystem for Adapter {
     fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let done = self.fs.remove_xattr(ino.0, name.as_bytes());
         reply_empty("removexattr", ino.0, done, reply);
+    }
+
+    fn lseek(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let what = match whence {
+            libc::SEEK_DATA => Ok(Seek::Data),
+            libc::SEEK_HOLE => Ok(Seek::Hole),
+            _ => Err(VolumeError::Invalid("a way to seek")),
+        };
+        let at = u64::try_from(offset).map_err(|_| VolumeError::PastEnd);
+        let found = what.and_then(|what| self.fs.seek(ino.0, fh.0, what, at?));
+        let found = found.and_then(|n| i64::try_from(n).map_err(|_| VolumeError::PastEnd));
+        match found {
+            Ok(n) => reply.offset(n),
+            Err(e) => reply.error(fail("lseek", ino.0, &e)),
+        }
     }
 
     fn ioctl(

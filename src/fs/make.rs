@@ -1,6 +1,8 @@
 //! Creating files, directories, links and nodes.
 
-use super::{Caller, Fs, Result, Stat, save};
+use std::collections::{BTreeMap, HashMap};
+
+use super::{Caller, Fs, Result, Stat, acl, save};
 use crate::base::clock;
 use crate::base::id::FileId;
 use crate::base::limit::SYMLINK_BYTES_MAX;
@@ -12,6 +14,9 @@ use crate::record::model::Kind;
 use crate::volume::error::VolumeError;
 use crate::volume::inode::{Attr, Child, Data, Dirty, Ino, Inode, Subdirs};
 use crate::volume::live::{Live, Stale, memory, null_oid};
+
+/// The set-group-id bit.
+const SET_GROUP: u32 = 0o2000;
 
 impl Fs {
     /// Creates a directory.
@@ -87,9 +92,17 @@ impl Fs {
         let now = clock::now_ns();
         let parent = live.inode(dir)?.id();
         let id = live.mint();
+        self.refresh_root(&mut live, dir)?;
+        let above = live.inode(dir)?;
+        let acl::Given { mut mode, xattrs } =
+            acl::inherit(&above.shown.xattrs, kind, mode & 0o7777, who.umask);
         let uid = (who.uid != self.owner.uid).then_some(who.uid);
-        let gid = (who.gid != self.owner.gid).then_some(who.gid);
-        let mode = mode & 0o7777;
+        let mut gid = (who.gid != self.owner.gid).then_some(who.gid);
+        // A directory with this bit gives its group to all that is made in it.
+        if above.attr.mode & SET_GROUP != 0 {
+            gid = above.attr.gid;
+            mode |= if kind == Kind::Dir { SET_GROUP } else { 0 };
+        }
         let mut resumed = None;
         if kind == Kind::File {
             resumed = self.resumes(&mut live, dir, &name)?;
@@ -110,6 +123,8 @@ impl Fs {
         patches.push(field(id, Field::SetMtime(now)));
         patches.extend(uid.map(|u| field(id, Field::SetUid(u))));
         patches.extend(gid.map(|g| field(id, Field::SetGid(g))));
+        let given = Field::xattrs(&BTreeMap::new(), &xattrs);
+        patches.extend(given.into_iter().map(|f| field(id, f)));
         if !bytes.is_empty() {
             let data = bytes.clone();
             patches.push(Patch::Bytes {
@@ -144,6 +159,7 @@ impl Fs {
             save::resume(&mut live, ino, r)?;
         }
         let i = live.inode_mut(ino)?;
+        i.shown.xattrs = xattrs;
         i.place = Some((dir, name.clone()));
         i.lookups = 1;
         live.set_child(dir, name.clone(), Child::Bound { ino, since: entry });
@@ -191,7 +207,7 @@ fn add_inode(
         merged: false,
         link: Vec::new(),
         links: 0,
-        xattrs: std::collections::BTreeMap::new(),
+        xattrs: BTreeMap::new(),
     };
     let ino = live.fresh_ino();
     let dirty = kind.has_bytes().then(|| Dirty {
@@ -222,7 +238,7 @@ fn add_inode(
         lookups: 0,
         opens: u32::from(open),
         writers: u32::from(open),
-        children: std::collections::HashMap::new(),
+        children: HashMap::new(),
     };
     live.inodes.insert(ino, inode);
     live.by_id.insert(id, ino);

@@ -33,7 +33,11 @@ impl Outlet for Heads {
     }
 }
 
-const ME: Caller = Caller { uid: 0, gid: 0 };
+const ME: Caller = Caller {
+    uid: 0,
+    gid: 0,
+    umask: 0,
+};
 
 fn volume(dir: &Path, node: u8) -> Arc<Volume> {
     let who = Identity {
