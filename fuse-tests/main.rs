@@ -41,6 +41,7 @@ mod git;
 mod harness;
 mod held_open;
 mod links;
+mod listing;
 mod living;
 mod mounts;
 mod operations;

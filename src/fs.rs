@@ -18,6 +18,7 @@ use crate::volume::live::{Live, Stale};
 use crate::volume::{MountId, Volume};
 
 mod acl;
+mod copy;
 mod data;
 mod dir;
 mod errno;

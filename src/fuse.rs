@@ -706,6 +706,28 @@ impl Filesystem for Adapter {
         }
     }
 
+    fn copy_file_range(
+        &self,
+        req: &Request,
+        ino_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        ino_out: INodeNo,
+        _fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: fuser::CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let from = (ino_in.0, fh_in.0, offset_in);
+        let to = (ino_out.0, offset_out);
+        let ended = self.fs.end_privileges(ino_out.0, req.uid() != 0);
+        match ended.and_then(|()| self.fs.copy_range(from, to, len)) {
+            Ok(n) => reply.written(n),
+            Err(e) => reply.error(fail("copy_file_range", ino_out.0, &e)),
+        }
+    }
+
     fn ioctl(
         &self,
         _req: &Request,

@@ -2,6 +2,10 @@
 //!
 //! Holes are known of files in the overlay alone: in a commit they are bytes like others. Who asks
 //! of another file hears that all of it is bytes, which is never wrong.
+//!
+//! Nor are they told of a file that somebody has open for writing. He may have mapped it, and what
+//! he puts into a hole by that the kernel keeps to itself for a while, and does not look at when it
+//! passes the question on: a copy made by such answers would lack bytes that every reader sees.
 
 use super::{Fs, Result, own};
 use crate::record::model::Kind;
@@ -32,7 +36,7 @@ impl Fs {
                 return Err(VolumeError::IsDir);
             }
             let overlay = match &i.data {
-                Data::Spilled(s) => Some(s.clone()),
+                Data::Spilled(s) if i.writers == 0 => Some(s.clone()),
                 _ => None,
             };
             let end = i.data.len();

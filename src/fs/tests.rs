@@ -20,6 +20,7 @@ mod held;
 mod links;
 mod overlay;
 mod past;
+mod posix;
 mod racing;
 mod saves;
 mod told;
