@@ -124,7 +124,6 @@ fn names_of_any_bytes_are_names_on_all_nodes() {
         b" ",
         b"...",
         b"a\tb\x01",
-        b"%2Egit",
         b"*",
         b"\"",
         b"con.txt.",
