@@ -29,6 +29,7 @@ pub mod blobs;
 pub mod chain;
 mod commit;
 pub mod derive;
+mod direct;
 mod dots;
 pub mod error;
 mod git;
@@ -37,6 +38,7 @@ pub mod live;
 mod names;
 pub mod recover;
 mod root;
+pub mod spill;
 pub mod view;
 mod worker;
 
@@ -272,6 +274,8 @@ impl Volume {
             })
             .collect();
         self.hold_named(live, &changes)?;
+        let mut patches = patches;
+        patches.extend(Self::unbind_ended(live, &changes));
         let n = self.journal.append(&Entry::Op(patches))?;
         live.note(n, changes);
         Ok(n)

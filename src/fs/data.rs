@@ -1,6 +1,5 @@
-//! Opening, reading, writing, cutting and syncing regular files.
+//! Reading, writing, cutting and syncing regular files.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 
 use super::{Fs, Result, own};
@@ -10,57 +9,11 @@ use crate::base::limit::{FILE_BYTES_MAX, SMALL_FILE_BYTES_MAX};
 use crate::journal::Patch;
 use crate::record::model::Kind;
 use crate::volume::error::VolumeError;
-use crate::volume::inode::{Data, Dirty, Ino, Inode, Spill};
+use crate::volume::inode::{Data, Dirty, Ino, Inode};
 use crate::volume::live::{Live, Stale, null_oid};
-
-/// How an open file is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Opened {
-    /// Its bytes are those of the inode, and may be cached.
-    Bytes,
-    /// Its bytes were made for this handle; their number is not that of the inode.
-    Text(u64),
-}
+use crate::volume::spill::Spill;
 
 impl Fs {
-    /// Opens a file.
-    ///
-    /// # Errors
-    /// `IsDir`, `Stale`, `ReadOnly`.
-    pub fn open(&self, ino: Ino, write: bool, truncate: bool) -> Result<Opened> {
-        if write {
-            self.may_change(ino)?;
-        }
-        if own::is_own(ino) {
-            return Ok(self.own.open(ino)?.map_or(Opened::Bytes, Opened::Text));
-        }
-        let mut live = if write && truncate {
-            self.lock_alone(|_| Ok(vec![ino]))?
-        } else {
-            self.volume.lock()
-        };
-        let i = live.inode_mut(ino)?;
-        if i.kind == Kind::Dir {
-            return Err(VolumeError::IsDir);
-        }
-        // The kernel opens pipes, sockets and devices by itself.
-        if !i.kind.has_bytes() {
-            return Err(VolumeError::Invalid("a node without bytes"));
-        }
-        i.opens += 1;
-        i.writers += u32::from(write);
-        if truncate
-            && write
-            && let Err(e) = self.resize(&mut live, ino, 0, Moved::default())
-        {
-            let i = live.inode_mut(ino)?;
-            i.opens -= 1;
-            i.writers -= 1;
-            return Err(e);
-        }
-        Ok(Opened::Bytes)
-    }
-
     /// As [`Fs::read`], by a handle of [`Fs::open`].
     ///
     /// # Errors
@@ -70,33 +23,6 @@ impl Fs {
             return self.own.read(ino, handle, at, len);
         }
         self.read(ino, at, len)
-    }
-
-    /// As [`Fs::release`], by a handle of [`Fs::open`].
-    pub fn release_by(&self, ino: Ino, handle: u64, write: bool) {
-        if own::is_own(ino) {
-            return self.own.release(ino, handle);
-        }
-        self.release(ino, write);
-    }
-
-    /// The last reference to a handle is gone.
-    pub fn release(&self, ino: Ino, write: bool) {
-        let mut live = self.volume.lock();
-        let mut ready = false;
-        if let Some(i) = live.inodes.get_mut(&ino) {
-            i.opens = i.opens.saturating_sub(1);
-            i.writers = i.writers.saturating_sub(u32::from(write));
-            // A shell closes a copy of the descriptor before it writes: only the last close
-            // says that the writer is done.
-            ready = i.writers == 0 && settle(&mut live, ino).unwrap_or(false);
-            self.volume.unspill_if_clean(&mut live, ino);
-        }
-        live.drop_if_idle(ino);
-        drop(live);
-        if ready {
-            self.volume.wake();
-        }
     }
 
     /// Up to `len` bytes at `at`; fewer only at the end of the file.
@@ -143,9 +69,9 @@ impl Fs {
                 overwrite(&mut live, ino, at, bytes)?;
             }
             Data::Spilled(s) => {
-                rustix::io::retry_on_intr(|| write_all_at(&s.file, bytes, at))
+                let to = s.writer()?;
+                rustix::io::retry_on_intr(|| write_all_at(&to, bytes, at))
                     .map_err(std::io::Error::from)?;
-                s.len.fetch_max(at + u64::from(n), Ordering::AcqRel);
             }
             Data::None | Data::Blob { .. } => return Err(VolumeError::IsDir),
         }
@@ -168,6 +94,8 @@ impl Fs {
             let i = live.inode(ino)?;
             let opens = is_opening(i);
             match &i.data {
+                // Synced when it was bound.
+                Data::Spilled(_) if i.is_shared() => return Ok((live, moved)),
                 Data::Spilled(s) if opens && !moved.is_synced(s) => {
                     let s = s.clone();
                     drop(live);
@@ -201,6 +129,9 @@ impl Fs {
         for _ in 0..TURNS_MAX {
             let mut live = self.volume.lock();
             let inos = of(&mut live)?;
+            for ino in &inos {
+                live.observe(*ino);
+            }
             let id = |i: &Ino| live.inodes.get(i).map(Inode::id);
             let rewritten = inos
                 .iter()
@@ -227,6 +158,10 @@ impl Fs {
         let i = live.inode(ino)?;
         if i.kind != Kind::File {
             return Err(VolumeError::IsDir);
+        }
+        if i.direct.is_some() {
+            // The journal says so for as long as anybody may write.
+            return self.volume.bind(live, ino);
         }
         let (id, opens) = (i.id(), is_opening(i));
         let mut patches = Vec::new();
@@ -334,8 +269,7 @@ impl Fs {
                 Arc::make_mut(m).resize(n, 0);
             }
             Data::Spilled(s) => {
-                s.file.set_len(len)?;
-                s.len.store(len, Ordering::Release);
+                s.writer()?.set_len(len)?;
             }
             Data::None | Data::Blob { .. } => return Err(VolumeError::IsDir),
         }
@@ -352,6 +286,9 @@ impl Fs {
         let i = live.inode_mut(ino)?;
         if i.kind != Kind::File {
             return Err(VolumeError::IsDir);
+        }
+        if i.direct.is_some() {
+            return self.volume.bind(live, ino);
         }
         let opens = is_opening(i);
         if opens {
@@ -375,6 +312,7 @@ impl Fs {
         }
         let (data, last) = {
             let mut live = self.volume.lock();
+            live.observe(ino);
             settle(&mut live, ino)?;
             if let Some(d) = &mut live.inode_mut(ino)?.dirty {
                 d.synced = true;

@@ -15,6 +15,7 @@ use super::view::{HeadInfo, View};
 use super::{Volume, VolumeResult};
 use crate::base::clock;
 use crate::base::id::{FileId, Oid};
+use crate::base::limit::FILE_BYTES_MAX;
 use crate::base::name::EntryName;
 use crate::base::stamp::{Dot, Stamp};
 use crate::journal::Committed;
@@ -83,6 +84,9 @@ fn ready(live: &Live, all: bool) -> BTreeSet<Ino> {
     let fit = |ino: &Ino| {
         let i = live.inodes.get(ino)?;
         let d = i.dirty?;
+        if i.data.len() > FILE_BYTES_MAX {
+            return None;
+        }
         let old = now.saturating_sub(d.since_ms) >= OPEN_COMMIT_MS;
         (all || d.settled || i.writers == 0 || old).then_some(*ino)
     };
@@ -221,9 +225,16 @@ fn is_contested(
 /// Snapshots what is fit for a commit; `all` takes files that are being written, too.
 pub(super) fn take(volume: &Volume, live: &mut Live, all: bool) -> Batch {
     let ready = ready(live, all);
-    let waits = live.dirty.iter().filter(|i| !ready.contains(*i));
-    let mut held: BTreeSet<FileId> = waits
+    let ids: HashSet<FileId> = ready
+        .iter()
         .filter_map(|i| live.inodes.get(i).map(Inode::id))
+        .collect();
+    let waits = live.dirty.iter().filter(|i| !ready.contains(*i));
+    // What programs write to another inode of a file by themselves goes into the commit after it.
+    let mut held: BTreeSet<FileId> = waits
+        .filter_map(|i| live.inodes.get(i))
+        .filter(|i| !(i.is_shared() && ids.contains(&i.id())))
+        .map(Inode::id)
         .collect();
     let (changes, held_entries) = split(live, &mut held);
     let stamp = live.numbers.next(clock::now_ms());
@@ -253,6 +264,7 @@ pub(super) fn take(volume: &Volume, live: &mut Live, all: bool) -> Batch {
         i.dirty = None;
         live.dirty.remove(&ino);
         live.committing.insert(ino);
+        live.sealing.insert(ino, None);
         batch.detached |= i.place.is_none();
         let is_copy = !i.born && i.shown.role != Role::Main && i.shown.link.is_empty();
         // Errors come again when it is written.
@@ -413,12 +425,14 @@ pub(super) struct Done {
     blobs: HashMap<Ino, Oid>,
 }
 
-/// Makes the batch durable on top of `base`. `read` gets the bytes of what was written.
+/// Makes the batch durable on top of `base`. `read` gets the bytes of what was written; `pin` is
+/// told of them before there is a head record.
 pub(super) fn write(
     desk: &Desk<'_>,
     base: &View,
     batch: &Batch,
     read: &dyn Fn(&Data) -> VolumeResult<Vec<u8>>,
+    pin: &dyn Fn(&HashMap<Ino, Oid>) -> VolumeResult<()>,
 ) -> VolumeResult<Done> {
     let below: Arc<dyn Objects> = base.stage.clone();
     let stage = Memory::over(below);
@@ -490,6 +504,7 @@ pub(super) fn write(
         held: batch.held.iter().copied().collect(),
     };
     let sealed_state = sealed.state;
+    pin(&blobs)?;
     let fixed = chain::fix(desk, base, &stage, sealed, reach)?;
     let Fixed {
         view,
@@ -608,6 +623,7 @@ pub(super) fn settle(live: &mut Live, batch: &Batch, done: &Done) {
             settle_name(live, n, dir, &name);
         }
     }
+    live.sealing.clear();
     for ino in std::mem::take(&mut live.committing) {
         live.drop_if_idle(ino);
     }

@@ -5,27 +5,28 @@
 //! the rest is the disk.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use super::chain::{Desk, Numbers};
 use super::commit::{self, Batch, Over, Written};
 use super::derive;
 use super::error::VolumeError;
-use super::inode::{Data, Spill};
+use super::inode::{Data, Told};
+use super::spill::Spill;
 use super::view::{HeadInfo, View};
 use super::{Volume, VolumeResult};
 use crate::base::clock;
 use crate::base::durable;
 use crate::base::id::{BranchId, FileId, Oid};
+use crate::base::limit::FILE_BYTES_MAX;
 use crate::base::stamp::Dot;
 use crate::journal::{Committed, Entry, Patch, Recovered};
 use crate::record::change::Change;
 use crate::record::model::Kind;
 use crate::store::incoming;
-use crate::store::objects::{ObjectKind, Objects};
+use crate::store::objects::{ObjectKind, Objects, id_of};
 
 /// What an earlier run left on the disk.
 #[derive(Debug)]
@@ -65,7 +66,7 @@ pub fn replay(
     let heads = known_heads(desk, &found)?;
     let view = derive::derive(desk.objects.clone(), desk.cache, heads)?;
     numbers.saw(&view.heads);
-    let tail = Tail::read(&*view.stage, &found, now_ns)?;
+    let tail = Tail::read(&*view.stage, &found, now_ns, read)?;
     let committed = tail.committed.clone();
     desk.disk.append(&Entry::Started(numbers.branch))?;
     let wall_ms = u64::try_from(now_ns / 1_000_000).unwrap_or(0);
@@ -76,7 +77,7 @@ pub fn replay(
             caught_up: None,
         });
     };
-    let done = commit::write(desk, &view, &batch, read)?;
+    let done = commit::write(desk, &view, &batch, read, &|_| Ok(()))?;
     numbers.took(batch.stamp);
     Ok(Replayed {
         view: done.view,
@@ -93,6 +94,7 @@ pub(super) fn recover(volume: &Volume, found: Recovered) -> VolumeResult<()> {
     restore_objects(volume, &found)?;
     let mut numbers = volume.lock().numbers;
     let overlay = volume.overlay_dir();
+    let bound = bound_in(&found.entries);
     let found = Found {
         entries: found.entries,
         refs: head_refs(volume)?,
@@ -116,8 +118,40 @@ pub(super) fn recover(volume: &Volume, found: Recovered) -> VolumeResult<()> {
         tracing::info!(files, "committed what a crash had left");
     }
     volume.restore_refs(&done.view)?;
+    unbind_all(volume, &bound)?;
     clear_overlay(volume)?;
     Ok(())
+}
+
+/// What programs wrote by themselves is in a commit: the journal forgets the files before they go,
+/// since others will have their numbers.
+fn unbind_all(volume: &Volume, bound: &[u64]) -> VolumeResult<()> {
+    if bound.is_empty() {
+        return Ok(());
+    }
+    let all = bound.iter().map(|file| Patch::Unbind { file: *file });
+    let n = volume.journal().append(&Entry::Op(all.collect()))?;
+    Ok(volume.journal().sync(n)?)
+}
+
+/// Overlay files that the journal says programs could write to.
+fn bound_in(entries: &[(u64, Entry)]) -> Vec<u64> {
+    let mut out = BTreeSet::new();
+    for (_, e) in entries {
+        let Entry::Op(patches) = e else { continue };
+        for p in patches {
+            match p {
+                Patch::Bind { file, .. } => {
+                    out.insert(*file);
+                }
+                Patch::Unbind { file } => {
+                    out.remove(file);
+                }
+                _ => {}
+            }
+        }
+    }
+    out.into_iter().collect()
 }
 
 /// What was in the journal alone goes into a pack.
@@ -198,12 +232,19 @@ struct Tail {
     committed: Option<Committed>,
     /// Commits that came to be, by the branches that this journal began.
     done: HashMap<BranchId, u64>,
+    /// What overlay files that programs could write to began as, by their numbers.
+    bound: BTreeMap<u64, (Kind, Vec<Told>)>,
     last: u64,
     now_ns: i64,
 }
 
 impl Tail {
-    fn read(objs: &dyn Objects, found: &Found<'_>, now_ns: i64) -> VolumeResult<Self> {
+    fn read(
+        objs: &dyn Objects,
+        found: &Found<'_>,
+        now_ns: i64,
+        read: &dyn Fn(&Data) -> VolumeResult<Vec<u8>>,
+    ) -> VolumeResult<Self> {
         let mut tail = Self {
             now_ns,
             ..Self::default()
@@ -213,7 +254,14 @@ impl Tail {
         for (n, e) in found.entries.iter().cloned() {
             tail.last = n;
             match e {
-                Entry::Op(patches) => waiting.extend(patches.into_iter().map(|p| (n, p))),
+                Entry::Op(patches) => {
+                    for p in patches {
+                        match p {
+                            Patch::Bind { .. } | Patch::Unbind { .. } => tail.bind(p),
+                            p => waiting.push((n, p)),
+                        }
+                    }
+                }
                 Entry::Started(branch) => {
                     tail.done.entry(branch).or_default();
                 }
@@ -232,7 +280,61 @@ impl Tail {
         for (_, p) in waiting {
             tail.patch(objs, found.overlay, p)?;
         }
+        for (number, (kind, told)) in std::mem::take(&mut tail.bound) {
+            tail.compare(found.overlay, number, (kind, told), read)?;
+        }
         Ok(tail)
+    }
+
+    fn bind(&mut self, p: Patch) {
+        match p {
+            Patch::Bind {
+                id,
+                kind,
+                base,
+                blob,
+                file,
+            } => {
+                let (_, told) = self.bound.entry(file).or_insert((kind, Vec::new()));
+                told.push(Told { id, base, blob });
+            }
+            Patch::Unbind { file } => {
+                self.bound.remove(&file);
+            }
+            _ => {}
+        }
+    }
+
+    /// What programs wrote by themselves into an overlay file is a version over those that it began
+    /// as. What else the journal says of the file names the overlay file already.
+    fn compare(
+        &mut self,
+        overlay: &Path,
+        number: u64,
+        (kind, told): (Kind, Vec<Told>),
+        read: &dyn Fn(&Data) -> VolumeResult<Vec<u8>>,
+    ) -> VolumeResult<()> {
+        let is_it = |b: &Bytes| matches!(&b.data, Data::Spilled(s) if s.number == number);
+        if self.files.values().any(is_it) {
+            return Ok(());
+        }
+        let came = |t: &&Told| !t.base.iter().any(|d| lost(&self.done, *d));
+        let Some(told) = told.iter().rev().find(came) else {
+            return Ok(());
+        };
+        let mut b = Bytes::empty(Over::Dots(told.base.clone()), kind, self.now_ns);
+        b.spill(overlay, number);
+        if !b.data.is_spilled() {
+            return Ok(());
+        }
+        let size = b.data.len();
+        if size > FILE_BYTES_MAX || self.files.contains_key(&told.id) {
+            return set_aside(overlay, number, size);
+        }
+        if id_of(ObjectKind::Blob, &read(&b.data)?) != told.blob {
+            self.files.insert(told.id, b);
+        }
+        Ok(())
     }
 
     fn patch(&mut self, objs: &dyn Objects, overlay: &Path, p: Patch) -> VolumeResult<()> {
@@ -293,6 +395,7 @@ impl Tail {
                     b.spill(overlay, file);
                 }
             }
+            Patch::Bind { .. } | Patch::Unbind { .. } => self.bind(p),
         }
         Ok(())
     }
@@ -369,24 +472,30 @@ impl Bytes {
 
     /// The overlay file holds all bytes from here on. Without it what memory has stands.
     fn spill(&mut self, overlay: &Path, number: u64) {
-        let path = overlay.join(number.to_string());
-        let file = match OpenOptions::new().read(true).write(true).open(&path) {
-            Ok(f) => f,
+        let spill = match Spill::open(overlay, number) {
+            Ok(s) => s,
             Err(e) => {
-                tracing::warn!(error = %e, path = %path.display(), "an overlay file is gone");
+                tracing::warn!(error = %e, number, "an overlay file is gone");
                 return;
             }
         };
-        let meta = file.metadata();
-        if let Ok(m) = &meta
-            && let Ok(t) = m.modified()
-            && let Ok(d) = t.duration_since(std::time::UNIX_EPOCH)
-        {
-            self.mtime = i64::try_from(d.as_nanos()).unwrap_or(self.mtime);
+        if let Ok(t) = spill.times() {
+            self.mtime = t.mtime;
         }
-        let len = AtomicU64::new(meta.map_or(0, |m| m.len()));
-        self.data = Data::Spilled(Arc::new(Spill { number, file, len }));
+        self.data = Data::Spilled(Arc::new(spill));
     }
+}
+
+/// Bytes that cannot go into a commit are kept beside the repository.
+fn set_aside(overlay: &Path, number: u64, size: u64) -> VolumeResult<()> {
+    let dir = overlay.with_file_name("aside");
+    durable::dirs(&dir)?;
+    let name = format!("{}-{number}", clock::now_ms());
+    let to = dir.join(name);
+    fs::rename(overlay.join(number.to_string()), &to)?;
+    durable::sync_dir(&dir)?;
+    tracing::error!(bytes = size, path = %to.display(), "a file that was being written can be in no commit: it is kept there");
+    Ok(())
 }
 
 /// Entries that stand for all that dropped journal segments said.

@@ -15,6 +15,7 @@ use super::recover;
 use super::view::View;
 use super::{Volume, VolumeResult, Work};
 use crate::base::id::Oid;
+use crate::journal::Entry;
 use crate::merge::diff;
 use crate::store::objects::Objects;
 use crate::store::repack::{PACKS_WANTED_MAX, packs, repack};
@@ -57,6 +58,8 @@ pub(super) struct Worker<'a> {
     spilled: VecDeque<(Instant, Ino)>,
     /// How long there was always something to commit.
     busy: Duration,
+    /// When files that programs write to by themselves were last looked at.
+    watched: Instant,
 }
 
 /// Runs until told to stop or until nobody can tell it any more.
@@ -71,6 +74,7 @@ pub(super) fn run(volume: &Arc<Volume>, inbox: &Receiver<Work>) {
         uncounted: 0,
         spilled: VecDeque::new(),
         busy: Duration::ZERO,
+        watched: Instant::now(),
     };
     let mut next: Option<Work> = None;
     loop {
@@ -174,14 +178,18 @@ impl Worker<'_> {
                 self.volume.unspill_if_clean(&mut self.volume.lock(), ino);
             }
         }
+        if self.watched.elapsed() >= OPEN_FILES_EVERY {
+            self.watched = Instant::now();
+            self.volume.watch_directs();
+        }
         self.volume.sweep_overlays();
     }
 
     fn finish(&mut self, batch: Batch) -> VolumeResult<()> {
         let base = self.volume.view();
-        let mut done = match commit::write(&self.volume.desk(), &base, &batch, &|data| {
-            self.volume.read(data, 0, u32::MAX)
-        }) {
+        let read = |data: &_| self.volume.snapshot(data);
+        let pin = |blobs: &_| self.volume.pin(blobs);
+        let mut done = match commit::write(&self.volume.desk(), &base, &batch, &read, &pin) {
             Ok(done) => done,
             Err(e) => {
                 self.failed = Some(batch);
@@ -451,7 +459,9 @@ impl Volume {
             let held = if waits { 0 } else { held.unwrap_or(u64::MAX) };
             let needed = held.min(waiting).min(last + 1);
             let branch = live.numbers.branch;
-            let opening = recover::opening(branch, view, live.last_committed.as_ref());
+            let mut opening = recover::opening(branch, view, live.last_committed.as_ref());
+            let bound = Volume::bound_now(&live);
+            opening.extend((!bound.is_empty()).then_some(Entry::Op(bound)));
             (needed, opening)
         };
         if let Err(e) = self.journal.trim(needed, || opening) {
