@@ -16,6 +16,7 @@ use crate::volume::view::HeadInfo;
 use crate::volume::{Identity, Outlet, Volume};
 
 mod anything;
+mod failing;
 mod held;
 mod links;
 mod overlay;

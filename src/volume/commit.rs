@@ -527,7 +527,7 @@ fn write_over(
     let now = shown::lookup(src, state, &s.parents, &s.name)?;
     // Its bytes count, not those that were shown: a commit that was under way then has made others.
     if let Some(now) = now.filter(|n| n.versions == s.versions) {
-        return Ok(intent::write(sight, &now, (kind, blob), w.fresh)?);
+        return Ok(intent::write_anew(sight, &now, (kind, blob), w.fresh)?);
     }
     let dots = |id| s.versions.iter().filter(move |v| v.id == id);
     let mut out = vec![Change::Write {
