@@ -1,6 +1,15 @@
 //! Commits that fail for a while, what programs do meanwhile, and journals that were damaged.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::*;
+use crate::base::clock;
+use crate::base::id::FileId;
+use crate::journal::{Entry, JournalError};
+use crate::record::change::{Change, SetField};
+use crate::store::objects::{Memory, Object, Objects};
+use crate::volume::VolumeResult;
+use crate::volume::chain::{self, Deed, Desk, Disk, Reach};
 
 /// Commits of more than a few bytes fail until this goes.
 struct Broken<'a>(&'a Volume);
@@ -99,4 +108,78 @@ fn bytes_that_a_commit_took_before_its_time_make_no_copy() {
     v.flush_all().unwrap();
     let names: Vec<_> = manifest(&f).into_keys().collect();
     assert_eq!(names, ["/file"]);
+}
+
+/// A disk that is full when the line that makes a commit one is to be written.
+struct FullOnce<'a>(&'a Volume, AtomicBool);
+
+impl Disk for FullOnce<'_> {
+    fn hold(&self, pack: Vec<u8>, objects: Vec<(Oid, Object)>) -> VolumeResult<()> {
+        Disk::hold(self.0, pack, objects)
+    }
+
+    fn flush(&self, objects: Vec<(Oid, Object)>) -> VolumeResult<()> {
+        Disk::flush(self.0, objects)
+    }
+
+    fn append(&self, entry: &Entry) -> VolumeResult<u64> {
+        if matches!(entry, Entry::Committed(_)) && !self.1.swap(true, Ordering::Relaxed) {
+            return Err(JournalError::Full.into());
+        }
+        self.0.append(entry)
+    }
+
+    fn last(&self) -> u64 {
+        Disk::last(self.0)
+    }
+
+    fn sync(&self, number: u64) -> VolumeResult<()> {
+        Disk::sync(self.0, number)
+    }
+}
+
+#[test]
+fn a_commit_whose_head_had_no_room_is_made_later_and_the_volume_opens() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().join("v");
+    let v = volume(&dir, 1);
+    put(&fs(&v), "file", "text");
+    v.flush_all().unwrap();
+    let base = v.view();
+    let disk = FullOnce(&v, AtomicBool::new(false));
+    let desk = Desk {
+        disk: &disk,
+        ..v.desk()
+    };
+    let stamp = {
+        let mut live = v.lock();
+        let stamp = live.numbers.next(clock::now_ms());
+        live.numbers.took(stamp);
+        stamp
+    };
+    let changes = [Change::Field {
+        id: FileId::ROOT,
+        field: SetField::SetMtime(7),
+    }];
+    let make = || {
+        let stage = Memory::over(base.stage.clone());
+        let deed = Deed {
+            stamp,
+            births: 1,
+            changes: &changes,
+            message: "tried",
+        };
+        let sealed = chain::change(&desk, &base, &stage, &deed)?;
+        let reach = Reach {
+            upto: v.journal().last(),
+            held: Vec::new(),
+        };
+        chain::fix(&desk, &base, &stage, sealed, reach)
+    };
+    make().unwrap_err();
+    let head = make().unwrap().head.id;
+    let v = crash(&v, &dir, 1);
+    assert_eq!(get(&fs(&v), "file"), "text");
+    assert!(v.repo().has(&head).unwrap());
+    v.stop().unwrap();
 }
