@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
 use crate::base::durable;
@@ -127,6 +127,7 @@ pub struct Volume {
     spills: AtomicU64,
     worker: Mutex<Option<JoinHandle<()>>>,
     trouble: Mutex<Option<String>>,
+    damage: OnceLock<String>,
 }
 
 impl std::fmt::Debug for Volume {
@@ -177,6 +178,7 @@ impl Volume {
             spills: AtomicU64::new(1),
             worker: Mutex::default(),
             trouble: Mutex::default(),
+            damage: OnceLock::new(),
         });
         recover::recover(&volume, found)?;
         volume.start(inbox)?;
@@ -393,6 +395,16 @@ impl Volume {
     pub fn trouble(&self) -> Option<String> {
         let t = self.trouble.lock();
         t.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What the disk did to the journal, as this run found it.
+    #[must_use]
+    pub fn damage(&self) -> Option<&str> {
+        self.damage.get().map(String::as_str)
+    }
+
+    fn set_damage(&self, what: String) {
+        self.damage.get_or_init(|| what);
     }
 
     fn set_trouble(&self, why: Option<String>) {

@@ -145,6 +145,13 @@ impl NodeInner {
                 v.name()
             ))
         });
+        let damaged = volumes.iter().filter_map(|v| {
+            let what = v.damage()?;
+            Some(format!(
+                "volume {}: what was written last may be lost: {what}",
+                v.name()
+            ))
+        });
         let hidden = volumes.iter().filter(|v| hides(v)).map(|v| {
             format!(
                 "volume {}: what is called .cellfs at the top is not shown in folders; rename it in \
@@ -152,7 +159,8 @@ impl NodeInner {
                 v.name()
             )
         });
-        clocks.chain(troubles).chain(hidden).collect()
+        let all = clocks.chain(troubles).chain(damaged);
+        all.chain(hidden).collect()
     }
 
     pub(super) fn status_now(&self) -> Status {

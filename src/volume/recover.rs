@@ -24,8 +24,8 @@ use crate::base::stamp::Dot;
 use crate::journal::{Committed, Entry, Patch, Recovered};
 use crate::record::change::Change;
 use crate::record::model::Kind;
-use crate::store::incoming;
-use crate::store::objects::{ObjectKind, Objects};
+use crate::store::objects::{Memory, Object, ObjectError, ObjectKind, Objects};
+use crate::store::{closure, incoming};
 
 /// What an earlier run left on the disk.
 #[derive(Debug)]
@@ -90,7 +90,13 @@ pub(super) fn recover(volume: &Volume, found: Recovered) -> VolumeResult<()> {
     if found.torn_bytes > 0 {
         tracing::info!(bytes = found.torn_bytes, "the journal's torn end was cut");
     }
+    let damage = found.damage.clone();
+    if let Some(d) = &damage {
+        tracing::error!(volume = %volume.name(), "{d}");
+        volume.set_damage(d.to_string());
+    }
     restore_objects(volume, &found)?;
+    let is_empty = found.entries.is_empty() && found.damage.is_none();
     let mut numbers = volume.lock().numbers;
     let overlay = volume.overlay_dir();
     let found = Found {
@@ -117,7 +123,32 @@ pub(super) fn recover(volume: &Volume, found: Recovered) -> VolumeResult<()> {
     }
     volume.restore_refs(&done.view)?;
     clear_overlay(volume)?;
-    Ok(())
+    begin_anew(volume, is_empty, damage.is_some())
+}
+
+/// All is in packs: the journal needs no entries of earlier runs any more. They may be in the memory
+/// of the machine alone, if an fsync of them failed.
+fn begin_anew(volume: &Volume, was_empty: bool, is_damaged: bool) -> VolumeResult<()> {
+    if was_empty {
+        return Ok(());
+    }
+    let opening = {
+        let live = volume.lock();
+        opening(
+            live.numbers.branch,
+            &live.view,
+            live.last_committed.as_ref(),
+        )
+    };
+    match volume.journal().renew(opening) {
+        // Behind damage nothing would be replayed.
+        Err(e) if is_damaged => Err(e.into()),
+        Err(e) => {
+            tracing::warn!(volume = %volume.name(), error = %e, "the journal goes on in its old file");
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
 }
 
 /// What was in the journal alone goes into a pack.
@@ -125,14 +156,37 @@ fn restore_objects(volume: &Volume, found: &Recovered) -> VolumeResult<()> {
     let repo = volume.repo();
     for (n, e) in &found.entries {
         let Entry::Objects(pack) = e else { continue };
+        // Of none: a commit was tried again whose objects were held already.
+        if pack.get(8..12) == Some(&[0; 4]) {
+            continue;
+        }
         let came = incoming::parse(pack).map_err(|e| VolumeError::Record(e.to_string()))?;
         let mut objects = came.into_objects();
         objects.retain(|(id, _)| !repo.has(id).unwrap_or(false));
+        if found.damage.is_some() && !is_whole(volume, &objects)? {
+            tracing::error!(volume = %volume.name(), entry = n, "objects are not used, as others that they name are gone");
+            continue;
+        }
         if !objects.is_empty() {
             repo.hold(objects, || Ok::<_, VolumeError>(*n))?;
         }
     }
     Ok(repo.settle()?)
+}
+
+/// Whether all that these objects name is among them or here: whatever is here is taken to be whole.
+fn is_whole(volume: &Volume, objects: &[(Oid, Object)]) -> VolumeResult<bool> {
+    let held: Arc<dyn Objects> = volume.repo().clone();
+    let new = Memory::over(held);
+    for (id, o) in objects {
+        new.keep(*id, o.clone());
+    }
+    let ids = objects.iter().map(|(id, _)| *id).collect();
+    match closure::verify(&new, &**volume.repo(), &[], &ids) {
+        Ok(()) => Ok(true),
+        Err(ObjectError::Missing(_)) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
 }
 
 /// Numbers of overlay files begin anew: none of an earlier run may come back under one.
@@ -216,6 +270,10 @@ impl Tail {
                 Entry::Op(patches) => waiting.extend(patches.into_iter().map(|p| (n, p))),
                 Entry::Started(branch) => {
                     tail.done.entry(branch).or_default();
+                }
+                // Behind damage there may be one whose objects are gone: it did not come to be.
+                Entry::Committed(c) if !objs.has(&c.head)? => {
+                    tracing::error!(head = %c.head, "a commit is gone");
                 }
                 Entry::Committed(c) => {
                     let held: HashSet<FileId> = c.held.iter().copied().collect();

@@ -183,3 +183,56 @@ fn a_commit_whose_head_had_no_room_is_made_later_and_the_volume_opens() {
     assert!(v.repo().has(&head).unwrap());
     v.stop().unwrap();
 }
+
+#[test]
+fn a_journal_that_the_disk_damaged_brings_nothing_old_back_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().join("v");
+    let v = volume(&dir, 1);
+    let f = fs(&v);
+    for text in ["first", "second", "third"] {
+        put(&f, "file", text);
+        put(&f, text, text);
+        v.flush_all().unwrap();
+    }
+    put(&f, "late", "late");
+    v.stop().unwrap();
+    let journal = dir.join("journal");
+    let segment = std::fs::read_dir(&journal)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap();
+    let whole = std::fs::read(segment.path()).unwrap();
+    // Any place.
+    let written = whole.len() - whole.iter().rev().take_while(|b| **b == 0).count();
+    for part in 0..12 {
+        let at = 8 + (written - 9) * part / 12;
+        let copy = dir.with_extension(format!("{part}"));
+        let done = Command::new("cp").arg("-a").args([&dir, &copy]).status();
+        assert!(done.unwrap().success());
+        let mut bytes = whole.clone();
+        bytes[at] ^= 4;
+        std::fs::write(copy.join("journal").join(segment.file_name()), &bytes).unwrap();
+        let v = volume(&copy, 1);
+        let told = v.damage().unwrap_or_else(|| panic!("{at} of {written}"));
+        assert!(told.contains("is damaged at byte"), "{told}");
+        let f = fs(&v);
+        assert_eq!(get(&f, "file"), "third", "{at}");
+        for text in ["first", "second", "third"] {
+            assert_eq!(get(&f, text), text, "{at}");
+        }
+        let names: Vec<_> = manifest(&f).into_keys().collect();
+        assert!(
+            names.iter().all(|n| !n.contains("conflict")),
+            "{at}: {names:?}"
+        );
+        let kept = copy.join("journal/damaged").join(segment.file_name());
+        assert_eq!(std::fs::read(kept).unwrap(), bytes);
+        put(&f, "file", "fourth");
+        let v = crash(&v, &copy, 1);
+        assert_eq!(v.damage(), None);
+        assert_eq!(get(&fs(&v), "file"), "fourth");
+        v.stop().unwrap();
+    }
+}
