@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::base::clock;
 use crate::base::name::EntryName;
+use crate::journal::JournalError;
 use crate::merge::shown::Role;
 use crate::record::change::SetField as Field;
 use crate::record::model::Kind;
@@ -120,7 +121,11 @@ impl Fs {
         if self.read_only {
             return Err(VolumeError::ReadOnly);
         }
-        Ok(())
+        // Not all bytes go through the journal; nothing is written that it could not make last.
+        match self.volume.journal().poisoned() {
+            Some(why) => Err(JournalError::Poisoned(why).into()),
+            None => Ok(()),
+        }
     }
 
     /// As [`Self::may_write`], for an inode that may be in the past.

@@ -197,11 +197,9 @@ impl Volume {
 
     /// Makes an overlay file and its name durable.
     pub(crate) fn sync_spill(&self, s: &Spill) -> VolumeResult<()> {
-        if let Err(e) = s
-            .file
-            .sync_data()
-            .and_then(|()| File::open(self.overlay_dir())?.sync_all())
-        {
+        // Opened first: that is no fsync, and may be tried again.
+        let dir = File::open(self.overlay_dir())?;
+        if let Err(e) = s.file.sync_data().and_then(|()| dir.sync_all()) {
             self.journal
                 .poison(&format!("an fsync of an overlay file failed: {e}"));
             return Err(e.into());

@@ -110,6 +110,51 @@ fn bytes_that_a_commit_took_before_its_time_make_no_copy() {
     assert_eq!(names, ["/file"]);
 }
 
+#[test]
+fn a_file_is_emptied_by_one_entry_of_the_journal_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let v = volume(&dir.path().join("v"), 1);
+    let f = fs(&v);
+    put(&f, "file", "text");
+    v.flush_all().unwrap();
+    let ino = walk(&f, "file");
+    v.while_still({
+        let v = v.clone();
+        move || {
+            let before = v.journal().last();
+            f.open(ino, true, true).unwrap();
+            assert_eq!(v.journal().last(), before + 1);
+            f.release(ino, true);
+        }
+    })
+    .unwrap();
+    v.stop().unwrap();
+}
+
+#[test]
+fn nothing_is_written_once_the_journal_is_poisoned() {
+    let dir = tempfile::tempdir().unwrap();
+    let v = volume(&dir.path().join("v"), 1);
+    let f = fs(&v);
+    put(&f, "large", &large("a", 200_000));
+    let ino = walk(&f, "large");
+    f.open(ino, true, false).unwrap();
+    f.write(ino, 0, b"before").unwrap();
+    v.journal().poison("a test");
+    // Its bytes are not in the journal.
+    let refused = f.write(ino, 0, b"after!").unwrap_err();
+    assert!(refused.to_string().contains("poisoned"), "{refused}");
+    let set = SetAttr {
+        size: Some(5),
+        ..SetAttr::default()
+    };
+    f.setattr(ino, set).unwrap_err();
+    f.fsync(ino).unwrap_err();
+    assert!(get(&f, "large").starts_with("before"));
+    assert_eq!(get(&f, "large").len(), 200_000);
+    v.stop().unwrap_err();
+}
+
 /// A disk that is full when the line that makes a commit one is to be written.
 struct FullOnce<'a>(&'a Volume, AtomicBool);
 
