@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use crate::base::clock;
 use crate::base::name::EntryName;
-use crate::journal::JournalError;
 use crate::merge::shown::Role;
 use crate::record::change::SetField as Field;
 use crate::record::model::Kind;
@@ -122,10 +121,7 @@ impl Fs {
             return Err(VolumeError::ReadOnly);
         }
         // Not all bytes go through the journal; nothing is written that it could not make last.
-        match self.volume.journal().poisoned() {
-            Some(why) => Err(JournalError::Poisoned(why).into()),
-            None => Ok(()),
-        }
+        Ok(self.volume.may_write()?)
     }
 
     /// As [`Self::may_write`], for an inode that may be in the past.

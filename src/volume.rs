@@ -36,6 +36,7 @@ pub mod inode;
 pub mod live;
 mod names;
 pub mod recover;
+mod room;
 mod root;
 pub mod view;
 mod worker;
@@ -128,6 +129,9 @@ pub struct Volume {
     worker: Mutex<Option<JoinHandle<()>>>,
     trouble: Mutex<Option<String>>,
     damage: OnceLock<String>,
+    /// What is recovered when there is room; see [`room`].
+    left: Mutex<Option<Arc<recover::Left>>>,
+    waits: AtomicBool,
 }
 
 impl std::fmt::Debug for Volume {
@@ -179,6 +183,8 @@ impl Volume {
             worker: Mutex::default(),
             trouble: Mutex::default(),
             damage: OnceLock::new(),
+            left: Mutex::default(),
+            waits: AtomicBool::new(false),
         });
         recover::recover(&volume, found)?;
         volume.start(inbox)?;

@@ -138,6 +138,13 @@ impl NodeInner {
             )
         });
         let volumes = self.all_volumes();
+        let full = volumes.iter().filter(|v| v.waits_for_room()).map(|v| {
+            format!(
+                "volume {}: the disk was full when the node started: all can be read, nothing is \
+                 written until there is room",
+                v.name()
+            )
+        });
         let troubles = volumes.iter().filter_map(|v| {
             let why = v.trouble()?;
             Some(format!(
@@ -159,7 +166,7 @@ impl NodeInner {
                 v.name()
             )
         });
-        let all = clocks.chain(troubles).chain(damaged);
+        let all = clocks.chain(full).chain(troubles).chain(damaged);
         all.chain(hidden).collect()
     }
 

@@ -49,10 +49,11 @@ impl Blobs {
     /// # Errors
     /// As the file system.
     pub fn new(dir: &Path) -> std::io::Result<Self> {
-        if dir.exists() {
-            fs::remove_dir_all(dir)?;
-        }
         fs::create_dir_all(dir)?;
+        // The directory stays: on a full disk no other could be made.
+        for e in fs::read_dir(dir)? {
+            fs::remove_file(e?.path())?;
+        }
         let n = |n| NonZeroUsize::new(n).unwrap_or(NonZeroUsize::MIN);
         Ok(Self {
             dir: dir.to_owned(),

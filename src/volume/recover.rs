@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::{self, OpenOptions};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -16,7 +16,7 @@ use super::derive;
 use super::error::VolumeError;
 use super::inode::{Data, Spill};
 use super::view::{HeadInfo, View};
-use super::{Volume, VolumeResult};
+use super::{Volume, VolumeResult, room};
 use crate::base::clock;
 use crate::base::durable;
 use crate::base::id::{BranchId, FileId, Oid};
@@ -85,51 +85,108 @@ pub fn replay(
     })
 }
 
+/// What an earlier run left, as the journal has it.
+#[derive(Debug)]
+pub(super) struct Left {
+    recovered: Recovered,
+    refs: Vec<Oid>,
+    overlay: PathBuf,
+    /// Of this start: who recovers the same twice makes the same of it.
+    now_ns: i64,
+}
+
+impl Left {
+    pub(super) fn found(&self) -> Found<'_> {
+        Found {
+            entries: self.recovered.entries.clone(),
+            refs: self.refs.clone(),
+            overlay: &self.overlay,
+        }
+    }
+
+    fn was_empty(&self) -> bool {
+        self.recovered.entries.is_empty() && self.recovered.damage.is_none()
+    }
+}
+
 /// Brings the volume to where it was.
 pub(super) fn recover(volume: &Volume, found: Recovered) -> VolumeResult<()> {
     if found.torn_bytes > 0 {
         tracing::info!(bytes = found.torn_bytes, "the journal's torn end was cut");
     }
-    let damage = found.damage.clone();
-    if let Some(d) = &damage {
+    if let Some(d) = &found.damage {
         tracing::error!(volume = %volume.name(), "{d}");
         volume.set_damage(d.to_string());
     }
-    restore_objects(volume, &found)?;
-    let is_empty = found.entries.is_empty() && found.damage.is_none();
-    let mut numbers = volume.lock().numbers;
-    let overlay = volume.overlay_dir();
-    let found = Found {
-        entries: found.entries,
+    let left = Left {
         refs: head_refs(volume)?,
-        overlay: &overlay,
+        overlay: volume.overlay_dir(),
+        now_ns: clock::now_ns(),
+        recovered: found,
     };
-    let done = replay(
-        &volume.desk(),
-        found,
-        &mut numbers,
-        clock::now_ns(),
-        &|data| volume.read(data, 0, u32::MAX),
-    )?;
+    restore_objects(volume, &left.recovered)?;
+    let (done, numbers) = match replay_left(volume, &volume.desk(), &left) {
+        Ok(done) => done,
+        Err(e) if e.is_full() && left.recovered.damage.is_none() => {
+            tracing::error!(volume = %volume.name(), error = %e, "nothing is written until there is room");
+            return room::show(volume, left);
+        }
+        Err(e) => return Err(e),
+    };
     {
         let mut live = volume.lock();
         live.numbers = numbers;
         live.view = done.view.clone();
         live.last_committed = done.committed;
     }
-    if let Some(files) = done.caught_up {
-        volume.repo().settle()?;
+    finish(volume, &left, done.caught_up)
+}
+
+/// [`replay`] of what was left; what is used up then of the branch of this run.
+pub(super) fn replay_left(
+    volume: &Volume,
+    desk: &Desk<'_>,
+    left: &Left,
+) -> VolumeResult<(Replayed, Numbers)> {
+    let mut numbers = volume.lock().numbers;
+    let read = |data: &Data| volume.read(data, 0, u32::MAX);
+    let done = replay(desk, left.found(), &mut numbers, left.now_ns, &read)?;
+    Ok((done, numbers))
+}
+
+/// All is in a commit: the rest of what the earlier run left goes.
+pub(super) fn finish(volume: &Volume, left: &Left, caught_up: Option<usize>) -> VolumeResult<()> {
+    if let Some(files) = caught_up {
         tracing::info!(files, "committed what a crash had left");
     }
-    volume.restore_refs(&done.view)?;
+    settle_if_room(volume)?;
+    volume
+        .restore_refs(&volume.view())
+        .or_else(|e| match e.is_full() {
+            true => Ok(()),
+            false => Err(e),
+        })?;
     clear_overlay(volume)?;
-    begin_anew(volume, is_empty, damage.is_some())
+    let is_damaged = left.recovered.damage.is_some();
+    begin_anew(volume, left.was_empty(), is_damaged)
+}
+
+/// What the journal alone holds goes into a pack; on a full disk it stays there for now.
+fn settle_if_room(volume: &Volume) -> VolumeResult<()> {
+    match volume.repo().settle().map_err(VolumeError::from) {
+        Err(e) if e.is_full() => {
+            tracing::warn!(volume = %volume.name(), error = %e, "objects stay in the journal");
+            Ok(())
+        }
+        done => done,
+    }
 }
 
 /// All is in packs: the journal needs no entries of earlier runs any more. They may be in the memory
 /// of the machine alone, if an fsync of them failed.
 fn begin_anew(volume: &Volume, was_empty: bool, is_damaged: bool) -> VolumeResult<()> {
-    if was_empty {
+    let waits = volume.repo().waiting().is_some();
+    if was_empty || (waits && !is_damaged) {
         return Ok(());
     }
     let opening = {
@@ -171,7 +228,7 @@ fn restore_objects(volume: &Volume, found: &Recovered) -> VolumeResult<()> {
             repo.hold(objects, || Ok::<_, VolumeError>(*n))?;
         }
     }
-    Ok(repo.settle()?)
+    settle_if_room(volume)
 }
 
 /// Whether all that these objects name is among them or here: whatever is here is taken to be whole.
@@ -213,7 +270,7 @@ fn head_refs(volume: &Volume) -> VolumeResult<Vec<Oid>> {
 }
 
 /// Heads named by the journal and by refs, as far as they are here.
-fn known_heads(desk: &Desk<'_>, found: &Found<'_>) -> VolumeResult<Vec<HeadInfo>> {
+pub(super) fn known_heads(desk: &Desk<'_>, found: &Found<'_>) -> VolumeResult<Vec<HeadInfo>> {
     let mut ids: BTreeSet<Oid> = found.refs.iter().copied().collect();
     for (_, e) in &found.entries {
         match e {

@@ -149,6 +149,7 @@ fn reply_to<T>(to: &std::sync::mpsc::SyncSender<VolumeResult<T>>, answer: Volume
 impl Worker<'_> {
     /// Commits what is fit; `all` takes open files, too.
     pub(super) fn commit(&mut self, all: bool) -> VolumeResult<()> {
+        self.recover_what_waits()?;
         self.give_overlays_up();
         if let Some(b) = self.failed.take() {
             self.finish(b)?;
@@ -325,6 +326,9 @@ impl Worker<'_> {
     pub(super) fn settle(&mut self) -> VolumeResult<()> {
         self.sync_admitted();
         self.volume.repo().settle()?;
+        if self.volume.waits_for_room() {
+            return Ok(());
+        }
         let view = self.volume.view();
         if view.heads != self.projected.heads {
             self.volume.project(&view, &self.projected);
