@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::mount::{MountFlags, mount, mount_remount};
 
-use crate::harness::{self, Lab, Node, SOON, agree, git, run, wait_until};
+use crate::harness::{self, Lab, Node, SOON, Setup, agree, git, run, wait_until};
 
 fn noise(bytes: usize) -> Vec<u8> {
     let mut b = vec![0; bytes];
@@ -129,9 +129,9 @@ fn a_disk_that_is_full_at_the_start_is_shown_and_written_when_there_is_room() {
         return;
     }
     let lab = Lab::new();
-    let disk = small_ext4(&lab, 40);
+    let disk = small_ext4(&lab, 56);
     let others = disk.join("of-others");
-    fs::write(&others, noise(14 << 20)).expect("room");
+    fs::write(&others, noise(28 << 20)).expect("room");
     let state = disk.join("state");
     let mut setup = lab.node("a");
     setup.state = state;
@@ -183,6 +183,48 @@ fn a_disk_that_is_full_at_the_start_is_shown_and_written_when_there_is_room() {
     assert_eq!(copies.count(), 0);
     git::fsck(&a.repo("cell"));
     a.stop();
+}
+
+/// What a program that held a file open gets from it, and whoever goes by the path.
+fn held_over_a_restart(end: impl Fn(Node) -> Setup) -> (Vec<Option<i32>>, Option<i32>) {
+    let lab = Lab::new();
+    let a = lab.first("a");
+    a.write("held", "before");
+    let path = a.at("held");
+    let held = fs::OpenOptions::new().read(true).write(true).open(&path);
+    let mut held = held.expect("opened");
+    held.write_all(b"BEFORE").expect("written");
+    held.sync_all().expect("synced");
+    let setup = end(a);
+    let code = |r: io::Result<()>| r.err().and_then(|e| e.raw_os_error());
+    let by_path = code(fs::metadata(&path).map(drop));
+    let a = setup.start();
+    let of_held = vec![
+        code(held.write_all(b"after")),
+        code(held.sync_all()),
+        code(held.metadata().map(drop)),
+    ];
+    // Who opens it again goes on; nothing acknowledged is missing.
+    assert_eq!(a.read("held"), "BEFORE");
+    a.write("held", "again");
+    assert_eq!(a.read("held"), "again");
+    a.stop();
+    (of_held, by_path)
+}
+
+#[test]
+fn who_holds_a_file_over_a_restart_has_to_open_it_again() {
+    if !harness::fuse() {
+        return;
+    }
+    let not_connected = Some(libc::ENOTCONN);
+    let (held, by_path) = held_over_a_restart(Node::stop);
+    assert_eq!(held, vec![not_connected; 3], "after an end in order");
+    // The folder was taken off: the directory below it is there.
+    assert_eq!(by_path, Some(libc::ENOENT));
+    let (held, by_path) = held_over_a_restart(Node::kill);
+    assert_eq!(held, vec![not_connected; 3], "after a kill");
+    assert_eq!(by_path, not_connected);
 }
 
 #[test]
