@@ -201,7 +201,7 @@ impl Writer<'_> {
     fn punch(&mut self, path: &str, at: usize, len: usize) {
         if let Some((f, files)) = &self.edit(path) {
             let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            let done = rustix::fs::fallocate(&f, flags, at as u64, len as u64);
+            let done = rustix::fs::fallocate(f, flags, at as u64, len as u64);
             let done = self.said("punch", done.map_err(io::Error::from));
             self.ledger.change(files, done.is_some(), |v| {
                 let end = v.bytes.len().min(at + len);
@@ -209,7 +209,7 @@ impl Writer<'_> {
                     v.bytes[at..end].fill(0);
                 }
             });
-            self.sync(&f);
+            self.sync(f);
         }
     }
 

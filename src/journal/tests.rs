@@ -38,6 +38,7 @@ fn entry(n: u64) -> Entry {
         branch: BranchId(7),
         seq: n,
     };
+    let size = usize::try_from(n).unwrap();
     let patch = match n % 10 {
         0 => return Entry::Started(BranchId(n)),
         1 => {
@@ -54,7 +55,7 @@ fn entry(n: u64) -> Entry {
             });
         }
         2 => return Entry::Admitted(oid(n)),
-        3 => return Entry::Objects(noise(n, [40, 3_000, 70_000][n as usize / 10 % 3])),
+        3 => return Entry::Objects(noise(n, [40, 3_000, 70_000][size / 10 % 3])),
         4 => Patch::Meta(Change::Field {
             id: id(n),
             field: SetField::SetMtime(i64::try_from(n).unwrap()),
@@ -71,7 +72,7 @@ fn entry(n: u64) -> Entry {
             // As a journal of a node that is kept in a folder.
             data: match n % 20 {
                 6 => vec![0; 5_000],
-                _ => noise(n, n as usize * 37 % 9_000),
+                _ => noise(n, size * 37 % 9_000),
             },
             mtime: 5,
         },
