@@ -121,6 +121,9 @@ pub struct Volume {
     work: SyncSender<Work>,
     /// A wake-up waits for the worker.
     woken: AtomicBool,
+    /// It sleeps on.
+    #[cfg(test)]
+    still: AtomicBool,
     notices: RwLock<BTreeMap<MountId, Arc<dyn Invalidate>>>,
     outlet: Arc<dyn Outlet>,
     blobs: blobs::Blobs,
@@ -176,6 +179,8 @@ impl Volume {
             live: Mutex::new(Live::new(view, numbers, 1 << 63)),
             work,
             woken: AtomicBool::new(false),
+            #[cfg(test)]
+            still: AtomicBool::new(false),
             notices: RwLock::default(),
             outlet,
             git: git::GitSide::default(),

@@ -140,14 +140,20 @@ fn links_of(live: &Live, file: FileId) -> Vec<FileId> {
     i.shown.link.iter().chain(others).map(|l| l.id).collect()
 }
 
-/// Where these changes left a file elsewhere than they say: somebody else did something to it too.
+/// Where these changes found or left a file elsewhere than they say: somebody else did something to
+/// it too.
 fn odd(
     src: Source<'_>,
-    state: &State,
+    (base, state): (&State, &State),
     changes: &[Change],
 ) -> VolumeResult<Vec<(FileId, EntryName)>> {
     let mut last: HashMap<FileId, Option<(FileId, &EntryName)>> = HashMap::new();
+    let mut first: HashMap<FileId, Option<(FileId, &EntryName)>> = HashMap::new();
     for c in changes {
+        if let Change::Move { id, prev, .. } = c {
+            let prev = prev.as_ref().map(|(dir, name)| (*dir, name));
+            first.entry(*id).or_insert(prev);
+        }
         match c {
             Change::Born {
                 id, parent, name, ..
@@ -176,6 +182,13 @@ fn odd(
         if found != wanted || !file {
             let both = found.into_iter().chain(wanted);
             out.extend(both.map(|(dir, name)| (dir, name.clone())));
+        }
+        // It leaves this name, too.
+        if let Some(prev) = first.get(&id) {
+            let was = base.record(src, id)?.and_then(|r| r.place());
+            let at = was.as_ref().map(|p| (p.parent, &p.name));
+            let left = at.filter(|_| at != *prev && at != wanted);
+            out.extend(left.map(|(dir, name)| (dir, name.clone())));
         }
     }
     Ok(out)
@@ -503,7 +516,7 @@ pub(super) fn write(
         pack,
         record,
         contested,
-        odd: odd(src, &sealed_state, &changes)?,
+        odd: odd(src, (&base.state, &sealed_state), &changes)?,
         blobs,
     })
 }
