@@ -121,7 +121,8 @@ impl Fs {
         if self.read_only {
             return Err(VolumeError::ReadOnly);
         }
-        Ok(())
+        // Not all bytes go through the journal; nothing is written that it could not make last.
+        Ok(self.volume.may_write()?)
     }
 
     /// As [`Self::may_write`], for an inode that may be in the past.

@@ -41,13 +41,13 @@ impl Fs {
         self.volume.read(&data, at, len)
     }
 
-    /// Writes bytes at `at`.
+    /// Writes bytes at `at`; how many, which are fewer only when the disk fails or is full.
     ///
     /// # Errors
     /// `ReadOnly`, `IsDir`, the journal's and the disk's; nothing is changed then.
     pub fn write(&self, ino: Ino, at: u64, bytes: &[u8]) -> Result<u32> {
         self.may_write()?;
-        let n = u32::try_from(bytes.len()).map_err(|_| VolumeError::Invalid("write size"))?;
+        let mut n = u32::try_from(bytes.len()).map_err(|_| VolumeError::Invalid("write size"))?;
         let end = at.saturating_add(u64::from(n));
         let (mut live, moved) = self.lock_for(ino, end)?;
         self.begin(&mut live, ino, end, moved)?;
@@ -69,9 +69,7 @@ impl Fs {
                 overwrite(&mut live, ino, at, bytes)?;
             }
             Data::Spilled(s) => {
-                let to = s.writer()?;
-                rustix::io::retry_on_intr(|| write_all_at(&to, bytes, at))
-                    .map_err(std::io::Error::from)?;
+                n = write_at(&*s.writer()?, bytes, at)?;
             }
             Data::None | Data::Blob { .. } => return Err(VolumeError::IsDir),
         }
@@ -240,29 +238,37 @@ impl Fs {
         Ok(())
     }
 
-    /// Sets the size. For 0, `moved` may be empty.
+    /// Sets the size. For 0, the bytes are not read, and `moved` may be empty.
     pub(super) fn resize(&self, live: &mut Live, ino: Ino, len: u64, moved: Moved) -> Result<()> {
         if live.inode(ino)?.kind == Kind::Dir {
             return Err(VolumeError::IsDir);
         }
-        if len == 0 {
-            self.begin_empty(live, ino)?;
-        } else {
+        if live.inode(ino)?.kind != Kind::File {
+            return Err(VolumeError::IsDir);
+        }
+        // An overlay file that programs have stays, and the journal knows of it.
+        let direct = live.inode(ino)?.direct.is_some();
+        if len > 0 || direct {
             self.begin(live, ino, len, moved)?;
         }
         let i = live.inode(ino)?;
-        let (id, removed) = (i.id(), i.removed);
-        if !removed {
-            self.volume.log(
-                live,
-                vec![Patch::Size {
-                    id,
-                    len,
-                    mtime: clock::now_ns(),
-                }],
-            )?;
+        let (id, removed, opens) = (i.id(), i.removed, is_opening(i) && !direct);
+        let is_anew = len == 0 && (opens || matches!(i.data, Data::Blob { .. }));
+        let is_anew = is_anew && !direct;
+        let mut patches = Vec::new();
+        if len == 0 && opens {
+            // In one entry with the size: were there no room for that, the old bytes would be gone.
+            patches.push(open_patch(i, null_oid()));
+        }
+        if !removed && !direct {
+            let mtime = clock::now_ns();
+            patches.push(Patch::Size { id, len, mtime });
+            self.volume.log(live, patches)?;
         }
         let i = live.inode_mut(ino)?;
+        if is_anew {
+            i.data = Data::Memory(Arc::default());
+        }
         match &mut i.data {
             Data::Memory(m) => {
                 let n = usize::try_from(len).map_err(|_| VolumeError::Invalid("size"))?;
@@ -277,27 +283,6 @@ impl Fs {
         // `truncate` without a handle has no close that would settle it.
         if live.inode(ino)?.writers == 0 {
             settle(live, ino)?;
-        }
-        Ok(())
-    }
-
-    /// As `begin`, for a file whose bytes are about to be dropped: they are not read.
-    fn begin_empty(&self, live: &mut Live, ino: Ino) -> Result<()> {
-        let i = live.inode_mut(ino)?;
-        if i.kind != Kind::File {
-            return Err(VolumeError::IsDir);
-        }
-        if i.direct.is_some() {
-            return self.volume.bind(live, ino);
-        }
-        let opens = is_opening(i);
-        if opens {
-            let open = open_patch(i, null_oid());
-            self.volume.log(live, vec![open])?;
-        }
-        let i = live.inode_mut(ino)?;
-        if opens || matches!(i.data, Data::Blob { .. }) {
-            i.data = Data::Memory(Arc::default());
         }
         Ok(())
     }
@@ -411,12 +396,18 @@ fn put(to: &mut Vec<u8>, at: u64, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-fn write_all_at(file: &std::fs::File, bytes: &[u8], at: u64) -> rustix::io::Result<()> {
-    let (mut rest, mut at) = (bytes, at);
-    while !rest.is_empty() {
-        let n = rustix::io::pwrite(file, rest, at)?;
-        rest = rest.get(n..).unwrap_or_default();
-        at += n as u64;
+/// Writes as much as goes; an error only if that is nothing.
+fn write_at(file: &std::fs::File, bytes: &[u8], at: u64) -> std::io::Result<u32> {
+    let mut done = 0;
+    while let Some(rest) = bytes.get(done..)
+        && !rest.is_empty()
+    {
+        let to = at + done as u64;
+        match rustix::io::retry_on_intr(|| rustix::io::pwrite(file, rest, to)) {
+            Ok(n) => done += n,
+            Err(e) if done == 0 => return Err(e.into()),
+            Err(_) => break,
+        }
     }
-    Ok(())
+    u32::try_from(done).map_err(std::io::Error::other)
 }

@@ -315,9 +315,9 @@ impl Fs {
         &self,
         of: impl Fn(&mut Live) -> Result<Vec<Ino>>,
     ) -> Result<MutexGuard<'_, Live>> {
-        for _ in 0..COMMITS_MAX {
+        for n in 0..COMMITS_MAX {
             let mut live = self.lock_alone(&of)?;
-            let inos = of(&mut live)?;
+            let mut inos = of(&mut live)?;
             let mut all = true;
             for ino in &inos {
                 // What is done to a copy may give its bytes to another file.
@@ -327,6 +327,10 @@ impl Fs {
             }
             if all {
                 return Ok(live);
+            }
+            if n > 0 {
+                // What was done to them was done together with what still waits.
+                inos.extend(&live.dirty);
             }
             for ino in inos {
                 data::settle(&mut live, ino)?;

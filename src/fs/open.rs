@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::data::{Moved, settle};
 use super::{Fs, Result, own};
+use crate::base::id::Oid;
 use crate::base::limit::SMALL_FILE_BYTES_MAX;
 use crate::record::model::Kind;
 use crate::volume::Volume;
@@ -152,6 +153,15 @@ impl Fs {
                     None => Way::Cached,
                 }
             }
+            // What a merge of two versions made, and is in no commit.
+            (Data::Memory(m), None) if access.write && i.dirty.is_none() && !i.born => {
+                let large = m.len() as u64 > SMALL_FILE_BYTES_MAX;
+                match ready.copy_of(m) {
+                    Some(s) => Way::Direct(s),
+                    None if large && access.keeps => Way::Prepare(i.data.clone()),
+                    None => Way::Cached,
+                }
+            }
             _ => Way::Cached,
         }
     }
@@ -165,7 +175,12 @@ impl Fs {
                 ready.taken = Some((*id, s.clone()));
                 s
             }
-            _ => return Ok(()),
+            Data::Memory(m) => {
+                let s = self.volume.spill(data)?;
+                ready.copied = Some((m.clone(), s.clone()));
+                s
+            }
+            Data::None => return Ok(()),
         };
         if write {
             self.volume.sync_spill(&s)?;
@@ -243,15 +258,22 @@ fn count(i: &mut Inode, write: bool) {
 #[derive(Debug, Default)]
 struct Ready {
     /// An overlay file with the bytes of this blob.
-    taken: Option<(crate::base::id::Oid, Arc<Spill>)>,
+    taken: Option<(Oid, Arc<Spill>)>,
+    /// One with these bytes.
+    copied: Option<(Arc<Vec<u8>>, Arc<Spill>)>,
     /// This overlay file is durable.
     synced: Option<Arc<Spill>>,
 }
 
 impl Ready {
-    fn of(&self, id: &crate::base::id::Oid) -> Option<Arc<Spill>> {
+    fn of(&self, id: &Oid) -> Option<Arc<Spill>> {
         let (of, s) = self.taken.as_ref()?;
         (of == id).then(|| s.clone())
+    }
+
+    fn copy_of(&self, bytes: &Arc<Vec<u8>>) -> Option<Arc<Spill>> {
+        let (of, s) = self.copied.as_ref()?;
+        Arc::ptr_eq(of, bytes).then(|| s.clone())
     }
 
     fn is_synced(&self, s: &Arc<Spill>) -> bool {

@@ -17,6 +17,7 @@ use crate::volume::{Identity, Outlet, Volume};
 
 mod anything;
 mod direct;
+mod failing;
 mod held;
 mod links;
 mod overlay;

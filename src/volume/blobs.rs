@@ -51,10 +51,11 @@ impl Blobs {
     /// # Errors
     /// As the file system.
     pub fn new(dir: &Path) -> std::io::Result<Self> {
-        if dir.exists() {
-            fs::remove_dir_all(dir)?;
-        }
         fs::create_dir_all(dir)?;
+        // The directory stays: on a full disk no other could be made.
+        for e in fs::read_dir(dir)? {
+            fs::remove_file(e?.path())?;
+        }
         let n = |n| NonZeroUsize::new(n).unwrap_or(NonZeroUsize::MIN);
         Ok(Self {
             dir: dir.to_owned(),
@@ -270,11 +271,9 @@ impl Volume {
 
     /// Makes an overlay file and its name durable.
     pub(crate) fn sync_spill(&self, s: &Spill) -> VolumeResult<()> {
-        if let Err(e) = s
-            .file()
-            .sync_data()
-            .and_then(|()| File::open(self.overlay_dir())?.sync_all())
-        {
+        // Opened first: that is no fsync, and may be tried again.
+        let dir = File::open(self.overlay_dir())?;
+        if let Err(e) = s.file().sync_data().and_then(|()| dir.sync_all()) {
             self.journal
                 .poison(&format!("an fsync of an overlay file failed: {e}"));
             return Err(e.into());
@@ -318,6 +317,14 @@ impl Volume {
             return;
         }
         let (id, len) = (i.shown.blob, s.len());
+        if !self.repo.has(&id).unwrap_or(false) {
+            // A merge made it, and only the view has it.
+            let staged = live.view.stage.staged(&id);
+            if let (Some(o), Some(i)) = (staged, live.inodes.get_mut(&ino)) {
+                i.data = Data::Memory(o.data);
+            }
+            return;
+        }
         i.data = Data::Blob { id, len };
         if let Err(e) = self.give_to_cache(&s, id) {
             tracing::warn!(error = %e, "an overlay file is not kept as a cache");

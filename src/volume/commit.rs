@@ -84,7 +84,10 @@ fn ready(live: &Live, all: bool) -> BTreeSet<Ino> {
     let fit = |ino: &Ino| {
         let i = live.inodes.get(ino)?;
         let d = i.dirty?;
-        if i.data.len() > FILE_BYTES_MAX {
+        // A pending change has bytes of the file: those that programs wrote by themselves meanwhile
+        // go into the commit after it.
+        let next = i.is_shared() && live.rewritten.contains(&i.id());
+        if next || i.data.len() > FILE_BYTES_MAX {
             return None;
         }
         let old = now.saturating_sub(d.since_ms) >= OPEN_COMMIT_MS;
@@ -144,14 +147,20 @@ fn links_of(live: &Live, file: FileId) -> Vec<FileId> {
     i.shown.link.iter().chain(others).map(|l| l.id).collect()
 }
 
-/// Where these changes left a file elsewhere than they say: somebody else did something to it too.
+/// Where these changes found or left a file elsewhere than they say: somebody else did something to
+/// it too.
 fn odd(
     src: Source<'_>,
-    state: &State,
+    (base, state): (&State, &State),
     changes: &[Change],
 ) -> VolumeResult<Vec<(FileId, EntryName)>> {
     let mut last: HashMap<FileId, Option<(FileId, &EntryName)>> = HashMap::new();
+    let mut first: HashMap<FileId, Option<(FileId, &EntryName)>> = HashMap::new();
     for c in changes {
+        if let Change::Move { id, prev, .. } = c {
+            let prev = prev.as_ref().map(|(dir, name)| (*dir, name));
+            first.entry(*id).or_insert(prev);
+        }
         match c {
             Change::Born {
                 id, parent, name, ..
@@ -180,6 +189,13 @@ fn odd(
         if found != wanted || !file {
             let both = found.into_iter().chain(wanted);
             out.extend(both.map(|(dir, name)| (dir, name.clone())));
+        }
+        // It leaves this name, too.
+        if let Some(prev) = first.get(&id) {
+            let was = base.record(src, id)?.and_then(|r| r.place());
+            let at = was.as_ref().map(|p| (p.parent, &p.name));
+            let left = at.filter(|_| at != *prev && at != wanted);
+            out.extend(left.map(|(dir, name)| (dir, name.clone())));
         }
     }
     Ok(out)
@@ -230,10 +246,12 @@ pub(super) fn take(volume: &Volume, live: &mut Live, all: bool) -> Batch {
         .filter_map(|i| live.inodes.get(i).map(Inode::id))
         .collect();
     let waits = live.dirty.iter().filter(|i| !ready.contains(*i));
-    // What programs write to another inode of a file by themselves goes into the commit after it.
+    // What programs write by themselves to a file that others have bytes for goes into the commit
+    // after theirs, which does not wait for it.
+    let is_next = |id: FileId| ids.contains(&id) || live.rewritten.contains(&id);
     let mut held: BTreeSet<FileId> = waits
         .filter_map(|i| live.inodes.get(i))
-        .filter(|i| !(i.is_shared() && ids.contains(&i.id())))
+        .filter(|i| !(i.is_shared() && is_next(i.id())))
         .map(Inode::id)
         .collect();
     let (changes, held_entries) = split(live, &mut held);
@@ -518,7 +536,7 @@ pub(super) fn write(
         pack,
         record,
         contested,
-        odd: odd(src, &sealed_state, &changes)?,
+        odd: odd(src, (&base.state, &sealed_state), &changes)?,
         blobs,
     })
 }
@@ -542,7 +560,7 @@ fn write_over(
     let now = shown::lookup(src, state, &s.parents, &s.name)?;
     // Its bytes count, not those that were shown: a commit that was under way then has made others.
     if let Some(now) = now.filter(|n| n.versions == s.versions) {
-        return Ok(intent::write(sight, &now, (kind, blob), w.fresh)?);
+        return Ok(intent::write_anew(sight, &now, (kind, blob), w.fresh)?);
     }
     let dots = |id| s.versions.iter().filter(move |v| v.id == id);
     let mut out = vec![Change::Write {

@@ -234,7 +234,8 @@ impl Volume {
         let told = i.direct.as_ref().is_some_and(|d| d.told.is_some());
         if told {
             let file = s.number;
-            self.journal.append(&Entry::Op(vec![Patch::Unbind { file }]))?;
+            self.journal
+                .append(&Entry::Op(vec![Patch::Unbind { file }]))?;
         }
         live.inode_mut(ino)?.direct = None;
         live.directs.remove(&ino);

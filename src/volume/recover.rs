@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::chain::{Desk, Numbers};
@@ -16,7 +16,7 @@ use super::error::VolumeError;
 use super::inode::{Data, Told};
 use super::spill::Spill;
 use super::view::{HeadInfo, View};
-use super::{Volume, VolumeResult};
+use super::{Volume, VolumeResult, room};
 use crate::base::clock;
 use crate::base::durable;
 use crate::base::id::{BranchId, FileId, Oid};
@@ -25,8 +25,8 @@ use crate::base::stamp::Dot;
 use crate::journal::{Committed, Entry, Patch, Recovered};
 use crate::record::change::Change;
 use crate::record::model::Kind;
-use crate::store::incoming;
-use crate::store::objects::{ObjectKind, Objects, id_of};
+use crate::store::objects::{Memory, Object, ObjectError, ObjectKind, Objects, id_of};
+use crate::store::{closure, incoming};
 
 /// What an earlier run left on the disk.
 #[derive(Debug)]
@@ -70,20 +70,44 @@ pub fn replay(
     let committed = tail.committed.clone();
     desk.disk.append(&Entry::Started(numbers.branch))?;
     let wall_ms = u64::try_from(now_ns / 1_000_000).unwrap_or(0);
-    let Some(batch) = tail.into_batch(numbers, wall_ms) else {
-        return Ok(Replayed {
-            view,
-            committed,
-            caught_up: None,
-        });
+    let mut done = Replayed {
+        view,
+        committed,
+        caught_up: None,
     };
-    let done = commit::write(desk, &view, &batch, read, &|_| Ok(()))?;
-    numbers.took(batch.stamp);
-    Ok(Replayed {
-        view: done.view,
-        committed: Some(done.record),
-        caught_up: Some(batch.written.len()),
-    })
+    let mut tail = tail;
+    while let Some(batch) = tail.next_batch(numbers, wall_ms) {
+        let made = commit::write(desk, &done.view, &batch, read, &|_| Ok(()))?;
+        numbers.took(batch.stamp);
+        done.view = made.view;
+        done.committed = Some(made.record);
+        *done.caught_up.get_or_insert(0) += batch.written.len();
+    }
+    Ok(done)
+}
+
+/// What an earlier run left, as the journal has it.
+#[derive(Debug)]
+pub(super) struct Left {
+    recovered: Recovered,
+    refs: Vec<Oid>,
+    overlay: PathBuf,
+    /// Of this start: who recovers the same twice makes the same of it.
+    now_ns: i64,
+}
+
+impl Left {
+    pub(super) fn found(&self) -> Found<'_> {
+        Found {
+            entries: self.recovered.entries.clone(),
+            refs: self.refs.clone(),
+            overlay: &self.overlay,
+        }
+    }
+
+    fn was_empty(&self) -> bool {
+        self.recovered.entries.is_empty() && self.recovered.damage.is_none()
+    }
 }
 
 /// Brings the volume to where it was.
@@ -91,36 +115,99 @@ pub(super) fn recover(volume: &Volume, found: Recovered) -> VolumeResult<()> {
     if found.torn_bytes > 0 {
         tracing::info!(bytes = found.torn_bytes, "the journal's torn end was cut");
     }
-    restore_objects(volume, &found)?;
-    let mut numbers = volume.lock().numbers;
-    let overlay = volume.overlay_dir();
-    let bound = bound_in(&found.entries);
-    let found = Found {
-        entries: found.entries,
+    if let Some(d) = &found.damage {
+        tracing::error!(volume = %volume.name(), "{d}");
+        volume.set_damage(d.to_string());
+    }
+    let left = Left {
         refs: head_refs(volume)?,
-        overlay: &overlay,
+        overlay: volume.overlay_dir(),
+        now_ns: clock::now_ns(),
+        recovered: found,
     };
-    let done = replay(
-        &volume.desk(),
-        found,
-        &mut numbers,
-        clock::now_ns(),
-        &|data| volume.read(data, 0, u32::MAX),
-    )?;
+    restore_objects(volume, &left.recovered)?;
+    let (done, numbers) = match replay_left(volume, &volume.desk(), &left) {
+        Ok(done) => done,
+        Err(e) if e.is_full() && left.recovered.damage.is_none() => {
+            tracing::error!(volume = %volume.name(), error = %e, "nothing is written until there is room");
+            return room::show(volume, left);
+        }
+        Err(e) => return Err(e),
+    };
     {
         let mut live = volume.lock();
         live.numbers = numbers;
         live.view = done.view.clone();
         live.last_committed = done.committed;
     }
-    if let Some(files) = done.caught_up {
-        volume.repo().settle()?;
+    finish(volume, &left, done.caught_up)
+}
+
+/// [`replay`] of what was left; what is used up then of the branch of this run.
+pub(super) fn replay_left(
+    volume: &Volume,
+    desk: &Desk<'_>,
+    left: &Left,
+) -> VolumeResult<(Replayed, Numbers)> {
+    let mut numbers = volume.lock().numbers;
+    let read = |data: &Data| volume.read(data, 0, u32::MAX);
+    let done = replay(desk, left.found(), &mut numbers, left.now_ns, &read)?;
+    Ok((done, numbers))
+}
+
+/// All is in a commit: the rest of what the earlier run left goes.
+pub(super) fn finish(volume: &Volume, left: &Left, caught_up: Option<usize>) -> VolumeResult<()> {
+    if let Some(files) = caught_up {
         tracing::info!(files, "committed what a crash had left");
     }
-    volume.restore_refs(&done.view)?;
-    unbind_all(volume, &bound)?;
+    settle_if_room(volume)?;
+    volume
+        .restore_refs(&volume.view())
+        .or_else(|e| match e.is_full() {
+            true => Ok(()),
+            false => Err(e),
+        })?;
+    unbind_all(volume, &bound_in(&left.recovered.entries))?;
     clear_overlay(volume)?;
-    Ok(())
+    let is_damaged = left.recovered.damage.is_some();
+    begin_anew(volume, left.was_empty(), is_damaged)
+}
+
+/// What the journal alone holds goes into a pack; on a full disk it stays there for now.
+fn settle_if_room(volume: &Volume) -> VolumeResult<()> {
+    match volume.repo().settle().map_err(VolumeError::from) {
+        Err(e) if e.is_full() => {
+            tracing::warn!(volume = %volume.name(), error = %e, "objects stay in the journal");
+            Ok(())
+        }
+        done => done,
+    }
+}
+
+/// All is in packs: the journal needs no entries of earlier runs any more. They may be in the memory
+/// of the machine alone, if an fsync of them failed.
+fn begin_anew(volume: &Volume, was_empty: bool, is_damaged: bool) -> VolumeResult<()> {
+    let waits = volume.repo().waiting().is_some();
+    if was_empty || (waits && !is_damaged) {
+        return Ok(());
+    }
+    let opening = {
+        let live = volume.lock();
+        opening(
+            live.numbers.branch,
+            &live.view,
+            live.last_committed.as_ref(),
+        )
+    };
+    match volume.journal().renew(opening) {
+        // Behind damage nothing would be replayed.
+        Err(e) if is_damaged => Err(e.into()),
+        Err(e) => {
+            tracing::warn!(volume = %volume.name(), error = %e, "the journal goes on in its old file");
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
 }
 
 /// What programs wrote by themselves is in a commit: the journal forgets the files before they go,
@@ -159,14 +246,37 @@ fn restore_objects(volume: &Volume, found: &Recovered) -> VolumeResult<()> {
     let repo = volume.repo();
     for (n, e) in &found.entries {
         let Entry::Objects(pack) = e else { continue };
+        // Of none: a commit was tried again whose objects were held already.
+        if pack.get(8..12) == Some(&[0; 4]) {
+            continue;
+        }
         let came = incoming::parse(pack).map_err(|e| VolumeError::Record(e.to_string()))?;
         let mut objects = came.into_objects();
         objects.retain(|(id, _)| !repo.has(id).unwrap_or(false));
+        if found.damage.is_some() && !is_whole(volume, &objects)? {
+            tracing::error!(volume = %volume.name(), entry = n, "objects are not used, as others that they name are gone");
+            continue;
+        }
         if !objects.is_empty() {
             repo.hold(objects, || Ok::<_, VolumeError>(*n))?;
         }
     }
-    Ok(repo.settle()?)
+    settle_if_room(volume)
+}
+
+/// Whether all that these objects name is among them or here: whatever is here is taken to be whole.
+fn is_whole(volume: &Volume, objects: &[(Oid, Object)]) -> VolumeResult<bool> {
+    let held: Arc<dyn Objects> = volume.repo().clone();
+    let new = Memory::over(held);
+    for (id, o) in objects {
+        new.keep(*id, o.clone());
+    }
+    let ids = objects.iter().map(|(id, _)| *id).collect();
+    match closure::verify(&new, &**volume.repo(), &[], &ids) {
+        Ok(()) => Ok(true),
+        Err(ObjectError::Missing(_)) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
 }
 
 /// Numbers of overlay files begin anew: none of an earlier run may come back under one.
@@ -193,7 +303,7 @@ fn head_refs(volume: &Volume) -> VolumeResult<Vec<Oid>> {
 }
 
 /// Heads named by the journal and by refs, as far as they are here.
-fn known_heads(desk: &Desk<'_>, found: &Found<'_>) -> VolumeResult<Vec<HeadInfo>> {
+pub(super) fn known_heads(desk: &Desk<'_>, found: &Found<'_>) -> VolumeResult<Vec<HeadInfo>> {
     let mut ids: BTreeSet<Oid> = found.refs.iter().copied().collect();
     for (_, e) in &found.entries {
         match e {
@@ -234,6 +344,8 @@ struct Tail {
     done: HashMap<BranchId, u64>,
     /// What overlay files that programs could write to began as, by their numbers.
     bound: BTreeMap<u64, (Kind, Vec<Told>)>,
+    /// Other versions of files that are in `files`: each goes into a commit of its own.
+    later: Vec<(FileId, Bytes)>,
     last: u64,
     now_ns: i64,
 }
@@ -264,6 +376,10 @@ impl Tail {
                 }
                 Entry::Started(branch) => {
                     tail.done.entry(branch).or_default();
+                }
+                // Behind damage there may be one whose objects are gone: it did not come to be.
+                Entry::Committed(c) if !objs.has(&c.head)? => {
+                    tracing::error!(head = %c.head, "a commit is gone");
                 }
                 Entry::Committed(c) => {
                     let held: HashSet<FileId> = c.held.iter().copied().collect();
@@ -328,11 +444,15 @@ impl Tail {
             return Ok(());
         }
         let size = b.data.len();
-        if size > FILE_BYTES_MAX || self.files.contains_key(&told.id) {
+        if size > FILE_BYTES_MAX {
             return set_aside(overlay, number, size);
         }
         if id_of(ObjectKind::Blob, &read(&b.data)?) != told.blob {
-            self.files.insert(told.id, b);
+            // One version of a file in one commit.
+            match self.files.contains_key(&told.id) {
+                true => self.later.push((told.id, b)),
+                false => drop(self.files.insert(told.id, b)),
+            }
         }
         Ok(())
     }
@@ -400,30 +520,35 @@ impl Tail {
         Ok(())
     }
 
-    fn into_batch(self, numbers: &Numbers, wall_ms: u64) -> Option<Batch> {
-        if self.changes.is_empty() && self.files.is_empty() {
+    /// What goes into the next commit; nothing when all is in one.
+    fn next_batch(&mut self, numbers: &Numbers, wall_ms: u64) -> Option<Batch> {
+        let changes = std::mem::take(&mut self.changes);
+        let files = std::mem::take(&mut self.files);
+        for (id, b) in std::mem::take(&mut self.later) {
+            match self.files.contains_key(&id) {
+                true => self.later.push((id, b)),
+                false => drop(self.files.insert(id, b)),
+            }
+        }
+        if changes.is_empty() && files.is_empty() {
             return None;
         }
         let stamp = numbers.next(wall_ms);
-        let written = self
-            .files
-            .into_iter()
-            .enumerate()
-            .map(|(n, (id, b))| Written {
-                ino: n as u64,
-                id,
-                apart: false,
-                fresh: id,
-                over: b.over,
-                kind: b.kind,
-                data: b.data,
-                mtime: b.mtime,
-            });
+        let written = files.into_iter().enumerate().map(|(n, (id, b))| Written {
+            ino: n as u64,
+            id,
+            apart: false,
+            fresh: id,
+            over: b.over,
+            kind: b.kind,
+            data: b.data,
+            mtime: b.mtime,
+        });
         Some(Batch {
             stamp,
             births: numbers.births,
             upto: self.last,
-            changes: self.changes,
+            changes,
             written: written.collect(),
             ..Batch::default()
         })

@@ -39,6 +39,10 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// Heads of other nodes that wait are taken in together, at most this many requests.
 const HEADS_TOGETHER: usize = 64;
 
+/// Commits that all of what is written may need: of one file, each version that programs write by
+/// themselves needs one.
+const TURNS_MAX: usize = 16;
+
 /// What the thread owns.
 pub(super) struct Worker<'a> {
     pub(super) volume: &'a Arc<Volume>,
@@ -90,6 +94,10 @@ pub(super) fn run(volume: &Arc<Volume>, inbox: &Receiver<Work>) {
             Ok(Work::Wake) | Err(RecvTimeoutError::Timeout) => {
                 // Before the table is looked at: what comes later wakes again.
                 volume.woken.store(false, Ordering::Release);
+                #[cfg(test)]
+                if volume.still.load(Ordering::Acquire) {
+                    continue;
+                }
                 if let Err(e) = w.commit(false) {
                     tracing::warn!(volume = %volume.name(), error = %e, "commit failed, will be tried again");
                     std::thread::sleep(RETRY_AFTER);
@@ -153,18 +161,26 @@ fn reply_to<T>(to: &std::sync::mpsc::SyncSender<VolumeResult<T>>, answer: Volume
 impl Worker<'_> {
     /// Commits what is fit; `all` takes open files, too.
     pub(super) fn commit(&mut self, all: bool) -> VolumeResult<()> {
+        self.recover_what_waits()?;
         self.give_overlays_up();
         if let Some(b) = self.failed.take() {
             self.finish(b)?;
         }
-        let batch = {
-            let mut live = self.volume.lock();
-            commit::take(self.volume, &mut live, all)
-        };
-        if batch.is_empty() {
-            return Ok(());
+        for _ in 0..TURNS_MAX {
+            let batch = {
+                let mut live = self.volume.lock();
+                commit::take(self.volume, &mut live, all)
+            };
+            if batch.is_empty() {
+                break;
+            }
+            self.finish(batch)?;
+            // Of several versions of one file each has a commit of its own.
+            if !all || self.volume.lock().dirty.is_empty() {
+                break;
+            }
         }
-        self.finish(batch)
+        Ok(())
     }
 
     /// Files that were written a while ago are read from the repository, and what nothing needs any
@@ -333,6 +349,9 @@ impl Worker<'_> {
     pub(super) fn settle(&mut self) -> VolumeResult<()> {
         self.sync_admitted();
         self.volume.repo().settle()?;
+        if self.volume.waits_for_room() {
+            return Ok(());
+        }
         let view = self.volume.view();
         if view.heads != self.projected.heads {
             self.volume.project(&view, &self.projected);
@@ -460,7 +479,7 @@ impl Volume {
             let needed = held.min(waiting).min(last + 1);
             let branch = live.numbers.branch;
             let mut opening = recover::opening(branch, view, live.last_committed.as_ref());
-            let bound = Volume::bound_now(&live);
+            let bound = Self::bound_now(&live);
             opening.extend((!bound.is_empty()).then_some(Entry::Op(bound)));
             (needed, opening)
         };
