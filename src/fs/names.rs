@@ -13,6 +13,7 @@ use crate::merge::intent::{self, Sight, Target};
 use crate::merge::shown::{self, Role, Shown, Version};
 use crate::record::change::{Change, OWN, SetField as Field};
 use crate::record::model::Kind;
+use crate::volume::Volume;
 use crate::volume::error::VolumeError;
 use crate::volume::inode::{Attr, Child, Data, Dirty, Ino, Inode, Subdirs};
 use crate::volume::live::{Live, Stale, memory, null_oid};
@@ -516,7 +517,12 @@ impl Fs {
         };
         let mut parted = None;
         let mut patches: Vec<Patch> = match saved {
-            Some(file) => self.save_patches(&live, ino, (file, &over))?,
+            Some(file) => {
+                let mut patches = self.save_patches(&live, ino, (file, &over))?;
+                // What programs still write to the old inode goes with it.
+                patches.extend(Volume::unbind(&mut live, file));
+                patches
+            }
             None => {
                 let changes = self.move_changes(&mut live, (ino, target), (to, &new))?;
                 parted = born_in(&changes);

@@ -152,6 +152,14 @@ impl Volume {
         Ok(())
     }
 
+    /// The patch that ends what the journal says of an inode's overlay file, if it says something.
+    pub(crate) fn unbind(live: &mut Live, ino: Ino) -> Option<Patch> {
+        let i = live.inodes.get_mut(&ino)?;
+        let file = overlay_number(&i.data)?;
+        i.direct.as_mut()?.told.take()?;
+        Some(Patch::Unbind { file })
+    }
+
     /// The patches that end what the journal says of overlay files of files that these changes end.
     pub(super) fn unbind_ended(live: &mut Live, changes: &[Change]) -> Vec<Patch> {
         if live.directs.is_empty() {

@@ -288,6 +288,36 @@ fn a_file_that_is_removed_while_a_program_has_it_does_not_come_back() {
 }
 
 #[test]
+fn what_a_program_wrote_to_a_file_that_was_saved_over_does_not_come_back() {
+    for closed in [false, true] {
+        let (_dir, home, v) = start();
+        let f = fs(&v);
+        let p = open(&f, walk(&f, "text"), true).unwrap();
+        p.put(1, "first");
+        v.flush_all().unwrap();
+        p.put(2, "second");
+        match closed {
+            true => drop(p.close(&f)),
+            false => std::mem::forget(p),
+        }
+        let v = crash_after(&v, &home, 1, move || {
+            put(&f, "tmp", "new");
+            let (from, to) = ((ROOT_INO, &b"tmp"[..]), (ROOT_INO, &b"text"[..]));
+            f.rename(from, to, RenameMode::Replace).unwrap();
+        });
+        let f = fs(&v);
+        let names: Vec<String> = (f.list(ROOT_INO).unwrap().iter())
+            .map(|e| e.name.to_string())
+            .collect();
+        assert_eq!(
+            (names, get(&f, "text")),
+            (vec!["text".into()], "new".into())
+        );
+        v.stop().unwrap();
+    }
+}
+
+#[test]
 fn a_file_that_a_program_has_is_cut_renamed_and_saved_over() {
     let (_dir, home, v) = start();
     let f = fs(&v);
