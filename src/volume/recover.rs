@@ -344,6 +344,8 @@ struct Tail {
     done: HashMap<BranchId, u64>,
     /// What overlay files that programs could write to began as, by their numbers.
     bound: BTreeMap<u64, (Kind, Vec<Told>)>,
+    /// What such files began as whose entries an operation ended, by its number and their ids.
+    ended: HashMap<(u64, FileId), Vec<Told>>,
     /// Other versions of files that are in `files`: each goes into a commit of its own.
     later: Vec<(FileId, Bytes)>,
     last: u64,
@@ -369,7 +371,7 @@ impl Tail {
                 Entry::Op(patches) => {
                     for p in patches {
                         match p {
-                            Patch::Bind { .. } | Patch::Unbind { .. } => tail.bind(p),
+                            Patch::Bind { .. } | Patch::Unbind { .. } => tail.bind(n, p),
                             p => waiting.push((n, p)),
                         }
                     }
@@ -393,8 +395,8 @@ impl Tail {
                 Entry::Admitted(_) | Entry::Objects(_) => {}
             }
         }
-        for (_, p) in waiting {
-            tail.patch(objs, found.overlay, p)?;
+        for (n, p) in waiting {
+            tail.patch(objs, found.overlay, n, p)?;
         }
         for (number, (kind, told)) in std::mem::take(&mut tail.bound) {
             tail.compare(found.overlay, number, (kind, told), read)?;
@@ -402,7 +404,7 @@ impl Tail {
         Ok(tail)
     }
 
-    fn bind(&mut self, p: Patch) {
+    fn bind(&mut self, n: u64, p: Patch) {
         match p {
             Patch::Bind {
                 id,
@@ -415,9 +417,24 @@ impl Tail {
                 told.push(Told { id, base, blob });
             }
             Patch::Unbind { file } => {
-                self.bound.remove(&file);
+                for told in self.bound.remove(&file).into_iter().flat_map(|(_, t)| t) {
+                    self.ended.entry((n, told.id)).or_default().push(told);
+                }
             }
             _ => {}
+        }
+    }
+
+    /// What the versions of a file that an entry names stand for: those that came to be, and for
+    /// one that did not, if the entry ends what was said of an overlay file, those that it was to
+    /// replace.
+    fn came_to_be(&self, n: u64, id: FileId, dots: &mut Vec<Dot>) {
+        let is_known = |t: &&Told| !t.base.iter().any(|d| lost(&self.done, *d));
+        if dots.iter().any(|d| lost(&self.done, *d))
+            && let Some(all) = self.ended.get(&(n, id))
+            && let Some(told) = all.iter().rev().find(is_known)
+        {
+            dots.extend(&told.base);
         }
     }
 
@@ -457,9 +474,12 @@ impl Tail {
         Ok(())
     }
 
-    fn patch(&mut self, objs: &dyn Objects, overlay: &Path, p: Patch) -> VolumeResult<()> {
+    fn patch(&mut self, objs: &dyn Objects, overlay: &Path, n: u64, p: Patch) -> VolumeResult<()> {
         match p {
-            Patch::Meta(c) => {
+            Patch::Meta(mut c) => {
+                if let Some((id, dots)) = c.replaced() {
+                    self.came_to_be(n, id, dots);
+                }
                 let c = c.map_dots(|d| match lost(&self.done, d) {
                     true => Dot::default(),
                     false => d,
@@ -479,10 +499,11 @@ impl Tail {
             }
             Patch::Open {
                 id,
-                base,
+                mut base,
                 kind,
                 blob,
             } => {
+                self.came_to_be(n, id, &mut base);
                 let bytes = match blob.is_null() {
                     true => Arc::default(),
                     false => objs.get(&blob, ObjectKind::Blob)?,
@@ -515,7 +536,7 @@ impl Tail {
                     b.spill(overlay, file);
                 }
             }
-            Patch::Bind { .. } | Patch::Unbind { .. } => self.bind(p),
+            Patch::Bind { .. } | Patch::Unbind { .. } => self.bind(n, p),
         }
         Ok(())
     }

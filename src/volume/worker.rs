@@ -162,6 +162,10 @@ impl Worker<'_> {
     /// Commits what is fit; `all` takes open files, too.
     pub(super) fn commit(&mut self, all: bool) -> VolumeResult<()> {
         self.recover_what_waits()?;
+        if all {
+            self.watched = Instant::now();
+            self.volume.watch_directs();
+        }
         self.give_overlays_up();
         if let Some(b) = self.failed.take() {
             self.finish(b)?;

@@ -5,6 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 
 use super::anything::{Rng, number};
+use super::failing::Broken;
 use super::*;
 use crate::fs::{Access, Opened};
 use crate::volume::inode::Data;
@@ -313,6 +314,40 @@ fn what_a_program_wrote_to_a_file_that_was_saved_over_does_not_come_back() {
             (names, get(&f, "text")),
             (vec!["text".into()], "new".into())
         );
+        v.stop().unwrap();
+    }
+}
+
+#[test]
+fn what_a_commit_had_that_did_not_come_to_be_ends_what_it_was_to_replace() {
+    for (saved, wrote_on) in [(true, false), (true, true), (false, false), (false, true)] {
+        let (_dir, home, v) = start();
+        let f = fs(&v);
+        let p = open(&f, walk(&f, "text"), true).unwrap();
+        p.put(1, "first");
+        v.flush_all().unwrap();
+        let mut rng = Rng(7);
+        let noise: Vec<u8> = (0..150_000).map(|_| rng.below(256) as u8).collect();
+        p.file.write_all_at(&noise, 1_000).unwrap();
+        let broken = Broken::disk(&v);
+        v.flush_all().unwrap_err();
+        if wrote_on {
+            p.put(3, "third");
+        }
+        std::mem::forget(p);
+        let v = crash_after(&v, &home, 1, move || {
+            if saved {
+                put(&f, "tmp", "new");
+                let (from, to) = ((ROOT_INO, &b"tmp"[..]), (ROOT_INO, &b"text"[..]));
+                f.rename(from, to, RenameMode::Replace).unwrap();
+            } else {
+                f.unlink(ROOT_INO, b"text").unwrap();
+            }
+            drop(broken);
+        });
+        let names: Vec<_> = manifest(&fs(&v)).into_keys().collect();
+        let wanted: &[&str] = if saved { &["/text"] } else { &[] };
+        assert_eq!(names, wanted, "saved {saved}, wrote on {wrote_on}");
         v.stop().unwrap();
     }
 }

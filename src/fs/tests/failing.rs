@@ -12,17 +12,17 @@ use crate::volume::VolumeResult;
 use crate::volume::chain::{self, Deed, Desk, Disk, Reach};
 
 /// Commits of more than a few bytes fail until this goes.
-struct Broken<'a>(&'a Volume);
+pub(super) struct Broken(Arc<Volume>);
 
-impl<'a> Broken<'a> {
-    fn disk(v: &'a Volume) -> Self {
+impl Broken {
+    pub(super) fn disk(v: &Arc<Volume>) -> Self {
         let dir = v.repo().pack_dir();
         std::fs::rename(&dir, dir.with_extension("away")).unwrap();
-        Self(v)
+        Self(v.clone())
     }
 }
 
-impl Drop for Broken<'_> {
+impl Drop for Broken {
     fn drop(&mut self) {
         let dir = self.0.repo().pack_dir();
         std::fs::rename(dir.with_extension("away"), &dir).unwrap();
