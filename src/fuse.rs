@@ -11,24 +11,27 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, Errno, FileHandle, FileType, Filesystem, FopenFlags, INodeNo, InitFlags,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use crate::base::clock;
 use crate::fs::{
-    Allocate, Caller, DirEntry, Fs, Opened, RenameMode, Seek, SetAttr, SetXattr, Stat, errno,
+    Access, Allocate, DirEntry, Fs, Opened, RenameMode, Seek, SetAttr, SetXattr, Stat,
 };
 use crate::record::model::Kind;
 use crate::volume::error::VolumeError;
 
+mod backing;
 mod mount;
 mod notify;
+mod reply;
+
+use reply::{GENERATION, attr, caller, fail, file_type, ns, reply_empty, reply_entry, reply_xattr};
 
 pub use mount::{Mount, MountError, detach};
 
@@ -43,115 +46,7 @@ struct Adapter {
     fs: Fs,
     listings: Mutex<HashMap<u64, Arc<Vec<DirEntry>>>>,
     next_handle: AtomicU64,
-}
-
-fn fail(op: &'static str, ino: u64, e: &VolumeError) -> Errno {
-    let n = errno(e);
-    if n == libc::EIO {
-        tracing::error!(op, ino, error = %e, "an operation failed");
-    } else {
-        tracing::debug!(op, ino, error = %e, errno = n, "refused");
-    }
-    Errno::from_i32(n)
-}
-
-fn time(ns: i64) -> SystemTime {
-    let d = Duration::from_nanos(ns.unsigned_abs());
-    let t = if ns >= 0 {
-        UNIX_EPOCH.checked_add(d)
-    } else {
-        UNIX_EPOCH.checked_sub(d)
-    };
-    t.unwrap_or(UNIX_EPOCH)
-}
-
-fn ns(t: TimeOrNow) -> i64 {
-    match t {
-        TimeOrNow::Now => clock::now_ns(),
-        TimeOrNow::SpecificTime(t) => match t.duration_since(UNIX_EPOCH) {
-            Ok(d) => i64::try_from(d.as_nanos()).unwrap_or(i64::MAX),
-            // fuser takes the nanoseconds from the seconds when these are negative; the kernel
-            // means them to be added.
-            Err(e) => {
-                let (s, n) = (e.duration().as_secs(), e.duration().subsec_nanos());
-                i64::try_from(s)
-                    .ok()
-                    .and_then(|s| s.checked_mul(-1_000_000_000)?.checked_add(n.into()))
-                    .unwrap_or(i64::MIN)
-            }
-        },
-    }
-}
-
-fn file_type(kind: Kind) -> FileType {
-    match kind {
-        Kind::Dir | Kind::Gitlink => FileType::Directory,
-        Kind::File => FileType::RegularFile,
-        Kind::Symlink => FileType::Symlink,
-        Kind::Fifo => FileType::NamedPipe,
-        Kind::Socket => FileType::Socket,
-        Kind::CharDevice(_) => FileType::CharDevice,
-        Kind::BlockDevice(_) => FileType::BlockDevice,
-        // What such a name shows is the file's kind.
-        Kind::Link(_) => FileType::RegularFile,
-    }
-}
-
-fn attr(s: &Stat) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(s.ino),
-        size: s.size,
-        blocks: s.blocks,
-        atime: time(s.attr.atime),
-        mtime: time(s.attr.mtime),
-        ctime: time(s.attr.ctime),
-        crtime: UNIX_EPOCH,
-        kind: file_type(s.kind),
-        perm: u16::try_from(s.attr.mode & 0o7777).unwrap_or(0),
-        nlink: s.nlink,
-        uid: s.uid,
-        gid: s.gid,
-        rdev: match s.kind {
-            Kind::CharDevice(n) | Kind::BlockDevice(n) => n,
-            _ => 0,
-        },
-        blksize: 4096,
-        flags: 0,
-    }
-}
-
-fn caller(req: &Request, umask: u32) -> Caller {
-    Caller {
-        uid: req.uid(),
-        gid: req.gid(),
-        umask,
-    }
-}
-
-const GENERATION: Generation = Generation(0);
-
-fn reply_entry(op: &'static str, ino: u64, r: crate::fs::Result<Stat>, reply: ReplyEntry) {
-    match r {
-        Ok(s) => reply.entry(&FOREVER, &attr(&s), GENERATION),
-        Err(e) => reply.error(fail(op, ino, &e)),
-    }
-}
-
-fn reply_empty(op: &'static str, ino: u64, r: crate::fs::Result<()>, reply: ReplyEmpty) {
-    match r {
-        Ok(()) => reply.ok(),
-        Err(e) => reply.error(fail(op, ino, &e)),
-    }
-}
-
-/// With no room offered, the kernel asks for the length.
-fn reply_xattr(value: &[u8], size: u32, reply: ReplyXattr) {
-    let len = u32::try_from(value.len()).unwrap_or(u32::MAX);
-    match size {
-        0 => reply.size(len),
-        _ if len > size => reply.error(Errno::ERANGE),
-        _ => reply.data(value),
-    }
+    backings: backing::Backings,
 }
 
 fn writes(flags: OpenFlags) -> bool {
@@ -164,7 +59,38 @@ impl Adapter {
             fs,
             listings: Mutex::default(),
             next_handle: AtomicU64::new(1),
+            backings: backing::Backings::default(),
         }
+    }
+
+    /// Opens a file, by the file itself if `direct`.
+    fn open_file(&self, ino: u64, flags: OpenFlags, direct: bool, reply: ReplyOpen) {
+        let write = writes(flags);
+        let both = flags.0 & libc::O_ACCMODE == libc::O_RDWR;
+        let access = Access {
+            write,
+            keeps: both || flags.0 & libc::O_APPEND != 0,
+            direct,
+        };
+        let (handle, flags_) = match self.fs.open_as(ino, access) {
+            // An inode's bytes change only through this kernel: its cache stays good.
+            Ok(Opened::Bytes) => (0, FopenFlags::FOPEN_KEEP_CACHE),
+            Ok(Opened::Afresh) => (0, FopenFlags::empty()),
+            Ok(Opened::Uncached) => (0, FopenFlags::FOPEN_DIRECT_IO),
+            Ok(Opened::Text(handle)) => (handle, FopenFlags::FOPEN_DIRECT_IO),
+            Ok(Opened::Direct(file)) => {
+                if let Err((e, reply)) = self.backings.answer(ino, &file, reply) {
+                    tracing::info!(error = %e, "the kernel takes no files: all goes through this process");
+                    self.backings.works(false);
+                    drop(file);
+                    self.fs.release(ino, write);
+                    self.open_file(ino, flags, false, reply);
+                }
+                return;
+            }
+            Err(e) => return reply.error(fail("open", ino, &e)),
+        };
+        reply.opened(FileHandle(handle), flags_);
     }
 
     /// The listing of an open directory; made anew when read from the start.
@@ -204,6 +130,10 @@ impl Filesystem for Adapter {
                 tracing::debug!(?flag, "the kernel does not offer this");
             }
         }
+        // What is below may not be stacked itself; we may be.
+        let offered = config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok();
+        self.backings
+            .works(offered && config.set_max_stack_depth(1).is_ok());
         if config.set_max_background(64).is_err() {
             tracing::debug!("the kernel limits background requests");
         }
@@ -413,13 +343,7 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let truncate = flags.0 & libc::O_TRUNC != 0;
-        match self.fs.open(ino.0, writes(flags), truncate) {
-            // An inode's bytes change only through this kernel: its cache stays good.
-            Ok(Opened::Bytes) => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE),
-            Ok(Opened::Text(fh)) => reply.opened(FileHandle(fh), FopenFlags::FOPEN_DIRECT_IO),
-            Err(e) => reply.error(fail("open", ino.0, &e)),
-        }
+        self.open_file(ino.0, flags, self.backings.may_work(), reply);
     }
 
     fn create(
@@ -532,6 +456,9 @@ impl Filesystem for Adapter {
     ) {
         // A handle of `create` counts as a writer whatever its flags say.
         let write = writes(flags) || fh.0 == 1;
+        if fh.0 == backing::HANDLE {
+            self.backings.release(ino.0);
+        }
         self.fs.release_by(ino.0, fh.0, write);
         reply.ok();
     }

@@ -47,7 +47,7 @@ impl Fs {
                     Seek::Hole => rustix::fs::SeekFrom::Hole(at),
                 };
                 // Nobody reads or writes where the descriptor stands.
-                return match rustix::fs::seek(&s.file, from) {
+                return match rustix::fs::seek(s.file(), from) {
                     Err(rustix::io::Errno::NXIO) => Err(VolumeError::PastEnd),
                     other => Ok(other.map_err(std::io::Error::from)?),
                 };
@@ -66,7 +66,7 @@ impl Fs {
 /// many as hold them.
 pub(super) fn blocks(data: &Data) -> u64 {
     let said = match data {
-        Data::Spilled(s) => rustix::fs::fstat(&s.file).ok(),
+        Data::Spilled(s) => rustix::fs::fstat(s.file()).ok(),
         _ => None,
     };
     let said = said.and_then(|s| u64::try_from(s.st_blocks).ok());

@@ -230,6 +230,8 @@ fn add_inode(
         } else {
             Data::None
         },
+        direct: None,
+        old_pages: false,
         dirty,
         born: true,
         removed: false,
