@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Seek, SeekFrom, Write};
 use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -104,6 +104,78 @@ fn names_that_stay_are_listed_once_while_others_come_and_go() {
     for n in nodes {
         n.stop();
     }
+}
+
+/// A directory that is half read when half of its names go and as many others come.
+#[test]
+fn a_listing_that_changes_half_way_shows_once_what_stays() {
+    if !harness::fuse() {
+        return;
+    }
+    const NAMES: usize = 5_000;
+    let lab = Lab::new();
+    let node = lab.first("n1");
+    let dir = node.at("d");
+    fs::create_dir(&dir).expect("made");
+    let old = |i: usize| format!("old-{i:05}");
+    for i in 0..NAMES {
+        File::create(dir.join(old(i))).expect("made");
+    }
+    for settled in [false, true] {
+        if settled {
+            node.settled();
+        }
+        let open = File::open(&dir).expect("opened");
+        let mut room = [MaybeUninit::uninit(); 1_000];
+        let mut entries = RawDir::new(&open, &mut room);
+        let mut seen: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+        let mut middle = 0;
+        for n in 0.. {
+            let Some(e) = entries.next() else {
+                break;
+            };
+            let e = e.expect("an entry");
+            let name = e.file_name().to_string_lossy().into_owned();
+            seen.entry(name).or_default().push(e.next_entry_cookie());
+            if n != NAMES / 2 {
+                continue;
+            }
+            middle = e.next_entry_cookie();
+            for i in (0..NAMES).step_by(2) {
+                let new = dir.join(format!("new-{i:05}"));
+                match i % 4 {
+                    0 => fs::rename(dir.join(old(i)), new).expect("moved"),
+                    _ => {
+                        fs::remove_file(dir.join(old(i))).expect("removed");
+                        File::create(new).expect("made");
+                    }
+                }
+            }
+        }
+        let wrong: Vec<_> = seen.iter().filter(|(_, c)| c.len() != 1).collect();
+        assert!(wrong.is_empty(), "{} are shown twice", wrong.len());
+        let stay: Vec<String> = (1..NAMES).step_by(2).map(old).collect();
+        let missing = stay.iter().filter(|n| !seen.contains_key(*n)).count();
+        assert_eq!(missing, 0, "of {} that stay", stay.len());
+        // Whoever opens it now and goes on from there finds the rest of what is there now.
+        let mut again = File::open(&dir).expect("opened");
+        again.seek(SeekFrom::Start(middle)).expect("sought");
+        let rest = listed(&again);
+        for name in &stay {
+            let after = seen[name][0] > middle;
+            assert_eq!(rest.contains_key(name.as_bytes()), after, "{name}");
+        }
+        assert!(!rest.contains_key(old(0).as_bytes()));
+        again.rewind().expect("from the start");
+        let now = listed(&again);
+        assert_eq!(now.len(), NAMES + 2);
+        assert!(now.values().all(|c| c.len() == 1));
+        // As it was, for the next time.
+        for i in (0..NAMES).step_by(2) {
+            fs::rename(dir.join(format!("new-{i:05}")), dir.join(old(i))).expect("moved");
+        }
+    }
+    node.stop();
 }
 
 #[test]
@@ -297,98 +369,5 @@ fn what_a_folder_has_not_programs_do_without() {
     let s = rustix::fs::statx(CWD, node.at("f"), AtFlags::empty(), wanted).expect("there");
     let has = StatxFlags::from_bits_retain(s.stx_mask);
     assert!(has.contains(StatxFlags::BASIC_STATS) && !has.contains(StatxFlags::BTIME));
-    node.stop();
-}
-
-/// The bytes that are not in a hole, as programs find them.
-fn extents(f: &File) -> Vec<(u64, u64)> {
-    let end = f.metadata().expect("there").len();
-    let mut out = Vec::new();
-    let mut at = 0;
-    while let Ok(from) = rustix::fs::seek(f, rustix::fs::SeekFrom::Data(at)) {
-        at = rustix::fs::seek(f, rustix::fs::SeekFrom::Hole(from)).expect("an end");
-        out.push((from, at));
-        if at >= end {
-            break;
-        }
-    }
-    out
-}
-
-#[test]
-fn no_program_takes_bytes_for_a_hole() {
-    const MIB: u64 = 1 << 20;
-    if !harness::fuse() {
-        return;
-    }
-    let lab = Lab::new();
-    let node = lab.first("n1");
-    let path = node.at("sparse");
-    let mut f = File::options()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(&path)
-        .expect("made");
-    f.set_len(16 * MIB).expect("set");
-    f.write_all_at(&[7; 4096], 8 * MIB).expect("written");
-    let m = f.metadata().expect("there");
-    assert!(m.blocks() < 256, "{} blocks", m.blocks());
-    let du = run(Command::new("du").arg("-k").arg(&path));
-    let kib: u64 = du
-        .split_whitespace()
-        .next()
-        .and_then(|n| n.parse().ok())
-        .expect("a number");
-    assert!(kib < 128, "{du}");
-    let end = rustix::fs::seek(&f, rustix::fs::SeekFrom::Hole(16 * MIB));
-    assert_eq!(end, Err(Errno::NXIO));
-    let end = rustix::fs::seek(&f, rustix::fs::SeekFrom::Data(20 * MIB));
-    assert_eq!(end, Err(Errno::NXIO));
-    // What somebody maps into a hole, and the kernel has told nobody of, is copied.
-    let script = "import mmap, subprocess, sys\n\
-        p, to = sys.argv[1:]\n\
-        f = open(p, 'r+b'); m = mmap.mmap(f.fileno(), 0); f.close()\n\
-        m[3 << 20:(3 << 20) + 6] = b'mapped'\n\
-        subprocess.run(['cp', '--sparse=auto', p, to + '.cp'], check=True)\n\
-        subprocess.run(['tar', '-Scf', to + '.tar', '-C', '/', p[1:]], check=True)\n\
-        m.close()";
-    let copy = lab.path("copy");
-    run(Command::new("python3")
-        .args(["-c", script])
-        .arg(&path)
-        .arg(&copy));
-    let mut wanted = Vec::new();
-    f.read_to_end(&mut wanted).expect("read");
-    assert_eq!(&wanted[3 << 20..(3 << 20) + 6], b"mapped");
-    assert!(fs::read(lab.path("copy.cp")).expect("read") == wanted);
-    let unpacked = Command::new("tar")
-        .arg("-xOf")
-        .arg(lab.path("copy.tar"))
-        .output()
-        .expect("runs");
-    assert!(unpacked.stdout == wanted);
-    drop(f);
-    // Also when nobody writes, before a commit has it and afterwards.
-    for settled in [false, true] {
-        if settled {
-            node.settled();
-        }
-        let f = File::open(&path).expect("opened");
-        let found = extents(&f);
-        let is_in = |at: u64| found.iter().any(|(from, to)| (*from..*to).contains(&at));
-        assert!(is_in(3 * MIB) && is_in(8 * MIB + 4095), "{found:?}");
-        for words in [
-            &["--sparse=auto"][..],
-            &["--sparse=always"],
-            &["--reflink=auto"],
-        ] {
-            for to in [lab.path("again"), node.at("again")] {
-                run(Command::new("cp").args(words).arg(&path).arg(&to));
-                assert!(fs::read(&to).expect("read") == wanted, "{words:?}");
-                fs::remove_file(&to).expect("removed");
-            }
-        }
-    }
     node.stop();
 }

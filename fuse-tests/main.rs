@@ -43,6 +43,7 @@ mod gc;
 mod git;
 mod harness;
 mod held_open;
+mod holes;
 mod links;
 mod listing;
 mod living;

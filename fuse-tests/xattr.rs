@@ -32,9 +32,12 @@ fn all(path: &Path) -> BTreeMap<String, Vec<u8>> {
     };
     let names = room[..n].split(|b| *b == 0).filter(|n| !n.is_empty());
     let names = names.map(|n| String::from_utf8_lossy(n).into_owned());
-    names
-        .map(|n| (n.clone(), get(path, &n).expect("is there")))
-        .collect()
+    let each = names.filter_map(|n| match get(path, &n) {
+        // Another node took it away meanwhile.
+        Err(Errno::NODATA) => None,
+        value => Some((n, value.expect("is there"))),
+    });
+    each.collect()
 }
 
 #[test]

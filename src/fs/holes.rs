@@ -3,9 +3,10 @@
 //! Holes are known of files in the overlay alone: in a commit they are bytes like others. Who asks
 //! of another file hears that all of it is bytes, which is never wrong.
 //!
-//! Nor are they told of a file that somebody has open for writing. He may have mapped it, and what
-//! he puts into a hole by that the kernel keeps to itself for a while, and does not look at when it
-//! passes the question on: a copy made by such answers would lack bytes that every reader sees.
+//! Nor are they told of a file that somebody has open for writing through this process. He may have
+//! mapped it, and what he puts into a hole by that the kernel keeps to itself for a while, and does
+//! not look at when it passes the question on: a copy made by such answers would lack bytes that
+//! every reader sees. Who has the overlay file itself has nothing that it does not know of.
 
 use super::{Fs, Result, own};
 use crate::record::model::Kind;
@@ -36,7 +37,7 @@ impl Fs {
                 return Err(VolumeError::IsDir);
             }
             let overlay = match &i.data {
-                Data::Spilled(s) if i.writers == 0 => Some(s.clone()),
+                Data::Spilled(s) if i.writers == 0 || i.direct.is_some() => Some(s.clone()),
                 _ => None,
             };
             let end = i.data.len();
@@ -63,14 +64,16 @@ impl Fs {
 }
 
 /// The room that bytes take, in units of 512: what the disk says of a file in the overlay, else as
-/// many as hold them.
+/// many as hold them. None at all only without bytes: programs take such a file for one hole and
+/// look no further, also when somebody has mapped it.
 pub(super) fn blocks(data: &Data) -> u64 {
     let said = match data {
         Data::Spilled(s) => rustix::fs::fstat(s.file()).ok(),
         _ => None,
     };
     let said = said.and_then(|s| u64::try_from(s.st_blocks).ok());
-    said.unwrap_or_else(|| blocks_of(data.len()))
+    let least = u64::from(!data.is_empty());
+    said.map_or_else(|| blocks_of(data.len()), |n| n.max(least))
 }
 
 /// As many as hold so many bytes.

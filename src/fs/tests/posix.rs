@@ -198,3 +198,83 @@ fn a_range_is_copied_within_files_and_between_them() {
     fsck(&v);
     v.stop().unwrap();
 }
+
+/// The kernel hands such a file to programs, who have all of its bytes from the file itself.
+#[test]
+fn a_file_that_programs_have_is_looked_into_while_they_write() {
+    use std::os::unix::fs::FileExt;
+
+    use crate::fs::{Access, Allocate, Opened};
+    const MIB: u64 = 1 << 20;
+    let dir = tempfile::tempdir().unwrap();
+    let v = volume(dir.path(), 1);
+    let f = fs(&v);
+    let old = vec![1; 4 << 20];
+    put(&f, "f", std::str::from_utf8(&old).unwrap());
+    v.flush_all().unwrap();
+    let ino = walk(&f, "f");
+    let access = Access {
+        write: true,
+        keeps: true,
+        direct: true,
+    };
+    let Opened::Direct(s) = f.open_as(ino, access).unwrap() else {
+        panic!("not handed over");
+    };
+    let program = std::fs::OpenOptions::new().write(true).open(s.path());
+    let program = program.unwrap();
+    f.allocate(ino, Allocate::Punch, MIB, 2 * MIB).unwrap();
+    program.write_all_at(b"past", 2 * MIB).unwrap();
+    program.write_all_at(b"the end", 6 * MIB).unwrap();
+    let seek = |what, at| f.seek(ino, 0, what, at).map_err(|e| errno(&e));
+    assert_eq!(seek(Seek::Hole, 0), Ok(MIB));
+    assert_eq!(seek(Seek::Data, MIB), Ok(2 * MIB));
+    assert_eq!(seek(Seek::Data, 5 * MIB), Ok(6 * MIB));
+    assert_eq!(seek(Seek::Hole, 6 * MIB + 7), Err(libc::ENXIO));
+    let to = f.create(ROOT_INO, b"to", 0o600, ME, true).unwrap().ino;
+    let all = f.copy_range((ino, 0, 0), (to, 0), 10 * MIB).unwrap();
+    assert_eq!(u64::from(all), 6 * MIB + 7);
+    assert_eq!(f.copy_range((to, 0, 0), (ino, 5 * MIB), 9).unwrap(), 9);
+    // Another name tells the time of the latest write, too.
+    let before = f.getattr(ino).unwrap().attr.mtime;
+    std::thread::sleep(Duration::from_millis(30));
+    program.write_all_at(b"later", 7 * MIB).unwrap();
+    let linked = f.link(ino, ROOT_INO, b"other").unwrap();
+    assert!(linked.attr.mtime > before);
+    assert_eq!(linked.size, 7 * MIB + 5);
+    let mut wanted = old;
+    wanted[1 << 20..3 << 20].fill(0);
+    wanted.resize((6 << 20) + 7, 0);
+    wanted[2 << 20..(2 << 20) + 4].copy_from_slice(b"past");
+    wanted[6 << 20..].copy_from_slice(b"the end");
+    assert!(f.read(to, 0, u32::MAX).unwrap() == wanted);
+    wanted.resize((7 << 20) + 5, 0);
+    wanted[5 << 20..(5 << 20) + 9].fill(1);
+    wanted[7 << 20..].copy_from_slice(b"later");
+    drop((program, s));
+    f.release(ino, true);
+    f.release(to, true);
+    v.flush_all().unwrap();
+    assert!(f.read(walk(&f, "f"), 0, u32::MAX).unwrap() == wanted);
+    fsck(&v);
+    v.stop().unwrap();
+}
+
+/// Who sees that a file takes no room at all looks no further.
+#[test]
+fn what_has_bytes_takes_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let v = volume(dir.path(), 1);
+    let f = fs(&v);
+    for (name, size) in [(&b"one"[..], 1), (b"many", 1 << 20)] {
+        let ino = f.create(ROOT_INO, name, 0o600, ME, true).unwrap().ino;
+        assert_eq!(f.getattr(ino).unwrap().blocks, 0);
+        let set = SetAttr {
+            size: Some(size),
+            ..SetAttr::default()
+        };
+        assert_eq!(f.setattr(ino, set).unwrap().blocks, 1);
+        f.release(ino, true);
+    }
+    v.stop().unwrap();
+}
