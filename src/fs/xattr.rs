@@ -13,7 +13,7 @@ use crate::journal::Patch;
 use crate::record::change::Change;
 use crate::record::model::{Kind, XattrName};
 use crate::volume::error::VolumeError;
-use crate::volume::inode::Ino;
+use crate::volume::inode::{Ino, Inode};
 use crate::volume::live::{Live, Stale};
 
 /// Names and values of one file together, in bytes. ext4 has room for 4 KiB.
@@ -258,6 +258,11 @@ impl Fs {
 fn without_ids(mode: u32) -> u32 {
     let group = if mode & 0o010 == 0 { 0 } else { 0o2000 };
     mode & !(0o4000 | group)
+}
+
+/// Whether a file has something that a write to it may take away.
+pub(super) fn is_privileged(i: &Inode) -> bool {
+    without_ids(i.attr.mode) != i.attr.mode || i.shown.xattrs.contains_key(CAPABILITY)
 }
 
 /// The room that attributes take.
