@@ -2,7 +2,7 @@
 //! what readers see.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::process::Command;
 
@@ -117,7 +117,7 @@ fn what_is_written_past_the_node_is_found_and_copied() {
     let old: Vec<u8> = (0..8 * MIB).map(|n| n.to_le_bytes()[1] | 1).collect();
     a.write("large", &old);
     a.settled();
-    let mut wanted = old.clone();
+    let mut wanted = old;
     let open = |name: &str| {
         let mut how = File::options();
         how.read(true).write(true).create(true).truncate(false);

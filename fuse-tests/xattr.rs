@@ -130,7 +130,7 @@ fn attributes_survive_a_kill_and_go_with_the_file_that_is_saved() {
     node.write("made", "again");
     fs::rename(node.at("aside"), node.at("aside~")).expect("renamed");
     node.write("aside", "again");
-    let again = |node: &harness::Node| {
+    let again = |node: &Node| {
         for name in ["made", "aside"] {
             assert_eq!(all(&node.at(name)).len(), 0, "{name}");
         }
