@@ -240,7 +240,13 @@ impl Fs {
         }
         let all = shown::group(src, state, &i.shown.parents, &i.shown.name)?;
         let copies = all.into_iter().filter(|s| s.role != Role::Main);
-        Ok(copies.flat_map(|s| s.versions).collect())
+        // A copy that was moved to the name itself is beside nothing, though the view has it so.
+        let is_own = |v: &Version| {
+            let mut own = i.shown.versions.iter();
+            own.any(|o| (o.id, o.content) == (v.id, v.content))
+        };
+        let all = copies.flat_map(|s| s.versions);
+        Ok(all.filter(|v| !is_own(v)).collect())
     }
 
     /// The versions that the view shows as copies beside all names of a file.

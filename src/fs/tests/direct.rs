@@ -327,7 +327,9 @@ fn what_a_commit_had_that_did_not_come_to_be_ends_what_it_was_to_replace() {
         p.put(1, "first");
         v.flush_all().unwrap();
         let mut rng = Rng(7);
-        let noise: Vec<u8> = (0..150_000).map(|_| rng.below(256) as u8).collect();
+        let noise: Vec<u8> = (0..150_000)
+            .map(|_| u8::try_from(rng.below(256)).unwrap())
+            .collect();
         p.file.write_all_at(&noise, 1_000).unwrap();
         let broken = Broken::disk(&v);
         v.flush_all().unwrap_err();
