@@ -175,12 +175,20 @@ impl Fs {
             let mut live = self.lock_alone(&of)?;
             let mut inos = of(&mut live)?;
             let mut all = true;
+            let mut beside = Vec::new();
             for ino in &inos {
                 // What is done to a copy may give its bytes to another file.
                 let waits = is_dirty_copy(live.inode(*ino)?);
-                let plain = self.is_alone(&live, *ino)? || self.is_as_shown(&live, *ino)?;
+                let alone = self.is_alone(&live, *ino)?;
+                let plain = alone || self.is_as_shown(&live, *ino)?;
                 all = all && plain && !waits;
+                if !alone {
+                    beside.extend(self.writers_beside(&live, *ino)?);
+                }
             }
+            // What is done above a copy may be said of its bytes, too.
+            all = all && beside.is_empty();
+            inos.extend(beside);
             if all {
                 return Ok(live);
             }
@@ -199,6 +207,13 @@ impl Fs {
         }
         // Or others change it all the time: then it follows from what was shown.
         self.lock_alone(of)
+    }
+
+    /// The inodes with bytes for a commit of files that have copies beside an inode's name.
+    fn writers_beside(&self, live: &Live, ino: Ino) -> Result<Vec<Ino>> {
+        let beside = self.beside(live, live.inode(ino)?)?;
+        let writers = beside.iter().filter_map(|v| live.writer_of(v.id));
+        Ok(writers.filter(|w| *w != ino).collect())
     }
 
     /// Whether nothing else has to do with an inode's file: no other version, no copy.
