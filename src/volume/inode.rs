@@ -327,3 +327,54 @@ impl Inode {
             && (self.removed || (self.dirty.is_none() && !self.born))
     }
 }
+
+/// Inodes by their numbers. The table holds pointers: a table grows by doubling, and one of the
+/// inodes themselves had room for up to twice as many as there are.
+#[derive(Debug, Default)]
+pub struct Inodes(HashMap<Ino, Box<Inode>>);
+
+impl Inodes {
+    /// The inode of this number, if there is one.
+    #[must_use]
+    pub fn get(&self, ino: &Ino) -> Option<&Inode> {
+        self.0.get(ino).map(|i| &**i)
+    }
+
+    /// The same, to be changed.
+    pub fn get_mut(&mut self, ino: &Ino) -> Option<&mut Inode> {
+        self.0.get_mut(ino).map(|i| &mut **i)
+    }
+
+    /// Whether there is one of this number.
+    #[must_use]
+    pub fn contains_key(&self, ino: &Ino) -> bool {
+        self.0.contains_key(ino)
+    }
+
+    /// Adds one, in place of another of its number.
+    pub fn insert(&mut self, ino: Ino, inode: Inode) {
+        self.0.insert(ino, Box::new(inode));
+    }
+
+    /// Takes one out.
+    pub fn remove(&mut self, ino: &Ino) -> Option<Inode> {
+        self.0.remove(ino).map(|i| *i)
+    }
+
+    /// All of them, in no order.
+    pub fn values(&self) -> impl Iterator<Item = &Inode> {
+        self.0.values().map(|i| &**i)
+    }
+}
+
+#[cfg(test)]
+impl std::ops::Index<&Ino> for Inodes {
+    type Output = Inode;
+
+    fn index(&self, ino: &Ino) -> &Inode {
+        &self.0[ino]
+    }
+}
+
+// There are as many as the kernel remembers.
+const _: () = assert!(size_of::<Inode>() <= 640);

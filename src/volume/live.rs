@@ -13,7 +13,7 @@ use lru::LruCache;
 
 use super::chain::Numbers;
 use super::error::VolumeError;
-use super::inode::{Child, Data, Ino, Inode, ROOT_INO, Subdirs};
+use super::inode::{Child, Data, Ino, Inode, Inodes, ROOT_INO, Subdirs};
 use super::names::attr_of;
 use super::view::View;
 use crate::base::id::{FileId, Oid};
@@ -85,7 +85,7 @@ pub struct Live {
     /// What all nodes with the same heads show.
     pub view: View,
     /// All inodes.
-    pub inodes: HashMap<Ino, Inode>,
+    pub inodes: Inodes,
     /// The inode of an id, while it is bound or may be again.
     pub by_id: HashMap<FileId, Ino>,
     /// Metadata changes for the next commit, in order.
@@ -142,7 +142,7 @@ impl Live {
     pub fn new(view: View, numbers: Numbers, first_ino: Ino) -> Self {
         let mut live = Self {
             view,
-            inodes: HashMap::new(),
+            inodes: Inodes::default(),
             by_id: HashMap::new(),
             pending: Vec::new(),
             dirty: BTreeSet::new(),
