@@ -16,6 +16,8 @@ use crate::volume::spill::Spill;
 /// Files above this are handed to programs that read them: below it the kernel's own cache does as
 /// well.
 const DIRECT_READ_MIN: u64 = 1 << 20;
+/// Who runs the file is its owner, or of its group.
+const ID_BITS: u32 = 0o6000;
 
 /// How an open file is read and written.
 #[derive(Debug, Clone)]
@@ -123,6 +125,9 @@ impl Fs {
 
     /// Which way a file is opened. While it is open, all go the same way.
     fn way(&self, i: &Inode, access: Access, ready: &Ready) -> Way {
+        let mut access = access;
+        // The kernel leaves it to us to end set-id bits, and tells us of no write by itself.
+        access.direct &= !(access.write && i.attr.mode & ID_BITS != 0);
         let is_open = i.opens > 0;
         let plain = i.kind == Kind::File && !(i.removed && i.direct.is_none());
         match (&i.data, &i.direct) {
