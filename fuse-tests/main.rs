@@ -27,6 +27,8 @@
 //! | `CELLFS_TEST_SQLITE` | kills of programs, and of their node, that write SQLite databases | 1 | 20 | `sqlite_loses` |
 //! | `CELLFS_TEST_STRESS_S` | seconds of each stressor | 1 | 20 | `stress_ng` |
 //! | `CELLFS_TEST_MAPPED` | orders of what happens to a mapped file | 4 | 24 | `a_mapped_file` |
+//! | `CELLFS_TEST_PASSED` | rounds of ten files that are mapped, stored to, edited elsewhere, and whose node is killed | 2 | 30 | `stores_edits_and_kills` |
+//! | `CELLFS_TEST_PASSED_SEED` | what is chosen there | random | | `stores_edits_and_kills` |
 //! | `CELLFS_TEST_TREE` | a directory to copy in place of sources on this machine | | | those that copy |
 //! | `CELLFS_TEST_PROGRAM` | another build of `cellfs`, as `target/release/cellfs` | | | all |
 //! | `CELLFS_TEST_KEEP` | 1: what a failed test leaves is kept | | | all |
@@ -50,6 +52,7 @@ mod living;
 mod mounts;
 mod operations;
 mod ordinary_user;
+mod passthrough;
 mod past;
 mod posix;
 mod programs;

@@ -3,7 +3,7 @@
 //! Run as root, for it becomes another user; and it lets all users open `/dev/fuse`, as they may
 //! on any machine where they can mount.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -12,41 +12,44 @@ use std::process::{Command, Output, Stdio};
 use crate::harness::{self, Lab, free_port};
 
 /// `nobody`, whom every machine has and who owns nothing.
-const USER: u32 = 65534;
+pub(crate) const USER: u32 = 65534;
 
-/// Lets all users open the device; as before when dropped.
-struct Device(Option<u32>);
+/// Lets all users open the device; as before when dropped. One at a time has it, so that nobody
+/// takes it from another.
+pub(crate) struct Device(Option<u32>, File);
 
 impl Device {
     const PATH: &str = "/dev/fuse";
 
-    fn open_to_all() -> Self {
-        let mode = fs::metadata(Self::PATH).expect("FUSE").permissions().mode();
+    pub(crate) fn open_to_all() -> Self {
+        let device = File::open(Self::PATH).expect("FUSE");
+        device.lock().expect("a lock");
+        let mode = device.metadata().expect("FUSE").permissions().mode();
         if mode & 0o006 == 0o006 {
-            return Self(None);
+            return Self(None, device);
         }
         fs::set_permissions(Self::PATH, Permissions::from_mode(mode | 0o666)).expect("we may");
-        Self(Some(mode))
+        Self(Some(mode), device)
     }
 }
 
 impl Drop for Device {
     fn drop(&mut self) {
         if let Some(mode) = self.0 {
-            let _ = fs::set_permissions(Self::PATH, Permissions::from_mode(mode));
+            let _ = self.1.set_permissions(Permissions::from_mode(mode));
         }
     }
 }
 
 /// A user with a copy of the program and a place of his own.
-struct User {
+pub(crate) struct User {
     home: PathBuf,
     program: PathBuf,
-    state: PathBuf,
+    pub(crate) state: PathBuf,
 }
 
 impl User {
-    fn new(lab: &Lab) -> Self {
+    pub(crate) fn new(lab: &Lab) -> Self {
         let top = lab.path("");
         fs::set_permissions(&top, Permissions::from_mode(0o755)).expect("we may");
         let home = lab.dir("home");
@@ -75,20 +78,20 @@ impl User {
     }
 
     /// Runs `cellfs`, which must succeed; what it printed.
-    fn cellfs(&self, words: &[&str]) -> String {
+    pub(crate) fn cellfs(&self, words: &[&str]) -> String {
         let out = self.run(&self.program, words);
         assert!(out.status.success(), "cellfs {words:?}: {out:?}");
         String::from_utf8(out.stdout).expect("UTF-8")
     }
 
     /// Runs a script, which must succeed; what it printed.
-    fn sh(&self, script: &str) -> String {
+    pub(crate) fn sh(&self, script: &str) -> String {
         let out = self.run("sh", &["-ec", script]);
         assert!(out.status.success(), "{script}: {out:?}");
         String::from_utf8(out.stdout).expect("UTF-8")
     }
 
-    fn mount(&self, dir: &Path) {
+    pub(crate) fn mount(&self, dir: &Path) {
         let listen = format!("127.0.0.1:{}", free_port());
         let dir = dir.display().to_string();
         self.cellfs(&["mount", &dir, "--listen", &listen]);

@@ -43,6 +43,8 @@ pub struct Blobs {
     memory: Mutex<LruCache<Oid, Arc<Vec<u8>>>>,
     /// Overlay files that this run made and that are on the disk.
     overlays: Mutex<BTreeMap<u64, Weak<Spill>>>,
+    /// Of an earlier run, and written to by programs of that: no name leads to them.
+    pub(super) orphans: Mutex<Vec<(PathBuf, File)>>,
 }
 
 impl Blobs {
@@ -62,6 +64,7 @@ impl Blobs {
             open: Mutex::new(LruCache::new(n(OPEN_MAX))),
             memory: Mutex::new(LruCache::new(n(MEMORY_MAX))),
             overlays: Mutex::default(),
+            orphans: Mutex::default(),
         })
     }
 }

@@ -10,21 +10,31 @@
 //! - it stays bound until nobody has it open and a lease says that nobody has it mapped for writing
 //!   ([`Volume::let_go`]).
 //!
+//! A program that outlives this process writes on: the kernel does not end what it gave him. What
+//! he wrote by the next start is in a commit of that start. His file is kept aside then, until he
+//! has closed it, and for good if he wrote more.
+//!
 //! Invariant: an inode's opens all go to its overlay file, or none does: the kernel mixes no two
 //! caches of one inode. Threads: any, under the table's lock, but for what says otherwise.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::inode::{Data, Direct, Dirty, Ino, Told};
 use super::live::{Live, Stale};
+use super::recover::move_aside;
 use super::spill::Spill;
 use super::{Volume, VolumeResult};
-use crate::base::clock;
 use crate::base::id::{FileId, Oid};
+use crate::base::limit::FILE_BYTES_MAX;
 use crate::base::stamp::Dot;
+use crate::base::{clock, sys};
 use crate::journal::{Entry, Patch};
 use crate::record::change::{Change, OWN};
+use crate::store::objects::{ObjectKind, id_of};
 
 impl Live {
     /// Sees what programs wrote by themselves: it is for the next commit. Whether there was any.
@@ -198,8 +208,70 @@ impl Volume {
         each.collect()
     }
 
+    /// Overlay files that programs of an earlier run may write to are kept aside. What they held is
+    /// in a commit.
+    pub(super) fn keep_orphans(&self, bound: &[u64]) -> VolumeResult<()> {
+        let mut kept = Vec::new();
+        for number in bound {
+            let file = match File::open(self.overlay_dir().join(number.to_string())) {
+                Ok(f) => f,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(e.into()),
+            };
+            if sys::has_writers(&file).unwrap_or(false) {
+                kept.push((*number, file));
+            }
+        }
+        if kept.is_empty() {
+            return Ok(());
+        }
+        // What an overlay file held is where it is no more: the commit must last.
+        self.journal.sync(self.journal.last())?;
+        for (number, file) in kept {
+            let path = move_aside(&self.overlay_dir(), number)?;
+            tracing::warn!(path = %path.display(), "a program of before the start has this file still");
+            self.orphans().push((path, file));
+        }
+        Ok(())
+    }
+
+    fn orphans(&self) -> MutexGuard<'_, Vec<(PathBuf, File)>> {
+        let all = self.blobs.orphans.lock();
+        all.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Files of [`Self::keep_orphans`] that nobody has any more go, if the history has their bytes.
+    fn end_orphans(&self) {
+        let all = std::mem::take(&mut *self.orphans());
+        for (path, file) in all {
+            if sys::has_writers(&file).unwrap_or(false) {
+                self.orphans().push((path, file));
+                continue;
+            }
+            let known = || {
+                if file.metadata()?.len() > FILE_BYTES_MAX {
+                    return Ok(false);
+                }
+                let is = id_of(ObjectKind::Blob, &std::fs::read(&path)?);
+                self.is_stored(&is)
+            };
+            match known() {
+                Ok(true) => {
+                    if let Err(e) = std::fs::remove_file(&path) {
+                        tracing::warn!(path = %path.display(), error = %e, "it stays");
+                    }
+                }
+                Ok(false) => {
+                    tracing::error!(path = %path.display(), "a program wrote to a file that it had from before the start: it is in no commit, and kept there");
+                }
+                Err(e) => tracing::warn!(path = %path.display(), error = %e, "it stays"),
+            }
+        }
+    }
+
     /// Looks at all files that programs may write to, and lets those go that nobody can any more.
     pub(super) fn watch_directs(&self) {
+        self.end_orphans();
         let mut stale = Vec::new();
         let mut live = self.lock();
         let all: Vec<Ino> = live.directs.iter().copied().collect();

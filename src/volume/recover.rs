@@ -167,7 +167,9 @@ pub(super) fn finish(volume: &Volume, left: &Left, caught_up: Option<usize>) -> 
             true => Ok(()),
             false => Err(e),
         })?;
-    unbind_all(volume, &bound_in(&left.recovered.entries))?;
+    let bound = bound_in(&left.recovered.entries);
+    volume.keep_orphans(&bound)?;
+    unbind_all(volume, &bound)?;
     clear_overlay(volume)?;
     let is_damaged = left.recovered.damage.is_some();
     begin_anew(volume, left.was_empty(), is_damaged)
@@ -634,14 +636,20 @@ impl Bytes {
 
 /// Bytes that cannot go into a commit are kept beside the repository.
 fn set_aside(overlay: &Path, number: u64, size: u64) -> VolumeResult<()> {
+    let to = move_aside(overlay, number)?;
+    tracing::error!(bytes = size, path = %to.display(), "a file that was being written can be in no commit: it is kept there");
+    Ok(())
+}
+
+/// Where an overlay file is from now on.
+pub(super) fn move_aside(overlay: &Path, number: u64) -> VolumeResult<PathBuf> {
     let dir = overlay.with_file_name("aside");
     durable::dirs(&dir)?;
     let name = format!("{}-{number}", clock::now_ms());
     let to = dir.join(name);
     fs::rename(overlay.join(number.to_string()), &to)?;
     durable::sync_dir(&dir)?;
-    tracing::error!(bytes = size, path = %to.display(), "a file that was being written can be in no commit: it is kept there");
-    Ok(())
+    Ok(to)
 }
 
 /// Entries that stand for all that dropped journal segments said.
