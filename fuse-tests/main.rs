@@ -16,6 +16,8 @@
 //! | `CELLFS_TEST_FILES` | files of a real tree that is copied; none takes 200 MB of memory | 5,000 | 5,000 | `a_copied_tree`; `packaging/bench.sh` |
 //! | `CELLFS_TEST_CUT_FILES` | files written on each side of a cut | 500 | 500 | `five_nodes` in `--test integration` |
 //! | `CELLFS_TEST_SWEEP` | a node is killed at each of so many system calls | a sample | 400 | `killed_at_each` |
+//! | `CELLFS_TEST_FAULTS` | the disk fails at each of so many system calls, in each of the ways | a sample | 100 | `fails` |
+//! | `CELLFS_TEST_JOURNAL` | journals that a disk damages | 200 | 20,000 | `whatever_the_disk_does` in `--lib` |
 //! | `CELLFS_TEST_RACE_ROUNDS` | rounds in which one file is edited on two nodes at once | 100 to 320 | 3,000 | `race` |
 //! | `CELLFS_TEST_RACE_SEED` | what its writers choose, though not when | random | | `race` |
 //! | `CELLFS_TEST_HOUR_S` | seconds of edits, cuts and kills on five nodes | 20 | 3,600 | `an_hour` in `--test integration` |
@@ -34,6 +36,7 @@ mod crash;
 mod dead_mount;
 mod demo;
 mod departed;
+mod faults;
 mod fetches;
 mod gc;
 mod git;

@@ -25,7 +25,11 @@ fn get(path: &Path, name: &str) -> Result<Vec<u8>, Errno> {
 
 fn all(path: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut room = vec![0; 64 << 10];
-    let n = listxattr(path, room.as_mut_slice()).expect("listed");
+    let n = match listxattr(path, room.as_mut_slice()) {
+        // The file itself is still on its way.
+        Err(Errno::NOENT) => return BTreeMap::new(),
+        n => n.expect("listed"),
+    };
     let names = room[..n].split(|b| *b == 0).filter(|n| !n.is_empty());
     let names = names.map(|n| String::from_utf8_lossy(n).into_owned());
     names

@@ -15,3 +15,4 @@ pub mod mount_options;
 pub mod name;
 pub mod path;
 pub mod stamp;
+pub mod sys;

@@ -23,6 +23,7 @@ mod errno;
 mod exchange;
 mod link;
 mod names;
+mod open;
 mod own;
 mod save;
 mod space;
@@ -30,10 +31,10 @@ mod space;
 mod tests;
 mod xattr;
 
-pub use data::Opened;
 pub use dir::{DirEntry, FIRST_COOKIE};
 pub use errno::errno;
 pub use names::RenameMode;
+pub use open::{Access, Opened};
 pub use own::now_of;
 pub use space::Allocate;
 pub use xattr::SetXattr;
@@ -120,7 +121,8 @@ impl Fs {
         if self.read_only {
             return Err(VolumeError::ReadOnly);
         }
-        Ok(())
+        // Not all bytes go through the journal; nothing is written that it could not make last.
+        Ok(self.volume.may_write()?)
     }
 
     /// As [`Self::may_write`], for an inode that may be in the past.
@@ -170,6 +172,7 @@ impl Fs {
         }
         let mut live = self.volume.lock();
         self.refresh_root(&mut live, ino)?;
+        live.observe(ino);
         Ok(self.stat_of(live.inode(ino)?))
     }
 
@@ -197,6 +200,7 @@ impl Fs {
         let Some(ino) = live.child(self.volume.cx(), dir, &name)? else {
             return Ok(None);
         };
+        live.observe(ino);
         let i = live.inode_mut(ino)?;
         i.lookups += 1;
         Ok(Some(self.stat_of(live.inode(ino)?)))
@@ -224,9 +228,11 @@ impl Fs {
         self.may_change(ino)?;
         let (mut live, moved) = match set.size {
             Some(len) if len > 0 => self.lock_for(ino, len)?,
+            Some(_) if self.is_direct(ino) => self.lock_for(ino, 0)?,
             Some(_) => (self.lock_alone(|_| Ok(vec![ino]))?, data::Moved::default()),
             None => (self.volume.lock(), data::Moved::default()),
         };
+        live.observe(ino);
         if let Some(len) = set.size {
             self.resize(&mut live, ino, len, moved)?;
         }

@@ -22,11 +22,12 @@ use fuser::{
 
 use crate::base::clock;
 use crate::fs::{
-    Allocate, Caller, DirEntry, Fs, Opened, RenameMode, SetAttr, SetXattr, Stat, errno,
+    Access, Allocate, Caller, DirEntry, Fs, Opened, RenameMode, SetAttr, SetXattr, Stat, errno,
 };
 use crate::record::model::Kind;
 use crate::volume::error::VolumeError;
 
+mod backing;
 mod mount;
 mod notify;
 
@@ -43,6 +44,7 @@ struct Adapter {
     fs: Fs,
     listings: Mutex<HashMap<u64, Arc<Vec<DirEntry>>>>,
     next_handle: AtomicU64,
+    backings: backing::Backings,
 }
 
 fn fail(op: &'static str, ino: u64, e: &VolumeError) -> Errno {
@@ -163,7 +165,38 @@ impl Adapter {
             fs,
             listings: Mutex::default(),
             next_handle: AtomicU64::new(1),
+            backings: backing::Backings::default(),
         }
+    }
+
+    /// Opens a file, by the file itself if `direct`.
+    fn open_file(&self, ino: u64, flags: OpenFlags, direct: bool, reply: ReplyOpen) {
+        let write = writes(flags);
+        let both = flags.0 & libc::O_ACCMODE == libc::O_RDWR;
+        let access = Access {
+            write,
+            keeps: both || flags.0 & libc::O_APPEND != 0,
+            direct,
+        };
+        let (handle, flags_) = match self.fs.open_as(ino, access) {
+            // An inode's bytes change only through this kernel: its cache stays good.
+            Ok(Opened::Bytes) => (0, FopenFlags::FOPEN_KEEP_CACHE),
+            Ok(Opened::Afresh) => (0, FopenFlags::empty()),
+            Ok(Opened::Uncached) => (0, FopenFlags::FOPEN_DIRECT_IO),
+            Ok(Opened::Text(handle)) => (handle, FopenFlags::FOPEN_DIRECT_IO),
+            Ok(Opened::Direct(file)) => {
+                if let Err((e, reply)) = self.backings.answer(ino, &file, reply) {
+                    tracing::info!(error = %e, "the kernel takes no files: all goes through this process");
+                    self.backings.works(false);
+                    drop(file);
+                    self.fs.release(ino, write);
+                    self.open_file(ino, flags, false, reply);
+                }
+                return;
+            }
+            Err(e) => return reply.error(fail("open", ino, &e)),
+        };
+        reply.opened(FileHandle(handle), flags_);
     }
 
     /// The listing of an open directory; made anew when read from the start.
@@ -199,6 +232,10 @@ impl Filesystem for Adapter {
                 tracing::debug!(?flag, "the kernel does not offer this");
             }
         }
+        // What is below may not be stacked itself; we may be.
+        let offered = config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok();
+        self.backings
+            .works(offered && config.set_max_stack_depth(1).is_ok());
         if config.set_max_background(64).is_err() {
             tracing::debug!("the kernel limits background requests");
         }
@@ -407,13 +444,7 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let truncate = flags.0 & libc::O_TRUNC != 0;
-        match self.fs.open(ino.0, writes(flags), truncate) {
-            // An inode's bytes change only through this kernel: its cache stays good.
-            Ok(Opened::Bytes) => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE),
-            Ok(Opened::Text(fh)) => reply.opened(FileHandle(fh), FopenFlags::FOPEN_DIRECT_IO),
-            Err(e) => reply.error(fail("open", ino.0, &e)),
-        }
+        self.open_file(ino.0, flags, self.backings.may_work(), reply);
     }
 
     fn create(
@@ -526,6 +557,9 @@ impl Filesystem for Adapter {
     ) {
         // A handle of `create` counts as a writer whatever its flags say.
         let write = writes(flags) || fh.0 == 1;
+        if fh.0 == backing::HANDLE {
+            self.backings.release(ino.0);
+        }
         self.fs.release_by(ino.0, fh.0, write);
         reply.ok();
     }

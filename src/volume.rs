@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
 use crate::base::durable;
@@ -29,6 +29,7 @@ pub mod blobs;
 pub mod chain;
 mod commit;
 pub mod derive;
+mod direct;
 mod dots;
 pub mod error;
 mod git;
@@ -36,7 +37,9 @@ pub mod inode;
 pub mod live;
 mod names;
 pub mod recover;
+mod room;
 mod root;
+pub mod spill;
 pub mod view;
 mod worker;
 
@@ -120,6 +123,9 @@ pub struct Volume {
     work: SyncSender<Work>,
     /// A wake-up waits for the worker.
     woken: AtomicBool,
+    /// It sleeps on.
+    #[cfg(test)]
+    still: AtomicBool,
     notices: RwLock<BTreeMap<MountId, Arc<dyn Invalidate>>>,
     outlet: Arc<dyn Outlet>,
     blobs: blobs::Blobs,
@@ -127,6 +133,10 @@ pub struct Volume {
     spills: AtomicU64,
     worker: Mutex<Option<JoinHandle<()>>>,
     trouble: Mutex<Option<String>>,
+    damage: OnceLock<String>,
+    /// What is recovered when there is room; see [`room`].
+    left: Mutex<Option<Arc<recover::Left>>>,
+    waits: AtomicBool,
 }
 
 impl std::fmt::Debug for Volume {
@@ -171,12 +181,17 @@ impl Volume {
             live: Mutex::new(Live::new(view, numbers, 1 << 63)),
             work,
             woken: AtomicBool::new(false),
+            #[cfg(test)]
+            still: AtomicBool::new(false),
             notices: RwLock::default(),
             outlet,
             git: git::GitSide::default(),
             spills: AtomicU64::new(1),
             worker: Mutex::default(),
             trouble: Mutex::default(),
+            damage: OnceLock::new(),
+            left: Mutex::default(),
+            waits: AtomicBool::new(false),
         });
         recover::recover(&volume, found)?;
         volume.start(inbox)?;
@@ -272,6 +287,8 @@ impl Volume {
             })
             .collect();
         self.hold_named(live, &changes)?;
+        let mut patches = patches;
+        patches.extend(Self::unbind_ended(live, &changes));
         let n = self.journal.append(&Entry::Op(patches))?;
         live.note(n, changes);
         Ok(n)
@@ -393,6 +410,16 @@ impl Volume {
     pub fn trouble(&self) -> Option<String> {
         let t = self.trouble.lock();
         t.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What the disk did to the journal, as this run found it.
+    #[must_use]
+    pub fn damage(&self) -> Option<&str> {
+        self.damage.get().map(String::as_str)
+    }
+
+    fn set_damage(&self, what: String) {
+        self.damage.get_or_init(|| what);
     }
 
     fn set_trouble(&self, why: Option<String>) {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cellfs::base::id::{NodeId, Oid, VolumeName};
-use cellfs::fs::{Caller, Fs, RenameMode, SetAttr};
+use cellfs::fs::{Caller, Fs, RenameMode, SetAttr, SetXattr};
 use cellfs::record::model::Kind;
 use cellfs::store::incoming;
 use cellfs::volume::chain::Disk;
@@ -43,7 +43,15 @@ pub(crate) fn mount(v: &Arc<Volume>) -> Fs {
     Fs::new(v.clone(), 1, false, ME)
 }
 
-/// Everything that is shown: bytes of files, targets of links, none for directories.
+/// The attribute that is set.
+const XATTR: &[u8] = b"user.power";
+
+/// What stands for the attribute of a file among what is shown.
+fn attribute(path: &str) -> String {
+    format!(":attribute of {path}")
+}
+
+/// Everything that is shown, also attributes: bytes of files, targets of links, none for directories.
 pub(crate) fn shown(f: &Fs) -> Result<BTreeMap<String, Option<Vec<u8>>>, String> {
     let mut out = BTreeMap::new();
     let mut queue = vec![(String::new(), ROOT_INO)];
@@ -61,6 +69,11 @@ pub(crate) fn shown(f: &Fs) -> Result<BTreeMap<String, Option<Vec<u8>>>, String>
                 Kind::Symlink => Some(f.readlink(s.ino).map_err(text)?),
                 _ => Some(f.read(s.ino, 0, u32::MAX).map_err(text)?),
             };
+            if s.kind == Kind::File
+                && let Ok(value) = f.xattr(s.ino, XATTR)
+            {
+                out.insert(attribute(&here), Some(value));
+            }
             out.insert(here, bytes);
         }
     }
@@ -286,6 +299,31 @@ impl Run {
         self.done();
     }
 
+    fn link(&self, old: &str, new: &str) {
+        let (dir, name) = self.place(new);
+        let b = self.now(old);
+        self.will(new, Some(&b));
+        self.f.link(self.walk(old), dir, name).expect("linked");
+        self.done();
+    }
+
+    fn set(&self, path: &str, value: &[u8]) {
+        self.will(&attribute(path), Some(value));
+        let ino = self.walk(path);
+        let how = SetXattr::Any;
+        self.f.set_xattr(ino, XATTR, value, how).expect("set");
+        self.done();
+    }
+
+    /// Writes by one name of a file, which is shown by the other, too.
+    fn write_linked(&self, path: &str, other: &str, ino: Ino, at: usize, data: &[u8]) {
+        let mut b = self.now(other);
+        b.resize(b.len().max(at + data.len()), 0);
+        b[at..at + data.len()].copy_from_slice(data);
+        self.will(other, Some(&b));
+        self.write(path, ino, at, data);
+    }
+
     /// An fsync of a directory: all names are acknowledged, and these files with them.
     fn fsync_dir(&self, paths: &[&str]) {
         self.f.fsync_dir().expect("synced");
@@ -338,6 +376,8 @@ fn first(base: &Path) {
     let r = Run::start(base);
     names_and_small_files(&r);
     large_files(&r);
+    links_and_attributes(&r);
+    shrinking_files(&r);
     held_files(&r);
     writes_during_commits(&r);
     peers(&r, base);
@@ -450,6 +490,49 @@ fn large_files(r: &Run) {
     r.write("new", new, 0, &bytes(10, 5));
     r.fsync("new", new);
     r.close(new);
+}
+
+/// Files with two names, and attributes, before and after commits.
+fn links_and_attributes(r: &Run) {
+    r.put("named", b"by one name", true);
+    r.link("named", "twice");
+    r.set("named", b"one");
+    r.fsync_dir(&["named", "twice", &attribute("named")]);
+    r.commit();
+    let ino = r.open("twice", false);
+    r.write_linked("twice", "named", ino, 3, b"the other");
+    r.fsync("twice", ino);
+    r.acked("named");
+    r.close(ino);
+    r.settle(0);
+    r.set("named", b"two");
+    r.fsync_dir(&[&attribute("named")]);
+    r.will(&attribute("named"), None);
+    r.unlink("named");
+    r.fsync_dir(&["named", "twice"]);
+    r.settle(0);
+}
+
+/// Large files that become shorter, in the overlay and out of it.
+fn shrinking_files(r: &Run) {
+    r.put("shrinks", &bytes(30, 260_000), true);
+    r.resize("shrinks", 150_000);
+    let ino = r.open("shrinks", false);
+    r.fsync("shrinks", ino);
+    r.write("shrinks", ino, 150_000, &bytes(31, 20_000));
+    r.fsync("shrinks", ino);
+    r.close(ino);
+    r.commit();
+    r.resize("shrinks", 1_000);
+    let ino = r.open("shrinks", false);
+    r.fsync("shrinks", ino);
+    r.close(ino);
+    r.settle(0);
+    let ino = r.open("shrinks", true);
+    r.write("shrinks", ino, 0, &bytes(32, 140_000));
+    r.fsync("shrinks", ino);
+    r.close(ino);
+    r.commit();
 }
 
 /// Files that stay open while others are committed.

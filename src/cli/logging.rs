@@ -16,6 +16,8 @@ pub(super) fn start(options: &Options) -> Answer<()> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
+        // It would complain of a full disk to the same file, and end the thread if that fails.
+        .log_internal_errors(false)
         .with_ansi(false);
     let started = match options.log_format {
         LogFormat::Text => builder.try_init(),

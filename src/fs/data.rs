@@ -1,6 +1,5 @@
-//! Opening, reading, writing, cutting and syncing regular files.
+//! Reading, writing, cutting and syncing regular files.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 
 use super::{Fs, Result, own};
@@ -10,57 +9,11 @@ use crate::base::limit::{FILE_BYTES_MAX, SMALL_FILE_BYTES_MAX};
 use crate::journal::Patch;
 use crate::record::model::Kind;
 use crate::volume::error::VolumeError;
-use crate::volume::inode::{Data, Dirty, Ino, Inode, Spill};
+use crate::volume::inode::{Data, Dirty, Ino, Inode};
 use crate::volume::live::{Live, Stale, null_oid};
-
-/// How an open file is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Opened {
-    /// Its bytes are those of the inode, and may be cached.
-    Bytes,
-    /// Its bytes were made for this handle; their number is not that of the inode.
-    Text(u64),
-}
+use crate::volume::spill::Spill;
 
 impl Fs {
-    /// Opens a file.
-    ///
-    /// # Errors
-    /// `IsDir`, `Stale`, `ReadOnly`.
-    pub fn open(&self, ino: Ino, write: bool, truncate: bool) -> Result<Opened> {
-        if write {
-            self.may_change(ino)?;
-        }
-        if own::is_own(ino) {
-            return Ok(self.own.open(ino)?.map_or(Opened::Bytes, Opened::Text));
-        }
-        let mut live = if write && truncate {
-            self.lock_alone(|_| Ok(vec![ino]))?
-        } else {
-            self.volume.lock()
-        };
-        let i = live.inode_mut(ino)?;
-        if i.kind == Kind::Dir {
-            return Err(VolumeError::IsDir);
-        }
-        // The kernel opens pipes, sockets and devices by itself.
-        if !i.kind.has_bytes() {
-            return Err(VolumeError::Invalid("a node without bytes"));
-        }
-        i.opens += 1;
-        i.writers += u32::from(write);
-        if truncate
-            && write
-            && let Err(e) = self.resize(&mut live, ino, 0, Moved::default())
-        {
-            let i = live.inode_mut(ino)?;
-            i.opens -= 1;
-            i.writers -= 1;
-            return Err(e);
-        }
-        Ok(Opened::Bytes)
-    }
-
     /// As [`Fs::read`], by a handle of [`Fs::open`].
     ///
     /// # Errors
@@ -70,33 +23,6 @@ impl Fs {
             return self.own.read(ino, handle, at, len);
         }
         self.read(ino, at, len)
-    }
-
-    /// As [`Fs::release`], by a handle of [`Fs::open`].
-    pub fn release_by(&self, ino: Ino, handle: u64, write: bool) {
-        if own::is_own(ino) {
-            return self.own.release(ino, handle);
-        }
-        self.release(ino, write);
-    }
-
-    /// The last reference to a handle is gone.
-    pub fn release(&self, ino: Ino, write: bool) {
-        let mut live = self.volume.lock();
-        let mut ready = false;
-        if let Some(i) = live.inodes.get_mut(&ino) {
-            i.opens = i.opens.saturating_sub(1);
-            i.writers = i.writers.saturating_sub(u32::from(write));
-            // A shell closes a copy of the descriptor before it writes: only the last close
-            // says that the writer is done.
-            ready = i.writers == 0 && settle(&mut live, ino).unwrap_or(false);
-            self.volume.unspill_if_clean(&mut live, ino);
-        }
-        live.drop_if_idle(ino);
-        drop(live);
-        if ready {
-            self.volume.wake();
-        }
     }
 
     /// Up to `len` bytes at `at`; fewer only at the end of the file.
@@ -115,13 +41,13 @@ impl Fs {
         self.volume.read(&data, at, len)
     }
 
-    /// Writes bytes at `at`.
+    /// Writes bytes at `at`; how many, which are fewer only when the disk fails or is full.
     ///
     /// # Errors
     /// `ReadOnly`, `IsDir`, the journal's and the disk's; nothing is changed then.
     pub fn write(&self, ino: Ino, at: u64, bytes: &[u8]) -> Result<u32> {
         self.may_write()?;
-        let n = u32::try_from(bytes.len()).map_err(|_| VolumeError::Invalid("write size"))?;
+        let mut n = u32::try_from(bytes.len()).map_err(|_| VolumeError::Invalid("write size"))?;
         let end = at.saturating_add(u64::from(n));
         let (mut live, moved) = self.lock_for(ino, end)?;
         self.begin(&mut live, ino, end, moved)?;
@@ -143,9 +69,7 @@ impl Fs {
                 overwrite(&mut live, ino, at, bytes)?;
             }
             Data::Spilled(s) => {
-                rustix::io::retry_on_intr(|| write_all_at(&s.file, bytes, at))
-                    .map_err(std::io::Error::from)?;
-                s.len.fetch_max(at + u64::from(n), Ordering::AcqRel);
+                n = write_at(&*s.writer()?, bytes, at)?;
             }
             Data::None | Data::Blob { .. } => return Err(VolumeError::IsDir),
         }
@@ -168,6 +92,8 @@ impl Fs {
             let i = live.inode(ino)?;
             let opens = is_opening(i);
             match &i.data {
+                // Synced when it was bound.
+                Data::Spilled(_) if i.is_shared() => return Ok((live, moved)),
                 Data::Spilled(s) if opens && !moved.is_synced(s) => {
                     let s = s.clone();
                     drop(live);
@@ -201,6 +127,9 @@ impl Fs {
         for _ in 0..TURNS_MAX {
             let mut live = self.volume.lock();
             let inos = of(&mut live)?;
+            for ino in &inos {
+                live.observe(*ino);
+            }
             let id = |i: &Ino| live.inodes.get(i).map(Inode::id);
             let rewritten = inos
                 .iter()
@@ -227,6 +156,10 @@ impl Fs {
         let i = live.inode(ino)?;
         if i.kind != Kind::File {
             return Err(VolumeError::IsDir);
+        }
+        if i.direct.is_some() {
+            // The journal says so for as long as anybody may write.
+            return self.volume.bind(live, ino);
         }
         let (id, opens) = (i.id(), is_opening(i));
         let mut patches = Vec::new();
@@ -305,37 +238,44 @@ impl Fs {
         Ok(())
     }
 
-    /// Sets the size. For 0, `moved` may be empty.
+    /// Sets the size. For 0, the bytes are not read, and `moved` may be empty.
     pub(super) fn resize(&self, live: &mut Live, ino: Ino, len: u64, moved: Moved) -> Result<()> {
         if live.inode(ino)?.kind == Kind::Dir {
             return Err(VolumeError::IsDir);
         }
-        if len == 0 {
-            self.begin_empty(live, ino)?;
-        } else {
+        if live.inode(ino)?.kind != Kind::File {
+            return Err(VolumeError::IsDir);
+        }
+        // An overlay file that programs have stays, and the journal knows of it.
+        let direct = live.inode(ino)?.direct.is_some();
+        if len > 0 || direct {
             self.begin(live, ino, len, moved)?;
         }
         let i = live.inode(ino)?;
-        let (id, removed) = (i.id(), i.removed);
-        if !removed {
-            self.volume.log(
-                live,
-                vec![Patch::Size {
-                    id,
-                    len,
-                    mtime: clock::now_ns(),
-                }],
-            )?;
+        let (id, removed, opens) = (i.id(), i.removed, is_opening(i) && !direct);
+        let is_anew = len == 0 && (opens || matches!(i.data, Data::Blob { .. }));
+        let is_anew = is_anew && !direct;
+        let mut patches = Vec::new();
+        if len == 0 && opens {
+            // In one entry with the size: were there no room for that, the old bytes would be gone.
+            patches.push(open_patch(i, null_oid()));
+        }
+        if !removed && !direct {
+            let mtime = clock::now_ns();
+            patches.push(Patch::Size { id, len, mtime });
+            self.volume.log(live, patches)?;
         }
         let i = live.inode_mut(ino)?;
+        if is_anew {
+            i.data = Data::Memory(Arc::default());
+        }
         match &mut i.data {
             Data::Memory(m) => {
                 let n = usize::try_from(len).map_err(|_| VolumeError::Invalid("size"))?;
                 Arc::make_mut(m).resize(n, 0);
             }
             Data::Spilled(s) => {
-                s.file.set_len(len)?;
-                s.len.store(len, Ordering::Release);
+                s.writer()?.set_len(len)?;
             }
             Data::None | Data::Blob { .. } => return Err(VolumeError::IsDir),
         }
@@ -343,24 +283,6 @@ impl Fs {
         // `truncate` without a handle has no close that would settle it.
         if live.inode(ino)?.writers == 0 {
             settle(live, ino)?;
-        }
-        Ok(())
-    }
-
-    /// As `begin`, for a file whose bytes are about to be dropped: they are not read.
-    fn begin_empty(&self, live: &mut Live, ino: Ino) -> Result<()> {
-        let i = live.inode_mut(ino)?;
-        if i.kind != Kind::File {
-            return Err(VolumeError::IsDir);
-        }
-        let opens = is_opening(i);
-        if opens {
-            let open = open_patch(i, null_oid());
-            self.volume.log(live, vec![open])?;
-        }
-        let i = live.inode_mut(ino)?;
-        if opens || matches!(i.data, Data::Blob { .. }) {
-            i.data = Data::Memory(Arc::default());
         }
         Ok(())
     }
@@ -375,6 +297,7 @@ impl Fs {
         }
         let (data, last) = {
             let mut live = self.volume.lock();
+            live.observe(ino);
             settle(&mut live, ino)?;
             if let Some(d) = &mut live.inode_mut(ino)?.dirty {
                 d.synced = true;
@@ -473,12 +396,18 @@ fn put(to: &mut Vec<u8>, at: u64, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-fn write_all_at(file: &std::fs::File, bytes: &[u8], at: u64) -> rustix::io::Result<()> {
-    let (mut rest, mut at) = (bytes, at);
-    while !rest.is_empty() {
-        let n = rustix::io::pwrite(file, rest, at)?;
-        rest = rest.get(n..).unwrap_or_default();
-        at += n as u64;
+/// Writes as much as goes; an error only if that is nothing.
+fn write_at(file: &std::fs::File, bytes: &[u8], at: u64) -> std::io::Result<u32> {
+    let mut done = 0;
+    while let Some(rest) = bytes.get(done..)
+        && !rest.is_empty()
+    {
+        let to = at + done as u64;
+        match rustix::io::retry_on_intr(|| rustix::io::pwrite(file, rest, to)) {
+            Ok(n) => done += n,
+            Err(e) if done == 0 => return Err(e.into()),
+            Err(_) => break,
+        }
     }
-    Ok(())
+    u32::try_from(done).map_err(std::io::Error::other)
 }

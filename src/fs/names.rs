@@ -13,6 +13,7 @@ use crate::merge::intent::{self, Sight, Target};
 use crate::merge::shown::{self, Role, Shown, Version};
 use crate::record::change::{Change, OWN, SetField as Field};
 use crate::record::model::Kind;
+use crate::volume::Volume;
 use crate::volume::error::VolumeError;
 use crate::volume::inode::{Attr, Child, Data, Dirty, Ino, Inode, Subdirs};
 use crate::volume::live::{Live, Stale, memory, null_oid};
@@ -315,9 +316,9 @@ impl Fs {
         &self,
         of: impl Fn(&mut Live) -> Result<Vec<Ino>>,
     ) -> Result<MutexGuard<'_, Live>> {
-        for _ in 0..COMMITS_MAX {
+        for n in 0..COMMITS_MAX {
             let mut live = self.lock_alone(&of)?;
-            let inos = of(&mut live)?;
+            let mut inos = of(&mut live)?;
             let mut all = true;
             for ino in &inos {
                 // What is done to a copy may give its bytes to another file.
@@ -327,6 +328,10 @@ impl Fs {
             }
             if all {
                 return Ok(live);
+            }
+            if n > 0 {
+                // What was done to them was done together with what still waits.
+                inos.extend(&live.dirty);
             }
             for ino in inos {
                 data::settle(&mut live, ino)?;
@@ -512,7 +517,12 @@ impl Fs {
         };
         let mut parted = None;
         let mut patches: Vec<Patch> = match saved {
-            Some(file) => self.save_patches(&live, ino, (file, &over))?,
+            Some(file) => {
+                let mut patches = self.save_patches(&live, ino, (file, &over))?;
+                // What programs still write to the old inode goes with it.
+                patches.extend(Volume::unbind(&mut live, file));
+                patches
+            }
             None => {
                 let changes = self.move_changes(&mut live, (ino, target), (to, &new))?;
                 parted = born_in(&changes);
@@ -755,6 +765,8 @@ fn add_inode(
         } else {
             Data::None
         },
+        direct: None,
+        old_pages: false,
         dirty,
         born: true,
         removed: false,

@@ -210,7 +210,7 @@ impl Fs {
             return Ok(None);
         }
         // Somebody writes the version on that it was.
-        if live.writer_of(id).is_some() {
+        if live.writer_of(id).is_some() || self.lives_elsewhere(live, &left)? {
             return Ok(None);
         }
         // The bytes' commit first: if the file has to be brought back, it is as it was then.
@@ -273,6 +273,27 @@ impl Fs {
             backup,
             patches,
         }))
+    }
+}
+
+impl Fs {
+    /// Whether somebody else gave a file that left its name here another one: it is not what is
+    /// made at the old name now.
+    fn lives_elsewhere(&self, live: &Live, left: &Left) -> Result<bool> {
+        let (src, state) = (self.volume.source(&live.view), &live.view.state);
+        let Some(record) = state.record(src, left.shown.id())? else {
+            return Ok(false);
+        };
+        let Some(now) = record.place() else {
+            return Ok(record.is_shown());
+        };
+        let was = left.shown.parents.contains(&now.parent) && left.shown.name == now.name;
+        let is_moved = |(dir, name): &(Ino, EntryName)| {
+            let dir = live.inodes.get(dir);
+            dir.is_some_and(|d| d.shown.dirs.contains(&now.parent)) && *name == now.name
+        };
+        let known = was || left.moved.as_ref().is_some_and(is_moved);
+        Ok(!known || record.filled.links > 0)
     }
 }
 

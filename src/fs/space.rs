@@ -86,7 +86,7 @@ impl Fs {
             Data::Spilled(s) => {
                 let flags =
                     rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
-                rustix::fs::fallocate(&s.file, flags, at, end - at)
+                rustix::fs::fallocate(&*s.writer()?, flags, at, end - at)
                     .map_err(std::io::Error::from)?;
             }
             Data::None | Data::Blob { .. } => return Err(VolumeError::IsDir),

@@ -16,6 +16,8 @@ use crate::volume::view::HeadInfo;
 use crate::volume::{Identity, Outlet, Volume};
 
 mod anything;
+mod direct;
+mod failing;
 mod held;
 mod links;
 mod overlay;

@@ -67,6 +67,27 @@ pub enum Patch {
         /// The overlay file.
         file: u64,
     },
+    /// Programs may write to `overlay/<number>` without anybody knowing. It stands, whatever is
+    /// committed, until the next one of this overlay file or its [`Patch::Unbind`].
+    Bind {
+        /// The file.
+        id: FileId,
+        /// What it is.
+        kind: Kind,
+        /// The versions that the bytes began as. Those of a commit that did not come to be: then
+        /// the one before this stands.
+        base: Vec<Dot>,
+        /// The bytes that it has if nobody wrote.
+        #[serde(with = "oid_bytes")]
+        blob: Oid,
+        /// The overlay file.
+        file: u64,
+    },
+    /// They may not any more, and what they wrote is known.
+    Unbind {
+        /// The overlay file.
+        file: u64,
+    },
 }
 
 impl Patch {
@@ -78,7 +99,9 @@ impl Patch {
             Self::Open { id, .. }
             | Self::Bytes { id, .. }
             | Self::Size { id, .. }
-            | Self::Spill { id, .. } => Some(*id),
+            | Self::Spill { id, .. }
+            | Self::Bind { id, .. } => Some(*id),
+            Self::Unbind { .. } => None,
         }
     }
 }

@@ -7,17 +7,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard};
 
 use super::entry::Entry;
+use super::segment::{self, FRAME_BYTES_MAX, MAGIC, Rest};
 use crate::base::durable;
 
-const MAGIC: &[u8; 8] = b"cellfsJ1";
-const _: () = assert!(MAGIC[7] == b'0' + crate::base::format::JOURNAL);
 /// A segment is closed and a new one begun above this size.
 const SEGMENT_BYTES: u64 = 64 << 20;
 /// A sync that has to make the file's new length durable writes so many zeros behind it, for what
 /// comes next: to overwrite those costs the disk a fraction of what it costs to make a file longer.
 const ROOM_BYTES: usize = 256 << 10;
-/// Longest frame that recovery believes.
-const FRAME_BYTES_MAX: u32 = 64 << 20;
+/// Where segments go that the disk damaged, below the journal.
+const DAMAGED_DIR: &str = "damaged";
 
 /// Why the journal refused.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -41,6 +40,36 @@ pub struct Recovered {
     pub entries: Vec<(u64, Entry)>,
     /// Bytes at the end that were no whole entry: the crash cut them.
     pub torn_bytes: u64,
+    /// Where the disk gave back something else than it got. The entries are then those before,
+    /// and of those behind the ones that hold by themselves: objects and heads.
+    pub damage: Option<Damage>,
+}
+
+/// The first place where the journal is damaged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// The segment.
+    pub file: PathBuf,
+    /// Where the first byte is that is no entry.
+    pub offset: u64,
+    /// Operations that are known to have been behind it, in this segment and in later ones. They
+    /// may build on some that are not known, so they are not replayed.
+    pub cut: u64,
+    /// Where this segment and later ones will be kept, once all is recovered.
+    pub kept: PathBuf,
+}
+
+impl std::fmt::Display for Damage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} is damaged at byte {}; {} operations behind it are not replayed; it is kept in {}",
+            self.file.display(),
+            self.offset,
+            self.cut,
+            self.kept.display()
+        )
+    }
 }
 
 #[derive(Debug)]
@@ -54,6 +83,8 @@ struct Tail {
     next: u64,
     /// First numbers of all segments, oldest first; the last is being written.
     segments: Vec<u64>,
+    /// Those of them that are not removed, but kept aside.
+    damaged: Vec<u64>,
     poison: Option<String>,
     buf: Vec<u8>,
 }
@@ -86,49 +117,115 @@ fn create_segment(dir: &Path, first: u64) -> io::Result<File> {
         .read(true)
         .write(true)
         .open(segment_path(dir, first))?;
-    f.write_all(MAGIC)?;
-    f.sync_all()?;
-    durable::sync_dir(dir)?;
+    let done = f
+        .write_all(MAGIC)
+        .and_then(|()| f.sync_all())
+        .and_then(|()| durable::sync_dir(dir));
+    if let Err(e) = done {
+        // Entries go on in the segment before it.
+        if let Err(e) = fs::remove_file(segment_path(dir, first)) {
+            tracing::debug!(error = %e, first, "an empty journal segment stays");
+        }
+        return Err(e);
+    }
     Ok(f)
 }
 
-/// The first frame: its entry, its size, and what follows. `None` when it is not whole.
-fn read_frame(bytes: &[u8]) -> Option<(Entry, u64, &[u8])> {
-    let (len, after) = bytes.split_first_chunk::<4>()?;
-    let (crc, after) = after.split_first_chunk::<4>()?;
-    let len = u32::from_le_bytes(*len);
-    // 0: nothing was written there yet.
-    if len == 0 || len > FRAME_BYTES_MAX {
-        return None;
-    }
-    let (payload, after) = after.split_at_checked(len as usize)?;
-    if crc32fast::hash(payload) != u32::from_le_bytes(*crc) {
-        return None;
-    }
-    let e = postcard::from_bytes(payload).ok()?;
-    Some((e, 8 + u64::from(len), after))
+fn damaged_path(dir: &Path, first: u64) -> PathBuf {
+    segment_path(&dir.join(DAMAGED_DIR), first)
 }
 
-/// Whole entries of a segment, and the length of the sound part.
-fn read_segment(bytes: &[u8]) -> (Vec<Entry>, u64) {
-    let mut out = Vec::new();
-    let Some(mut rest) = bytes.strip_prefix(MAGIC.as_slice()) else {
-        return (out, 0);
+/// What all segments together say.
+#[derive(Debug, Default)]
+struct Replay {
+    found: Recovered,
+    /// Number of the next entry.
+    next: u64,
+    /// Segments that stay.
+    kept: Vec<u64>,
+    /// Length of the sound part of the last one.
+    good: u64,
+    damaged: Vec<u64>,
+}
+
+/// Reads the segments with these first numbers, which are sorted.
+fn replay(dir: &Path, segments: Vec<u64>) -> io::Result<Replay> {
+    let mut r = Replay {
+        next: 1,
+        ..Replay::default()
     };
-    let mut good = MAGIC.len() as u64;
-    while let Some((e, size, after)) = read_frame(rest) {
-        out.push(e);
-        good += size;
-        rest = after;
+    let last = segments.last().copied();
+    let mut upto = 0;
+    for first in segments {
+        let path = segment_path(dir, first);
+        let mut bytes = Vec::new();
+        File::open(&path)?.read_to_end(&mut bytes)?;
+        let s = segment::read(&bytes);
+        if s.rest == Rest::Foreign {
+            let why = format!("{} was written by another version", path.display());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        }
+        let is_next = r.kept.is_empty() || first == r.next;
+        if s.entries.is_empty() && s.rest == Rest::Empty && !(is_next && Some(first) == last) {
+            // It was made, and the one before it went on.
+            fs::remove_file(&path)?;
+            durable::sync_dir(dir)?;
+            continue;
+        }
+        let (good, is_last) = (s.good, Some(first) == last);
+        let (behind, damaged) = match s.rest {
+            Rest::Damaged(entries) => (entries, true),
+            // What others follow was synced.
+            Rest::Torn(n) => {
+                r.found.torn_bytes += n;
+                (Vec::new(), !is_last)
+            }
+            Rest::Empty | Rest::Foreign => (Vec::new(), false),
+        };
+        // Without the entries that were before it, all of it is behind damage.
+        let sound = match is_next && r.found.damage.is_none() {
+            true => s.entries.len(),
+            false => 0,
+        };
+        if !is_next || damaged {
+            r.found.damage.get_or_insert_with(|| Damage {
+                file: path,
+                offset: if is_next { good } else { 0 },
+                cut: 0,
+                kept: dir.join(DAMAGED_DIR),
+            });
+        }
+        let mut number = first.max(r.next);
+        for (n, e) in s.entries.into_iter().chain(behind).enumerate() {
+            if let Entry::Committed(c) = &e {
+                upto = upto.max(c.upto);
+            }
+            match (&e, &mut r.found.damage) {
+                (Entry::Op(_), Some(d)) if n >= sound => d.cut += 1,
+                _ => r.found.entries.push((number, e)),
+            }
+            number += 1;
+        }
+        r.next = r.next.max(number);
+        if r.found.damage.is_some() {
+            r.damaged.push(first);
+        }
+        r.good = good;
+        r.kept.push(first);
     }
-    (out, good)
+    if r.found.damage.is_some() {
+        // How many entries are gone is not known: what comes is none that a head says it has.
+        r.next = r.next.max(upto + 1);
+    }
+    Ok(r)
 }
 
 impl Journal {
     /// Opens the journal in `dir` and reads what is in it.
     ///
     /// # Errors
-    /// As the file system. A torn end is no error: it was never acknowledged.
+    /// As the file system, and when another version of the program wrote it. A torn end is no
+    /// error: it was never acknowledged. Nor is damage, which is told: see [`Recovered`].
     pub fn open(dir: &Path) -> io::Result<(Self, Recovered)> {
         durable::dirs(dir)?;
         let mut segments: Vec<u64> = fs::read_dir(dir)?
@@ -138,38 +235,15 @@ impl Journal {
             })
             .collect();
         segments.sort_unstable();
-        let mut found = Recovered::default();
-        let mut next = 1;
-        let mut good = 0;
-        let mut kept = Vec::new();
-        for first in segments {
-            let path = segment_path(dir, first);
-            let gap = !kept.is_empty() && (first != next || found.torn_bytes > 0);
-            if gap {
-                // What stands behind a tear was appended after it and is not a prefix.
-                found.torn_bytes += fs::metadata(&path)?.len();
-                fs::remove_file(&path)?;
-                durable::sync_dir(dir)?;
-                continue;
-            }
-            let mut bytes = Vec::new();
-            File::open(&path)?.read_to_end(&mut bytes)?;
-            let (entries, len) = read_segment(&bytes);
-            let rest = usize::try_from(len).map_or(None, |len| bytes.get(len..));
-            let rest = rest.unwrap_or_default();
-            if rest.iter().any(|b| *b != 0) {
-                found.torn_bytes += rest.len() as u64;
-            }
-            good = len;
-            next = first;
-            for e in entries {
-                found.entries.push((next, e));
-                next += 1;
-            }
-            kept.push(first);
-        }
-        let file = match kept.last() {
-            Some(first) if good > 0 => {
+        let Replay {
+            found,
+            next,
+            kept: mut segments,
+            mut good,
+            damaged,
+        } = replay(dir, segments)?;
+        let file = match segments.last() {
+            Some(first) if good > 0 && found.damage.is_none() => {
                 let mut f = OpenOptions::new()
                     .read(true)
                     .write(true)
@@ -180,8 +254,8 @@ impl Journal {
                 f
             }
             _ => {
-                kept.retain(|k| *k != next);
-                kept.push(next);
+                segments.retain(|k| *k != next);
+                segments.push(next);
                 good = MAGIC.len() as u64;
                 create_segment(dir, next)?
             }
@@ -191,7 +265,8 @@ impl Journal {
             len: good,
             room: good,
             next,
-            segments: kept,
+            segments,
+            damaged,
             poison: None,
             buf: Vec::new(),
         };
@@ -340,25 +415,7 @@ impl Journal {
         if self.tail().len < SEGMENT_BYTES {
             return Ok(());
         }
-        let first = {
-            let mut t = self.tail();
-            let first = t.next;
-            match create_segment(&self.dir, first) {
-                Ok(f) => {
-                    // The old file's entries become durable before the new one is used.
-                    if let Err(e) = t.file.set_len(t.len).and_then(|()| t.file.sync_data()) {
-                        t.poison = Some(format!("an fsync failed: {e}"));
-                        return Err(JournalError::Poisoned(e.to_string()));
-                    }
-                    t.file = f;
-                    t.len = MAGIC.len() as u64;
-                    t.room = t.len;
-                    t.segments.push(first);
-                    first
-                }
-                Err(e) => return Err(classify(&e)),
-            }
-        };
+        let first = self.begin_segment()?;
         let mut last = first;
         for e in opening() {
             last = self.append(&e)?;
@@ -368,6 +425,51 @@ impl Journal {
         Ok(())
     }
 
+    /// Begins anew with entries that stand for all that there is. What a failed fsync left in the
+    /// memory of the machine alone is not built on; what is damaged is kept aside.
+    ///
+    /// # Errors
+    /// As [`Journal::append`]; what was there is there still.
+    pub fn renew(&self, opening: Vec<Entry>) -> Result<(), JournalError> {
+        let first = self.begin_segment()?;
+        let mut last = first;
+        for e in opening {
+            last = self.append(&e)?;
+        }
+        self.sync(last)?;
+        self.drop_before(first);
+        Ok(())
+    }
+
+    /// Entries go to a new segment from now on; its first number.
+    pub(super) fn begin_segment(&self) -> Result<u64, JournalError> {
+        let mut t = self.tail();
+        let first = t.next;
+        if t.segments.last() == Some(&first) {
+            // There is nothing in the one that is written.
+            return Ok(first);
+        }
+        let file = create_segment(&self.dir, first).map_err(|e| classify(&e))?;
+        // The old file's entries become durable before the new one is used.
+        if let Err(e) = t.file.set_len(t.len).and_then(|()| t.file.sync_data()) {
+            t.poison = Some(format!("an fsync failed: {e}"));
+            return Err(JournalError::Poisoned(e.to_string()));
+        }
+        t.file = file;
+        t.len = MAGIC.len() as u64;
+        t.room = t.len;
+        t.segments.push(first);
+        Ok(first)
+    }
+
+    fn keep_aside(&self, old: u64) -> io::Result<()> {
+        let to = damaged_path(&self.dir, old);
+        let dir = self.dir.join(DAMAGED_DIR);
+        durable::dirs(&dir)?;
+        fs::rename(segment_path(&self.dir, old), to)?;
+        durable::sync_dir(&dir)
+    }
+
     fn drop_before(&self, needed: u64) {
         loop {
             let old = match *self.tail().segments {
@@ -375,8 +477,11 @@ impl Journal {
                 _ => return,
             };
             // One by one: were a later one to go before an earlier, recovery would see a gap.
-            let gone = fs::remove_file(segment_path(&self.dir, old))
-                .and_then(|()| durable::sync_dir(&self.dir));
+            let gone = match self.tail().damaged.contains(&old) {
+                true => self.keep_aside(old),
+                false => fs::remove_file(segment_path(&self.dir, old)),
+            };
+            let gone = gone.and_then(|()| durable::sync_dir(&self.dir));
             if let Err(e) = gone {
                 tracing::warn!(error = %e, "an old journal segment stays");
                 return;
@@ -386,8 +491,8 @@ impl Journal {
     }
 }
 
-/// Zeros behind the frames, if there are none. Where they cannot be written, the frames stay the
-/// end of the file.
+/// Zeros behind the frames, if there are none. Where there is no room for them, the frames stay
+/// the end of the file; a disk that fails otherwise fails here as at any write.
 fn make_room(t: &mut Tail) {
     if t.len <= t.room {
         return;
@@ -396,6 +501,10 @@ fn make_room(t: &mut Tail) {
         Ok(()) => t.len + ROOM_BYTES as u64,
         Err(e) => {
             tracing::debug!(error = %e, "no room behind the journal");
+            if !matches!(classify(&e), JournalError::Full) {
+                t.poison
+                    .get_or_insert_with(|| format!("a write failed: {e}"));
+            }
             t.len
         }
     };
@@ -515,7 +624,11 @@ mod tests {
             let i = at.index(b.len());
             if flip == 0 { b.truncate(i); } else { b[i] ^= flip; }
             fs::write(&path, &b).unwrap();
-            let (j, r) = Journal::open(dir.path()).unwrap();
+            let Ok((j, r)) = Journal::open(dir.path()) else {
+                // The number of the format.
+                assert_eq!(i, 7);
+                return Ok(());
+            };
             for (k, (n, e)) in r.entries.iter().enumerate() {
                 assert_eq!(*n, k as u64 + 1);
                 assert_eq!(*e, bytes(*n));
@@ -523,8 +636,10 @@ mod tests {
             let n = j.append(&bytes(99)).unwrap();
             drop(j);
             let (_, again) = Journal::open(dir.path()).unwrap();
-            assert_eq!(again.entries.len(), r.entries.len() + 1);
-            assert_eq!(again.entries.last().unwrap().0, n);
+            if r.damage.is_none() {
+                assert_eq!(again.entries.len(), r.entries.len() + 1);
+                assert_eq!(again.entries.last().unwrap().0, n);
+            }
         }
     }
 }

@@ -97,6 +97,20 @@ pub fn write(
     if (kind, blob) == (shown.kind, shown.blob) {
         return Ok(Vec::new());
     }
+    write_anew(at, shown, (kind, blob), fresh)
+}
+
+/// As [`write()`], for somebody who wrote the bytes, be they those that there were: what he does
+/// next is done to the version that he made.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn write_anew(
+    at: Sight<'_>,
+    shown: &Shown,
+    (kind, blob): Bytes,
+    fresh: FileId,
+) -> Result<Vec<Change>> {
     if !shown.link.is_empty() {
         return names::write_link(at, shown, (kind, blob));
     }

@@ -138,10 +138,24 @@ impl NodeInner {
             )
         });
         let volumes = self.all_volumes();
+        let full = volumes.iter().filter(|v| v.waits_for_room()).map(|v| {
+            format!(
+                "volume {}: the disk was full when the node started: all can be read, nothing is \
+                 written until there is room",
+                v.name()
+            )
+        });
         let troubles = volumes.iter().filter_map(|v| {
             let why = v.trouble()?;
             Some(format!(
                 "volume {}: commits fail, what is written stays in the journal: {why}",
+                v.name()
+            ))
+        });
+        let damaged = volumes.iter().filter_map(|v| {
+            let what = v.damage()?;
+            Some(format!(
+                "volume {}: what was written last may be lost: {what}",
                 v.name()
             ))
         });
@@ -152,7 +166,8 @@ impl NodeInner {
                 v.name()
             )
         });
-        clocks.chain(troubles).chain(hidden).collect()
+        let all = clocks.chain(full).chain(troubles).chain(damaged);
+        all.chain(hidden).collect()
     }
 
     pub(super) fn status_now(&self) -> Status {

@@ -145,6 +145,14 @@ async fn start_rest(
 ) -> Answer<()> {
     node.clear_scratch();
     open_all(node, &volume).await?;
+    for v in node.all_volumes() {
+        if v.waits_for_room() {
+            readiness.note(format!(
+                "volume {}: the disk is full: all can be read, nothing is written until there is room",
+                v.name()
+            ));
+        }
+    }
     let exe = std::env::current_exe().map_err(Failure::bug)?;
     let host = Arc::new(Host(node.clone()));
     let door = GitDoor::open(host, &node.state().join("git-door"), &exe)

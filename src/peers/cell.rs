@@ -4,6 +4,7 @@
 //! certificate; every file is replaced whole ([`files`]) and carries a checksum.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +19,7 @@ use super::statement::{Body, Certificate, NODE_NAME_BYTES_MAX, Statement, is_goo
 use super::ticket::ADDRS_MAX;
 use super::wire;
 use crate::base::clock;
+use crate::base::durable;
 use crate::base::id::NodeId;
 
 /// Largest file of this room.
@@ -219,7 +221,13 @@ pub(crate) fn next_generation(paths: &Paths) -> Result<u64, PeersError> {
     let path = paths.generation();
     let last: u64 = read_checked(&path)?.unwrap_or(0);
     let next = last.saturating_add(1).max(clock::now_ms() / 1000);
-    files::replace(&path, &checked_bytes(&next))?;
+    match durable::replace(&path, &checked_bytes(&next), 0o600) {
+        // The clock will do, unless it is set back before the next start.
+        Err(e) if e.kind() == ErrorKind::StorageFull => {
+            tracing::warn!(error = %e, "the number of this start is not kept");
+        }
+        done => done.map_err(|e| PeersError::file("write", &path, e))?,
+    }
     Ok(next)
 }
 

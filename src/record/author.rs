@@ -174,6 +174,10 @@ impl Author<'_> {
         record.content.push(content);
         record.filled.content.clear();
         self.formerly.entry(id).or_default().content.clear();
+        // The version that stood in, and that went with the last name, had the same dot.
+        if let Some(ended) = self.nameless.get_mut(&id) {
+            ended.remove(&self.stamp.dot());
+        }
         self.draft.set(id, Some(record))
     }
 

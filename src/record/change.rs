@@ -189,4 +189,15 @@ impl Change {
         }
         self
     }
+
+    /// The versions of a file's bytes that it replaces or ends.
+    pub fn replaced(&mut self) -> Option<(FileId, &mut Vec<Dot>)> {
+        match self {
+            Self::Write { id, base, .. } => Some((*id, base)),
+            Self::Drop { id, content, .. } | Self::Unlink { id, content, .. } => {
+                Some((*id, content))
+            }
+            _ => None,
+        }
+    }
 }

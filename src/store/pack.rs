@@ -5,7 +5,8 @@
 //! and index written under `incoming/`, both fsynced, pack renamed, index renamed, directory
 //! fsynced. git and gix find a pack by its index, so a crash between the two renames leaves a
 //! pack nobody sees; [`sweep`] removes such leftovers. A pack that is dropped on the way goes
-//! away.
+//! away. After an fsync that failed, the kernel may have dropped what it could not write, and say
+//! nothing when it is asked again: such a pack goes away, too, and its objects go into a new file.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
@@ -249,13 +250,30 @@ impl SealedPack {
     /// Makes the pack visible, durably.
     ///
     /// # Errors
-    /// As the file system. After an error the pack may or may not be visible; it is whole in
-    /// either case.
+    /// As the file system. It is not visible then: the disk may have lost its names, so nothing
+    /// is to be found in it. Who tries again writes other files.
     pub fn install(self, pack_dir: &Path) -> io::Result<()> {
         let to = |ext: &str| pack_dir.join(format!("{}.{ext}", self.name));
-        self.pack.persist(to("pack"))?;
-        self.idx.persist(to("idx"))?;
-        File::open(pack_dir)?.sync_all()
+        let (pack, idx) = (to("pack"), to("idx"));
+        // The same objects once more: what is there stays there.
+        let known = idx.exists();
+        let persist = |from: TempPath, to: &Path| from.persist(to).map_err(|e| e.error);
+        let done = File::open(pack_dir).and_then(|dir| {
+            persist(self.pack, &pack)?;
+            persist(self.idx, &idx)?;
+            dir.sync_all()
+        });
+        if done.is_err() && !known {
+            for path in [idx, pack] {
+                match fs::remove_file(&path) {
+                    Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                        tracing::warn!(path = %path.display(), error = %e, "a pack stays that may not last");
+                    }
+                    _ => {}
+                }
+            }
+        }
+        done
     }
 }
 
@@ -477,6 +495,35 @@ mod tests {
             repo.get(&blob, ObjectKind::Blob).unwrap().as_slice(),
             b"hello\n"
         );
+    }
+
+    #[test]
+    fn a_pack_that_could_not_be_installed_is_nowhere_and_what_was_there_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let repo = crate::store::repo::Repo::create(&dir.path().join("r")).unwrap();
+        let sealed = |data: &[u8]| {
+            let mut w = PackWriter::create(&repo.incoming_dir(), 1).unwrap();
+            w.add(ObjectKind::Blob, data).unwrap();
+            w.finish().unwrap()
+        };
+        let names = || {
+            let all = fs::read_dir(repo.pack_dir()).unwrap();
+            all.map(|e| e.unwrap().file_name()).collect::<Vec<_>>()
+        };
+        // Its index cannot have its name.
+        let pack = sealed(b"one");
+        let name = repo.pack_dir().join(format!("{}.idx", pack.name));
+        fs::remove_file(&pack.idx).unwrap();
+        pack.install(&repo.pack_dir()).unwrap_err();
+        assert!(names().is_empty() && !name.exists(), "{:?}", names());
+        // The same objects, when they are there already.
+        sealed(b"one").install(&repo.pack_dir()).unwrap();
+        let before = names();
+        let pack = sealed(b"one");
+        fs::remove_file(&pack.idx).unwrap();
+        pack.install(&repo.pack_dir()).unwrap_err();
+        assert_eq!(names(), before);
+        assert_eq!(fs::read_dir(repo.incoming_dir()).unwrap().count(), 0);
     }
 
     #[test]

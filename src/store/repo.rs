@@ -263,7 +263,11 @@ impl Repo {
     pub fn install(&self, pack: SealedPack) -> io::Result<()> {
         let file = Arc::new(File::open(pack.path())?);
         let offsets: Vec<(Oid, u64)> = pack.offsets().collect();
-        pack.install(&self.pack_dir())?;
+        if let Err(e) = pack.install(&self.pack_dir()) {
+            // Somebody may have looked while it was there.
+            self.refresh();
+            return Err(e);
+        }
         let many = {
             let mut y = self.young.write().unwrap_or_else(PoisonError::into_inner);
             let n = y.packs.len();

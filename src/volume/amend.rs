@@ -68,6 +68,12 @@ impl Volume {
         Ok(gc::gc(self.repo())?)
     }
 
+    /// From now on nothing is committed but what somebody waits for.
+    #[cfg(test)]
+    pub(crate) fn be_still(&self) {
+        self.still.store(true, std::sync::atomic::Ordering::Release);
+    }
+
     /// Does this while nothing is committed.
     #[cfg(test)]
     pub(crate) fn while_still<T: Send + 'static>(

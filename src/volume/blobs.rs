@@ -6,26 +6,28 @@
 //! refers to one at the end stays for the next start.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::Write;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use lru::LruCache;
 
-use super::inode::{Data, Ino, Spill};
+use super::inode::{Data, Ino};
 use super::live::Live;
+use super::spill::Spill;
 use super::{Volume, VolumeResult};
 use crate::base::id::Oid;
 use crate::store::objects::{ObjectKind, Objects};
 
 /// Blobs above this are read from a file in the cache.
 const LARGE_BYTES: u64 = 1 << 20;
-/// Files of large blobs kept open.
+/// Files of large blobs kept open, and the room that they may take together. The latest stays
+/// whatever it takes.
 const OPEN_MAX: usize = 64;
+const CACHED_BYTES_MAX: u64 = 8 << 30;
 /// Closed files whose bytes are in a commit keep their overlay files no more than so many, and no
 /// longer than this: who writes one again and again need not copy it each time.
 pub(crate) const OVERLAYS_KEPT_MAX: usize = 32;
@@ -37,7 +39,7 @@ const MEMORY_MAX: usize = 32;
 #[derive(Debug)]
 pub struct Blobs {
     dir: PathBuf,
-    open: Mutex<LruCache<Oid, Arc<File>>>,
+    open: Mutex<LruCache<Oid, (Arc<File>, u64)>>,
     memory: Mutex<LruCache<Oid, Arc<Vec<u8>>>>,
     /// Overlay files that this run made and that are on the disk.
     overlays: Mutex<BTreeMap<u64, Weak<Spill>>>,
@@ -49,10 +51,11 @@ impl Blobs {
     /// # Errors
     /// As the file system.
     pub fn new(dir: &Path) -> std::io::Result<Self> {
-        if dir.exists() {
-            fs::remove_dir_all(dir)?;
-        }
         fs::create_dir_all(dir)?;
+        // The directory stays: on a full disk no other could be made.
+        for e in fs::read_dir(dir)? {
+            fs::remove_file(e?.path())?;
+        }
         let n = |n| NonZeroUsize::new(n).unwrap_or(NonZeroUsize::MIN);
         Ok(Self {
             dir: dir.to_owned(),
@@ -97,7 +100,7 @@ impl Volume {
         match data {
             Data::None => Ok(Vec::new()),
             Data::Memory(v) => Ok(part(v, at, len)),
-            Data::Spilled(s) => read_at(&s.file, at, want),
+            Data::Spilled(s) => read_at(s.file(), at, want),
             Data::Blob { id, len: size } if *size > LARGE_BYTES => {
                 read_at(&*self.large(id)?, at, want)
             }
@@ -125,32 +128,101 @@ impl Volume {
         }
     }
 
+    fn cached(&self) -> MutexGuard<'_, LruCache<Oid, (Arc<File>, u64)>> {
+        let open = self.blobs.open.lock();
+        open.unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A large blob as a file.
     fn large(&self, id: &Oid) -> VolumeResult<Arc<File>> {
-        let lock = || {
-            self.blobs
-                .open
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-        };
-        if let Some(f) = lock().get(id) {
+        if let Some((f, _)) = self.cached().get(id) {
             return Ok(f.clone());
         }
         let path = self.blobs.dir.join(id.to_string());
-        if !path.exists() {
-            let bytes = self.repo.get(id, ObjectKind::Blob)?;
-            let mut t = tempfile::NamedTempFile::new_in(&self.blobs.dir)?;
-            t.write_all(&bytes)?;
-            t.persist(&path).map_err(|e| e.error)?;
+        let bytes = self.repo.get(id, ObjectKind::Blob)?;
+        let mut t = tempfile::NamedTempFile::new_in(&self.blobs.dir)?;
+        t.write_all(&bytes)?;
+        let mut all = self.cached();
+        if let Some((f, _)) = all.get(id) {
+            return Ok(f.clone());
         }
-        let f = Arc::new(File::open(&path)?);
-        if let Some((old, _)) = lock().push(*id, f.clone())
-            && old != *id
+        t.persist(&path).map_err(|e| e.error)?;
+        self.keep_cached(&mut all, *id, &path, bytes.len() as u64)
+    }
+
+    /// Notes a file of the cache, and removes what is too much.
+    fn keep_cached(
+        &self,
+        all: &mut LruCache<Oid, (Arc<File>, u64)>,
+        id: Oid,
+        path: &Path,
+        len: u64,
+    ) -> VolumeResult<Arc<File>> {
+        let f = Arc::new(File::open(path)?);
+        let mut gone: Vec<Oid> = Vec::new();
+        if let Some((old, _)) = all.push(id, (f.clone(), len))
+            && old != id
         {
+            gone.push(old);
+        }
+        let mut sum: u64 = all.iter().map(|(_, (_, len))| len).sum();
+        while sum > CACHED_BYTES_MAX
+            && all.len() > 1
+            && let Some((old, (_, len))) = all.pop_lru()
+        {
+            sum -= len;
+            gone.push(old);
+        }
+        for old in gone {
             // Readers that hold it keep their descriptor.
             fs::remove_file(self.blobs.dir.join(old.to_string()))?;
         }
         Ok(f)
+    }
+
+    /// Whether a large blob is a file in the cache.
+    pub(crate) fn is_cached(&self, id: &Oid) -> bool {
+        self.cached().contains(id)
+    }
+
+    /// Moves a large blob's file from the cache to the overlay: it is one inode's from then on.
+    pub(crate) fn take_cached(&self, id: &Oid) -> VolumeResult<Arc<Spill>> {
+        self.large(id)?;
+        let from = self.blobs.dir.join(id.to_string());
+        let number = self.next_spill();
+        let moved = {
+            let mut all = self.cached();
+            all.pop(id).is_some() && fs::rename(&from, self.overlay(number)).is_ok()
+        };
+        if !moved {
+            // Somebody else took it just now.
+            let bytes = self.repo.get(id, ObjectKind::Blob)?;
+            let spill = Spill::create(&self.overlay_dir(), number)?;
+            (&*spill.writer()?).write_all(&bytes)?;
+            return Ok(self.know(spill));
+        }
+        Ok(self.know(Spill::open(&self.overlay_dir(), number)?))
+    }
+
+    fn know(&self, spill: Spill) -> Arc<Spill> {
+        let spill = Arc::new(spill);
+        let weak = Arc::downgrade(&spill);
+        self.overlays().insert(spill.number, weak);
+        spill
+    }
+
+    /// Moves an overlay file, which nobody writes to any more, to the cache as that blob's file.
+    fn give_to_cache(&self, s: &Spill, id: Oid) -> VolumeResult<()> {
+        let path = self.blobs.dir.join(id.to_string());
+        let len = s.len();
+        let mut all = self.cached();
+        if len <= LARGE_BYTES || all.contains(&id) {
+            return Ok(());
+        }
+        fs::rename(s.path(), &path)?;
+        self.overlays().remove(&s.number);
+        self.keep_cached(&mut all, id, &path, len)?;
+        Ok(())
     }
 
     /// Whether an object is on disk.
@@ -161,29 +233,31 @@ impl Volume {
     /// Copies bytes into a new overlay file. It is not durable yet.
     pub(crate) fn spill(&self, data: &Data) -> VolumeResult<Arc<Spill>> {
         let number = self.next_spill();
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .read(true)
-            .write(true)
-            .open(self.overlay(number))?;
-        let spill = Arc::new(Spill {
-            number,
-            file,
-            len: AtomicU64::new(0),
-        });
-        self.overlays().insert(number, Arc::downgrade(&spill));
+        let spill = self.know(Spill::create(&self.overlay_dir(), number)?);
+        let to = spill.writer()?;
         let mut at = 0;
         loop {
             let bytes = self.read(data, at, 1 << 20)?;
             if bytes.is_empty() {
                 break;
             }
-            (&spill.file).write_all(&bytes)?;
+            (&*to).write_all(&bytes)?;
             at += bytes.len() as u64;
         }
-        spill.len.store(at, Ordering::Release);
         Ok(spill)
+    }
+
+    /// The bytes of a file for a commit.
+    ///
+    /// # Errors
+    /// As the store and the disk.
+    pub(crate) fn snapshot(&self, data: &Data) -> VolumeResult<Vec<u8>> {
+        if let Data::Spilled(s) = data
+            && s.is_watched()
+        {
+            s.begin_snapshot()?;
+        }
+        self.read(data, 0, u32::MAX)
     }
 
     fn overlay(&self, number: u64) -> PathBuf {
@@ -197,11 +271,9 @@ impl Volume {
 
     /// Makes an overlay file and its name durable.
     pub(crate) fn sync_spill(&self, s: &Spill) -> VolumeResult<()> {
-        if let Err(e) = s
-            .file
-            .sync_data()
-            .and_then(|()| File::open(self.overlay_dir())?.sync_all())
-        {
+        // Opened first: that is no fsync, and may be tried again.
+        let dir = File::open(self.overlay_dir())?;
+        if let Err(e) = s.file().sync_data().and_then(|()| dir.sync_all()) {
             self.journal
                 .poison(&format!("an fsync of an overlay file failed: {e}"));
             return Err(e.into());
@@ -237,13 +309,25 @@ impl Volume {
         let Some(i) = live.inodes.get_mut(&ino) else {
             return;
         };
-        let Data::Spilled(_) = &i.data else { return };
-        let clean = i.dirty.is_none() && !i.born && i.opens == 0 && !i.removed;
-        if clean && !live.committing.contains(&ino) {
-            i.data = Data::Blob {
-                id: i.shown.blob,
-                len: i.data.len(),
-            };
+        let Data::Spilled(s) = &i.data else { return };
+        let s = s.clone();
+        let idle = i.opens == 0 && i.direct.is_none();
+        let clean = i.dirty.is_none() && !i.born && idle && !i.removed;
+        if !clean || live.committing.contains(&ino) || i.shown.blob.is_null() {
+            return;
+        }
+        let (id, len) = (i.shown.blob, s.len());
+        if !self.repo.has(&id).unwrap_or(false) {
+            // A merge made it, and only the view has it.
+            let staged = live.view.stage.staged(&id);
+            if let (Some(o), Some(i)) = (staged, live.inodes.get_mut(&ino)) {
+                i.data = Data::Memory(o.data);
+            }
+            return;
+        }
+        i.data = Data::Blob { id, len };
+        if let Err(e) = self.give_to_cache(&s, id) {
+            tracing::warn!(error = %e, "an overlay file is not kept as a cache");
         }
     }
 }

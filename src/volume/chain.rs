@@ -397,6 +397,10 @@ pub fn take_in(desk: &Desk<'_>, base: &View, ids: &[Oid]) -> VolumeResult<Option
 /// store, those of a small one as an entry of the journal, which must be synced before they are
 /// named. Returns the pack if it may go with an announcement.
 fn write(desk: &Desk<'_>, objects: Vec<(Oid, Object)>) -> VolumeResult<Option<Vec<u8>>> {
+    // A commit that is tried again, once its objects are held.
+    if objects.is_empty() {
+        return Ok(None);
+    }
     let bytes: usize = objects.iter().map(|(_, o)| o.data.len()).sum();
     if bytes > LOGGED_COMMIT_BYTES_MAX {
         flush(desk.disk, objects)?;

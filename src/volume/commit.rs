@@ -15,6 +15,7 @@ use super::view::{HeadInfo, View};
 use super::{Volume, VolumeResult};
 use crate::base::clock;
 use crate::base::id::{FileId, Oid};
+use crate::base::limit::FILE_BYTES_MAX;
 use crate::base::name::EntryName;
 use crate::base::stamp::{Dot, Stamp};
 use crate::journal::Committed;
@@ -83,6 +84,12 @@ fn ready(live: &Live, all: bool) -> BTreeSet<Ino> {
     let fit = |ino: &Ino| {
         let i = live.inodes.get(ino)?;
         let d = i.dirty?;
+        // A pending change has bytes of the file: those that programs wrote by themselves meanwhile
+        // go into the commit after it.
+        let next = i.is_shared() && live.rewritten.contains(&i.id());
+        if next || i.data.len() > FILE_BYTES_MAX {
+            return None;
+        }
         let old = now.saturating_sub(d.since_ms) >= OPEN_COMMIT_MS;
         (all || d.settled || i.writers == 0 || old).then_some(*ino)
     };
@@ -140,14 +147,20 @@ fn links_of(live: &Live, file: FileId) -> Vec<FileId> {
     i.shown.link.iter().chain(others).map(|l| l.id).collect()
 }
 
-/// Where these changes left a file elsewhere than they say: somebody else did something to it too.
+/// Where these changes found or left a file elsewhere than they say: somebody else did something to
+/// it too.
 fn odd(
     src: Source<'_>,
-    state: &State,
+    (base, state): (&State, &State),
     changes: &[Change],
 ) -> VolumeResult<Vec<(FileId, EntryName)>> {
     let mut last: HashMap<FileId, Option<(FileId, &EntryName)>> = HashMap::new();
+    let mut first: HashMap<FileId, Option<(FileId, &EntryName)>> = HashMap::new();
     for c in changes {
+        if let Change::Move { id, prev, .. } = c {
+            let prev = prev.as_ref().map(|(dir, name)| (*dir, name));
+            first.entry(*id).or_insert(prev);
+        }
         match c {
             Change::Born {
                 id, parent, name, ..
@@ -176,6 +189,13 @@ fn odd(
         if found != wanted || !file {
             let both = found.into_iter().chain(wanted);
             out.extend(both.map(|(dir, name)| (dir, name.clone())));
+        }
+        // It leaves this name, too.
+        if let Some(prev) = first.get(&id) {
+            let was = base.record(src, id)?.and_then(|r| r.place());
+            let at = was.as_ref().map(|p| (p.parent, &p.name));
+            let left = at.filter(|_| at != *prev && at != wanted);
+            out.extend(left.map(|(dir, name)| (dir, name.clone())));
         }
     }
     Ok(out)
@@ -221,9 +241,18 @@ fn is_contested(
 /// Snapshots what is fit for a commit; `all` takes files that are being written, too.
 pub(super) fn take(volume: &Volume, live: &mut Live, all: bool) -> Batch {
     let ready = ready(live, all);
-    let waits = live.dirty.iter().filter(|i| !ready.contains(*i));
-    let mut held: BTreeSet<FileId> = waits
+    let ids: HashSet<FileId> = ready
+        .iter()
         .filter_map(|i| live.inodes.get(i).map(Inode::id))
+        .collect();
+    let waits = live.dirty.iter().filter(|i| !ready.contains(*i));
+    // What programs write by themselves to a file that others have bytes for goes into the commit
+    // after theirs, which does not wait for it.
+    let is_next = |id: FileId| ids.contains(&id) || live.rewritten.contains(&id);
+    let mut held: BTreeSet<FileId> = waits
+        .filter_map(|i| live.inodes.get(i))
+        .filter(|i| !(i.is_shared() && is_next(i.id())))
+        .map(Inode::id)
         .collect();
     let (changes, held_entries) = split(live, &mut held);
     let stamp = live.numbers.next(clock::now_ms());
@@ -253,6 +282,7 @@ pub(super) fn take(volume: &Volume, live: &mut Live, all: bool) -> Batch {
         i.dirty = None;
         live.dirty.remove(&ino);
         live.committing.insert(ino);
+        live.sealing.insert(ino, None);
         batch.detached |= i.place.is_none();
         let is_copy = !i.born && i.shown.role != Role::Main && i.shown.link.is_empty();
         // Errors come again when it is written.
@@ -413,12 +443,14 @@ pub(super) struct Done {
     blobs: HashMap<Ino, Oid>,
 }
 
-/// Makes the batch durable on top of `base`. `read` gets the bytes of what was written.
+/// Makes the batch durable on top of `base`. `read` gets the bytes of what was written; `pin` is
+/// told of them before there is a head record.
 pub(super) fn write(
     desk: &Desk<'_>,
     base: &View,
     batch: &Batch,
     read: &dyn Fn(&Data) -> VolumeResult<Vec<u8>>,
+    pin: &dyn Fn(&HashMap<Ino, Oid>) -> VolumeResult<()>,
 ) -> VolumeResult<Done> {
     let below: Arc<dyn Objects> = base.stage.clone();
     let stage = Memory::over(below);
@@ -490,6 +522,7 @@ pub(super) fn write(
         held: batch.held.iter().copied().collect(),
     };
     let sealed_state = sealed.state;
+    pin(&blobs)?;
     let fixed = chain::fix(desk, base, &stage, sealed, reach)?;
     let Fixed {
         view,
@@ -503,7 +536,7 @@ pub(super) fn write(
         pack,
         record,
         contested,
-        odd: odd(src, &sealed_state, &changes)?,
+        odd: odd(src, (&base.state, &sealed_state), &changes)?,
         blobs,
     })
 }
@@ -527,7 +560,7 @@ fn write_over(
     let now = shown::lookup(src, state, &s.parents, &s.name)?;
     // Its bytes count, not those that were shown: a commit that was under way then has made others.
     if let Some(now) = now.filter(|n| n.versions == s.versions) {
-        return Ok(intent::write(sight, &now, (kind, blob), w.fresh)?);
+        return Ok(intent::write_anew(sight, &now, (kind, blob), w.fresh)?);
     }
     let dots = |id| s.versions.iter().filter(move |v| v.id == id);
     let mut out = vec![Change::Write {
@@ -608,6 +641,7 @@ pub(super) fn settle(live: &mut Live, batch: &Batch, done: &Done) {
             settle_name(live, n, dir, &name);
         }
     }
+    live.sealing.clear();
     for ino in std::mem::take(&mut live.committing) {
         live.drop_if_idle(ino);
     }

@@ -66,3 +66,16 @@ pub enum VolumeError {
     #[error("the node is shutting down")]
     Stopped,
 }
+
+impl VolumeError {
+    /// Whether the disk has no room.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        match self {
+            Self::Journal(e) => matches!(e, JournalError::Full),
+            Self::Io(e) => matches!(e.kind(), StorageFull | QuotaExceeded),
+            _ => false,
+        }
+    }
+}

@@ -1,10 +1,9 @@
 //! What the mount knows of one file: an inode of the kernel's view of this volume.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::spill::Spill;
 use crate::base::id::{FileId, Oid};
 use crate::base::name::EntryName;
 use crate::base::stamp::Dot;
@@ -34,17 +33,6 @@ pub struct Attr {
     pub atime: i64,
 }
 
-/// A file of its own for bytes that are too many for memory.
-#[derive(Debug)]
-pub struct Spill {
-    /// Its name under `overlay/`.
-    pub number: u64,
-    /// Open for reading and writing.
-    pub file: File,
-    /// Bytes in it.
-    pub len: AtomicU64,
-}
-
 /// Where the bytes of a regular file or link are.
 #[derive(Debug, Clone)]
 pub enum Data {
@@ -71,7 +59,7 @@ impl Data {
             Self::None => 0,
             Self::Blob { len, .. } => *len,
             Self::Memory(v) => v.len() as u64,
-            Self::Spilled(s) => s.len.load(Ordering::Acquire),
+            Self::Spilled(s) => s.len(),
         }
     }
 
@@ -163,6 +151,29 @@ impl Subdirs {
     }
 }
 
+/// What the journal says of an overlay file that programs write to by themselves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// The file.
+    pub id: FileId,
+    /// The versions that the bytes began as.
+    pub base: Vec<Dot>,
+    /// The bytes it had then.
+    pub blob: Oid,
+}
+
+/// The kernel hands programs the overlay file itself: reads and writes do not come here. While
+/// anybody has the file open it stays so, and so it does while a mapping may outlive its descriptor.
+#[derive(Debug, Clone, Default)]
+pub struct Direct {
+    /// Somebody may write to it.
+    pub writable: bool,
+    /// What the journal says of it, beside what it says of bytes that are in no commit.
+    pub told: Option<Told>,
+    /// Number of the journal's entry that has to last before anybody writes.
+    pub entry: u64,
+}
+
 /// Versions that an inode remembers.
 const BEFORE_MAX: usize = 8;
 
@@ -191,6 +202,10 @@ pub struct Inode {
     pub subdirs: Subdirs,
     /// The bytes.
     pub data: Data,
+    /// Set while programs have the overlay file itself, or may have.
+    pub direct: Option<Direct>,
+    /// The kernel's pages of it may be older than its bytes.
+    pub old_pages: bool,
     /// Set while the bytes differ from those of the last commit.
     pub dirty: Option<Dirty>,
     /// Born here and not in a commit yet.
@@ -295,11 +310,18 @@ impl Inode {
             .flat_map(|v| [&mut v.content, &mut v.location])
     }
 
+    /// Whether somebody may write to its overlay file without telling.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.direct.as_ref().is_some_and(|d| d.writable)
+    }
+
     /// Nobody refers to it and nothing would be lost with it.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.lookups == 0
             && self.opens == 0
+            && self.direct.is_none()
             && self.ino != ROOT_INO
             && self.children.is_empty()
             && (self.removed || (self.dirty.is_none() && !self.born))

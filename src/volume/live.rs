@@ -94,6 +94,11 @@ pub struct Live {
     pub dirty: BTreeSet<Ino>,
     /// Inodes in the commit that is being made.
     pub committing: BTreeSet<Ino>,
+    /// Inodes whose overlay files programs may write to by themselves.
+    pub directs: BTreeSet<Ino>,
+    /// Inodes whose bytes are in the commit that is being made, and what they are there once that
+    /// is known.
+    pub sealing: HashMap<Ino, Option<Oid>>,
     /// Which inode a file was last written through: a version that lost its name to one from
     /// elsewhere, or a copy beside it, has the same id. One at a time has bytes for a commit.
     pub writing: HashMap<FileId, Ino>,
@@ -142,6 +147,8 @@ impl Live {
             pending: Vec::new(),
             dirty: BTreeSet::new(),
             committing: BTreeSet::new(),
+            directs: BTreeSet::new(),
+            sealing: HashMap::new(),
             writing: HashMap::new(),
             rewritten: HashSet::new(),
             touched: HashSet::new(),
@@ -481,6 +488,8 @@ fn root_inode() -> Inode {
         names: 1,
         subdirs: Subdirs::default(),
         data: Data::None,
+        direct: None,
+        old_pages: false,
         dirty: None,
         born: false,
         removed: false,

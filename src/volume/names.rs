@@ -76,6 +76,8 @@ impl Live {
                     names: names_of(&s),
                     subdirs: Subdirs::default(),
                     data,
+                    direct: None,
+                    old_pages: false,
                     dirty: None,
                     born: false,
                     removed: false,

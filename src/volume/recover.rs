@@ -5,27 +5,28 @@
 //! the rest is the disk.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::fs::{self, OpenOptions};
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use super::chain::{Desk, Numbers};
 use super::commit::{self, Batch, Over, Written};
 use super::derive;
 use super::error::VolumeError;
-use super::inode::{Data, Spill};
+use super::inode::{Data, Told};
+use super::spill::Spill;
 use super::view::{HeadInfo, View};
-use super::{Volume, VolumeResult};
+use super::{Volume, VolumeResult, room};
 use crate::base::clock;
 use crate::base::durable;
 use crate::base::id::{BranchId, FileId, Oid};
+use crate::base::limit::FILE_BYTES_MAX;
 use crate::base::stamp::Dot;
 use crate::journal::{Committed, Entry, Patch, Recovered};
 use crate::record::change::Change;
 use crate::record::model::Kind;
-use crate::store::incoming;
-use crate::store::objects::{ObjectKind, Objects};
+use crate::store::objects::{Memory, Object, ObjectError, ObjectKind, Objects, id_of};
+use crate::store::{closure, incoming};
 
 /// What an earlier run left on the disk.
 #[derive(Debug)]
@@ -65,24 +66,48 @@ pub fn replay(
     let heads = known_heads(desk, &found)?;
     let view = derive::derive(desk.objects.clone(), desk.cache, heads)?;
     numbers.saw(&view.heads);
-    let tail = Tail::read(&*view.stage, &found, now_ns)?;
+    let tail = Tail::read(&*view.stage, &found, now_ns, read)?;
     let committed = tail.committed.clone();
     desk.disk.append(&Entry::Started(numbers.branch))?;
     let wall_ms = u64::try_from(now_ns / 1_000_000).unwrap_or(0);
-    let Some(batch) = tail.into_batch(numbers, wall_ms) else {
-        return Ok(Replayed {
-            view,
-            committed,
-            caught_up: None,
-        });
+    let mut done = Replayed {
+        view,
+        committed,
+        caught_up: None,
     };
-    let done = commit::write(desk, &view, &batch, read)?;
-    numbers.took(batch.stamp);
-    Ok(Replayed {
-        view: done.view,
-        committed: Some(done.record),
-        caught_up: Some(batch.written.len()),
-    })
+    let mut tail = tail;
+    while let Some(batch) = tail.next_batch(numbers, wall_ms) {
+        let made = commit::write(desk, &done.view, &batch, read, &|_| Ok(()))?;
+        numbers.took(batch.stamp);
+        done.view = made.view;
+        done.committed = Some(made.record);
+        *done.caught_up.get_or_insert(0) += batch.written.len();
+    }
+    Ok(done)
+}
+
+/// What an earlier run left, as the journal has it.
+#[derive(Debug)]
+pub(super) struct Left {
+    recovered: Recovered,
+    refs: Vec<Oid>,
+    overlay: PathBuf,
+    /// Of this start: who recovers the same twice makes the same of it.
+    now_ns: i64,
+}
+
+impl Left {
+    pub(super) fn found(&self) -> Found<'_> {
+        Found {
+            entries: self.recovered.entries.clone(),
+            refs: self.refs.clone(),
+            overlay: &self.overlay,
+        }
+    }
+
+    fn was_empty(&self) -> bool {
+        self.recovered.entries.is_empty() && self.recovered.damage.is_none()
+    }
 }
 
 /// Brings the volume to where it was.
@@ -90,34 +115,130 @@ pub(super) fn recover(volume: &Volume, found: Recovered) -> VolumeResult<()> {
     if found.torn_bytes > 0 {
         tracing::info!(bytes = found.torn_bytes, "the journal's torn end was cut");
     }
-    restore_objects(volume, &found)?;
-    let mut numbers = volume.lock().numbers;
-    let overlay = volume.overlay_dir();
-    let found = Found {
-        entries: found.entries,
+    if let Some(d) = &found.damage {
+        tracing::error!(volume = %volume.name(), "{d}");
+        volume.set_damage(d.to_string());
+    }
+    let left = Left {
         refs: head_refs(volume)?,
-        overlay: &overlay,
+        overlay: volume.overlay_dir(),
+        now_ns: clock::now_ns(),
+        recovered: found,
     };
-    let done = replay(
-        &volume.desk(),
-        found,
-        &mut numbers,
-        clock::now_ns(),
-        &|data| volume.read(data, 0, u32::MAX),
-    )?;
+    restore_objects(volume, &left.recovered)?;
+    let (done, numbers) = match replay_left(volume, &volume.desk(), &left) {
+        Ok(done) => done,
+        Err(e) if e.is_full() && left.recovered.damage.is_none() => {
+            tracing::error!(volume = %volume.name(), error = %e, "nothing is written until there is room");
+            return room::show(volume, left);
+        }
+        Err(e) => return Err(e),
+    };
     {
         let mut live = volume.lock();
         live.numbers = numbers;
         live.view = done.view.clone();
         live.last_committed = done.committed;
     }
-    if let Some(files) = done.caught_up {
-        volume.repo().settle()?;
+    finish(volume, &left, done.caught_up)
+}
+
+/// [`replay`] of what was left; what is used up then of the branch of this run.
+pub(super) fn replay_left(
+    volume: &Volume,
+    desk: &Desk<'_>,
+    left: &Left,
+) -> VolumeResult<(Replayed, Numbers)> {
+    let mut numbers = volume.lock().numbers;
+    let read = |data: &Data| volume.read(data, 0, u32::MAX);
+    let done = replay(desk, left.found(), &mut numbers, left.now_ns, &read)?;
+    Ok((done, numbers))
+}
+
+/// All is in a commit: the rest of what the earlier run left goes.
+pub(super) fn finish(volume: &Volume, left: &Left, caught_up: Option<usize>) -> VolumeResult<()> {
+    if let Some(files) = caught_up {
         tracing::info!(files, "committed what a crash had left");
     }
-    volume.restore_refs(&done.view)?;
+    settle_if_room(volume)?;
+    volume
+        .restore_refs(&volume.view())
+        .or_else(|e| match e.is_full() {
+            true => Ok(()),
+            false => Err(e),
+        })?;
+    unbind_all(volume, &bound_in(&left.recovered.entries))?;
     clear_overlay(volume)?;
-    Ok(())
+    let is_damaged = left.recovered.damage.is_some();
+    begin_anew(volume, left.was_empty(), is_damaged)
+}
+
+/// What the journal alone holds goes into a pack; on a full disk it stays there for now.
+fn settle_if_room(volume: &Volume) -> VolumeResult<()> {
+    match volume.repo().settle().map_err(VolumeError::from) {
+        Err(e) if e.is_full() => {
+            tracing::warn!(volume = %volume.name(), error = %e, "objects stay in the journal");
+            Ok(())
+        }
+        done => done,
+    }
+}
+
+/// All is in packs: the journal needs no entries of earlier runs any more. They may be in the memory
+/// of the machine alone, if an fsync of them failed.
+fn begin_anew(volume: &Volume, was_empty: bool, is_damaged: bool) -> VolumeResult<()> {
+    let waits = volume.repo().waiting().is_some();
+    if was_empty || (waits && !is_damaged) {
+        return Ok(());
+    }
+    let opening = {
+        let live = volume.lock();
+        opening(
+            live.numbers.branch,
+            &live.view,
+            live.last_committed.as_ref(),
+        )
+    };
+    match volume.journal().renew(opening) {
+        // Behind damage nothing would be replayed.
+        Err(e) if is_damaged => Err(e.into()),
+        Err(e) => {
+            tracing::warn!(volume = %volume.name(), error = %e, "the journal goes on in its old file");
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+/// What programs wrote by themselves is in a commit: the journal forgets the files before they go,
+/// since others will have their numbers.
+fn unbind_all(volume: &Volume, bound: &[u64]) -> VolumeResult<()> {
+    if bound.is_empty() {
+        return Ok(());
+    }
+    let all = bound.iter().map(|file| Patch::Unbind { file: *file });
+    let n = volume.journal().append(&Entry::Op(all.collect()))?;
+    Ok(volume.journal().sync(n)?)
+}
+
+/// Overlay files that the journal says programs could write to.
+fn bound_in(entries: &[(u64, Entry)]) -> Vec<u64> {
+    let mut out = BTreeSet::new();
+    for (_, e) in entries {
+        let Entry::Op(patches) = e else { continue };
+        for p in patches {
+            match p {
+                Patch::Bind { file, .. } => {
+                    out.insert(*file);
+                }
+                Patch::Unbind { file } => {
+                    out.remove(file);
+                }
+                _ => {}
+            }
+        }
+    }
+    out.into_iter().collect()
 }
 
 /// What was in the journal alone goes into a pack.
@@ -125,14 +246,37 @@ fn restore_objects(volume: &Volume, found: &Recovered) -> VolumeResult<()> {
     let repo = volume.repo();
     for (n, e) in &found.entries {
         let Entry::Objects(pack) = e else { continue };
+        // Of none: a commit was tried again whose objects were held already.
+        if pack.get(8..12) == Some(&[0; 4]) {
+            continue;
+        }
         let came = incoming::parse(pack).map_err(|e| VolumeError::Record(e.to_string()))?;
         let mut objects = came.into_objects();
         objects.retain(|(id, _)| !repo.has(id).unwrap_or(false));
+        if found.damage.is_some() && !is_whole(volume, &objects)? {
+            tracing::error!(volume = %volume.name(), entry = n, "objects are not used, as others that they name are gone");
+            continue;
+        }
         if !objects.is_empty() {
             repo.hold(objects, || Ok::<_, VolumeError>(*n))?;
         }
     }
-    Ok(repo.settle()?)
+    settle_if_room(volume)
+}
+
+/// Whether all that these objects name is among them or here: whatever is here is taken to be whole.
+fn is_whole(volume: &Volume, objects: &[(Oid, Object)]) -> VolumeResult<bool> {
+    let held: Arc<dyn Objects> = volume.repo().clone();
+    let new = Memory::over(held);
+    for (id, o) in objects {
+        new.keep(*id, o.clone());
+    }
+    let ids = objects.iter().map(|(id, _)| *id).collect();
+    match closure::verify(&new, &**volume.repo(), &[], &ids) {
+        Ok(()) => Ok(true),
+        Err(ObjectError::Missing(_)) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
 }
 
 /// Numbers of overlay files begin anew: none of an earlier run may come back under one.
@@ -159,7 +303,7 @@ fn head_refs(volume: &Volume) -> VolumeResult<Vec<Oid>> {
 }
 
 /// Heads named by the journal and by refs, as far as they are here.
-fn known_heads(desk: &Desk<'_>, found: &Found<'_>) -> VolumeResult<Vec<HeadInfo>> {
+pub(super) fn known_heads(desk: &Desk<'_>, found: &Found<'_>) -> VolumeResult<Vec<HeadInfo>> {
     let mut ids: BTreeSet<Oid> = found.refs.iter().copied().collect();
     for (_, e) in &found.entries {
         match e {
@@ -198,12 +342,23 @@ struct Tail {
     committed: Option<Committed>,
     /// Commits that came to be, by the branches that this journal began.
     done: HashMap<BranchId, u64>,
+    /// What overlay files that programs could write to began as, by their numbers.
+    bound: BTreeMap<u64, (Kind, Vec<Told>)>,
+    /// What such files began as whose entries an operation ended, by its number and their ids.
+    ended: HashMap<(u64, FileId), Vec<Told>>,
+    /// Other versions of files that are in `files`: each goes into a commit of its own.
+    later: Vec<(FileId, Bytes)>,
     last: u64,
     now_ns: i64,
 }
 
 impl Tail {
-    fn read(objs: &dyn Objects, found: &Found<'_>, now_ns: i64) -> VolumeResult<Self> {
+    fn read(
+        objs: &dyn Objects,
+        found: &Found<'_>,
+        now_ns: i64,
+        read: &dyn Fn(&Data) -> VolumeResult<Vec<u8>>,
+    ) -> VolumeResult<Self> {
         let mut tail = Self {
             now_ns,
             ..Self::default()
@@ -213,9 +368,20 @@ impl Tail {
         for (n, e) in found.entries.iter().cloned() {
             tail.last = n;
             match e {
-                Entry::Op(patches) => waiting.extend(patches.into_iter().map(|p| (n, p))),
+                Entry::Op(patches) => {
+                    for p in patches {
+                        match p {
+                            Patch::Bind { .. } | Patch::Unbind { .. } => tail.bind(n, p),
+                            p => waiting.push((n, p)),
+                        }
+                    }
+                }
                 Entry::Started(branch) => {
                     tail.done.entry(branch).or_default();
+                }
+                // Behind damage there may be one whose objects are gone: it did not come to be.
+                Entry::Committed(c) if !objs.has(&c.head)? => {
+                    tracing::error!(head = %c.head, "a commit is gone");
                 }
                 Entry::Committed(c) => {
                     let held: HashSet<FileId> = c.held.iter().copied().collect();
@@ -229,15 +395,91 @@ impl Tail {
                 Entry::Admitted(_) | Entry::Objects(_) => {}
             }
         }
-        for (_, p) in waiting {
-            tail.patch(objs, found.overlay, p)?;
+        for (n, p) in waiting {
+            tail.patch(objs, found.overlay, n, p)?;
+        }
+        for (number, (kind, told)) in std::mem::take(&mut tail.bound) {
+            tail.compare(found.overlay, number, (kind, told), read)?;
         }
         Ok(tail)
     }
 
-    fn patch(&mut self, objs: &dyn Objects, overlay: &Path, p: Patch) -> VolumeResult<()> {
+    fn bind(&mut self, n: u64, p: Patch) {
         match p {
-            Patch::Meta(c) => {
+            Patch::Bind {
+                id,
+                kind,
+                base,
+                blob,
+                file,
+            } => {
+                let (_, told) = self.bound.entry(file).or_insert((kind, Vec::new()));
+                told.push(Told { id, base, blob });
+            }
+            Patch::Unbind { file } => {
+                for told in self.bound.remove(&file).into_iter().flat_map(|(_, t)| t) {
+                    self.ended.entry((n, told.id)).or_default().push(told);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// What the versions of a file that an entry names stand for: those that came to be, and for
+    /// one that did not, if the entry ends what was said of an overlay file, those that it was to
+    /// replace.
+    fn came_to_be(&self, n: u64, id: FileId, dots: &mut Vec<Dot>) {
+        let is_known = |t: &&Told| !t.base.iter().any(|d| lost(&self.done, *d));
+        if dots.iter().any(|d| lost(&self.done, *d))
+            && let Some(all) = self.ended.get(&(n, id))
+            && let Some(told) = all.iter().rev().find(is_known)
+        {
+            dots.extend(&told.base);
+        }
+    }
+
+    /// What programs wrote by themselves into an overlay file is a version over those that it began
+    /// as. What else the journal says of the file names the overlay file already.
+    fn compare(
+        &mut self,
+        overlay: &Path,
+        number: u64,
+        (kind, told): (Kind, Vec<Told>),
+        read: &dyn Fn(&Data) -> VolumeResult<Vec<u8>>,
+    ) -> VolumeResult<()> {
+        let is_it = |b: &Bytes| matches!(&b.data, Data::Spilled(s) if s.number == number);
+        if self.files.values().any(is_it) {
+            return Ok(());
+        }
+        let came = |t: &&Told| !t.base.iter().any(|d| lost(&self.done, *d));
+        let Some(told) = told.iter().rev().find(came) else {
+            return Ok(());
+        };
+        let mut b = Bytes::empty(Over::Dots(told.base.clone()), kind, self.now_ns);
+        b.spill(overlay, number);
+        if !b.data.is_spilled() {
+            return Ok(());
+        }
+        let size = b.data.len();
+        if size > FILE_BYTES_MAX {
+            return set_aside(overlay, number, size);
+        }
+        if id_of(ObjectKind::Blob, &read(&b.data)?) != told.blob {
+            // One version of a file in one commit.
+            match self.files.contains_key(&told.id) {
+                true => self.later.push((told.id, b)),
+                false => drop(self.files.insert(told.id, b)),
+            }
+        }
+        Ok(())
+    }
+
+    fn patch(&mut self, objs: &dyn Objects, overlay: &Path, n: u64, p: Patch) -> VolumeResult<()> {
+        match p {
+            Patch::Meta(mut c) => {
+                if let Some((id, dots)) = c.replaced() {
+                    self.came_to_be(n, id, dots);
+                }
                 let c = c.map_dots(|d| match lost(&self.done, d) {
                     true => Dot::default(),
                     false => d,
@@ -257,10 +499,11 @@ impl Tail {
             }
             Patch::Open {
                 id,
-                base,
+                mut base,
                 kind,
                 blob,
             } => {
+                self.came_to_be(n, id, &mut base);
                 let bytes = match blob.is_null() {
                     true => Arc::default(),
                     false => objs.get(&blob, ObjectKind::Blob)?,
@@ -293,34 +536,40 @@ impl Tail {
                     b.spill(overlay, file);
                 }
             }
+            Patch::Bind { .. } | Patch::Unbind { .. } => self.bind(n, p),
         }
         Ok(())
     }
 
-    fn into_batch(self, numbers: &Numbers, wall_ms: u64) -> Option<Batch> {
-        if self.changes.is_empty() && self.files.is_empty() {
+    /// What goes into the next commit; nothing when all is in one.
+    fn next_batch(&mut self, numbers: &Numbers, wall_ms: u64) -> Option<Batch> {
+        let changes = std::mem::take(&mut self.changes);
+        let files = std::mem::take(&mut self.files);
+        for (id, b) in std::mem::take(&mut self.later) {
+            match self.files.contains_key(&id) {
+                true => self.later.push((id, b)),
+                false => drop(self.files.insert(id, b)),
+            }
+        }
+        if changes.is_empty() && files.is_empty() {
             return None;
         }
         let stamp = numbers.next(wall_ms);
-        let written = self
-            .files
-            .into_iter()
-            .enumerate()
-            .map(|(n, (id, b))| Written {
-                ino: n as u64,
-                id,
-                apart: false,
-                fresh: id,
-                over: b.over,
-                kind: b.kind,
-                data: b.data,
-                mtime: b.mtime,
-            });
+        let written = files.into_iter().enumerate().map(|(n, (id, b))| Written {
+            ino: n as u64,
+            id,
+            apart: false,
+            fresh: id,
+            over: b.over,
+            kind: b.kind,
+            data: b.data,
+            mtime: b.mtime,
+        });
         Some(Batch {
             stamp,
             births: numbers.births,
             upto: self.last,
-            changes: self.changes,
+            changes,
             written: written.collect(),
             ..Batch::default()
         })
@@ -369,24 +618,30 @@ impl Bytes {
 
     /// The overlay file holds all bytes from here on. Without it what memory has stands.
     fn spill(&mut self, overlay: &Path, number: u64) {
-        let path = overlay.join(number.to_string());
-        let file = match OpenOptions::new().read(true).write(true).open(&path) {
-            Ok(f) => f,
+        let spill = match Spill::open(overlay, number) {
+            Ok(s) => s,
             Err(e) => {
-                tracing::warn!(error = %e, path = %path.display(), "an overlay file is gone");
+                tracing::warn!(error = %e, number, "an overlay file is gone");
                 return;
             }
         };
-        let meta = file.metadata();
-        if let Ok(m) = &meta
-            && let Ok(t) = m.modified()
-            && let Ok(d) = t.duration_since(std::time::UNIX_EPOCH)
-        {
-            self.mtime = i64::try_from(d.as_nanos()).unwrap_or(self.mtime);
+        if let Ok(t) = spill.times() {
+            self.mtime = t.mtime;
         }
-        let len = AtomicU64::new(meta.map_or(0, |m| m.len()));
-        self.data = Data::Spilled(Arc::new(Spill { number, file, len }));
+        self.data = Data::Spilled(Arc::new(spill));
     }
+}
+
+/// Bytes that cannot go into a commit are kept beside the repository.
+fn set_aside(overlay: &Path, number: u64, size: u64) -> VolumeResult<()> {
+    let dir = overlay.with_file_name("aside");
+    durable::dirs(&dir)?;
+    let name = format!("{}-{number}", clock::now_ms());
+    let to = dir.join(name);
+    fs::rename(overlay.join(number.to_string()), &to)?;
+    durable::sync_dir(&dir)?;
+    tracing::error!(bytes = size, path = %to.display(), "a file that was being written can be in no commit: it is kept there");
+    Ok(())
 }
 
 /// Entries that stand for all that dropped journal segments said.

@@ -15,6 +15,7 @@ use super::recover;
 use super::view::View;
 use super::{Volume, VolumeResult, Work};
 use crate::base::id::Oid;
+use crate::journal::Entry;
 use crate::merge::diff;
 use crate::store::objects::Objects;
 use crate::store::repack::{PACKS_WANTED_MAX, packs, repack};
@@ -38,6 +39,10 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// Heads of other nodes that wait are taken in together, at most this many requests.
 const HEADS_TOGETHER: usize = 64;
 
+/// Commits that all of what is written may need: of one file, each version that programs write by
+/// themselves needs one.
+const TURNS_MAX: usize = 16;
+
 /// What the thread owns.
 pub(super) struct Worker<'a> {
     pub(super) volume: &'a Arc<Volume>,
@@ -57,6 +62,8 @@ pub(super) struct Worker<'a> {
     spilled: VecDeque<(Instant, Ino)>,
     /// How long there was always something to commit.
     busy: Duration,
+    /// When files that programs write to by themselves were last looked at.
+    watched: Instant,
 }
 
 /// Runs until told to stop or until nobody can tell it any more.
@@ -71,6 +78,7 @@ pub(super) fn run(volume: &Arc<Volume>, inbox: &Receiver<Work>) {
         uncounted: 0,
         spilled: VecDeque::new(),
         busy: Duration::ZERO,
+        watched: Instant::now(),
     };
     let mut next: Option<Work> = None;
     loop {
@@ -86,6 +94,10 @@ pub(super) fn run(volume: &Arc<Volume>, inbox: &Receiver<Work>) {
             Ok(Work::Wake) | Err(RecvTimeoutError::Timeout) => {
                 // Before the table is looked at: what comes later wakes again.
                 volume.woken.store(false, Ordering::Release);
+                #[cfg(test)]
+                if volume.still.load(Ordering::Acquire) {
+                    continue;
+                }
                 if let Err(e) = w.commit(false) {
                     tracing::warn!(volume = %volume.name(), error = %e, "commit failed, will be tried again");
                     std::thread::sleep(RETRY_AFTER);
@@ -149,18 +161,30 @@ fn reply_to<T>(to: &std::sync::mpsc::SyncSender<VolumeResult<T>>, answer: Volume
 impl Worker<'_> {
     /// Commits what is fit; `all` takes open files, too.
     pub(super) fn commit(&mut self, all: bool) -> VolumeResult<()> {
+        self.recover_what_waits()?;
+        if all {
+            self.watched = Instant::now();
+            self.volume.watch_directs();
+        }
         self.give_overlays_up();
         if let Some(b) = self.failed.take() {
             self.finish(b)?;
         }
-        let batch = {
-            let mut live = self.volume.lock();
-            commit::take(self.volume, &mut live, all)
-        };
-        if batch.is_empty() {
-            return Ok(());
+        for _ in 0..TURNS_MAX {
+            let batch = {
+                let mut live = self.volume.lock();
+                commit::take(self.volume, &mut live, all)
+            };
+            if batch.is_empty() {
+                break;
+            }
+            self.finish(batch)?;
+            // Of several versions of one file each has a commit of its own.
+            if !all || self.volume.lock().dirty.is_empty() {
+                break;
+            }
         }
-        self.finish(batch)
+        Ok(())
     }
 
     /// Files that were written a while ago are read from the repository, and what nothing needs any
@@ -174,14 +198,18 @@ impl Worker<'_> {
                 self.volume.unspill_if_clean(&mut self.volume.lock(), ino);
             }
         }
+        if self.watched.elapsed() >= OPEN_FILES_EVERY {
+            self.watched = Instant::now();
+            self.volume.watch_directs();
+        }
         self.volume.sweep_overlays();
     }
 
     fn finish(&mut self, batch: Batch) -> VolumeResult<()> {
         let base = self.volume.view();
-        let mut done = match commit::write(&self.volume.desk(), &base, &batch, &|data| {
-            self.volume.read(data, 0, u32::MAX)
-        }) {
+        let read = |data: &_| self.volume.snapshot(data);
+        let pin = |blobs: &_| self.volume.pin(blobs);
+        let mut done = match commit::write(&self.volume.desk(), &base, &batch, &read, &pin) {
             Ok(done) => done,
             Err(e) => {
                 self.failed = Some(batch);
@@ -325,6 +353,9 @@ impl Worker<'_> {
     pub(super) fn settle(&mut self) -> VolumeResult<()> {
         self.sync_admitted();
         self.volume.repo().settle()?;
+        if self.volume.waits_for_room() {
+            return Ok(());
+        }
         let view = self.volume.view();
         if view.heads != self.projected.heads {
             self.volume.project(&view, &self.projected);
@@ -451,7 +482,9 @@ impl Volume {
             let held = if waits { 0 } else { held.unwrap_or(u64::MAX) };
             let needed = held.min(waiting).min(last + 1);
             let branch = live.numbers.branch;
-            let opening = recover::opening(branch, view, live.last_committed.as_ref());
+            let mut opening = recover::opening(branch, view, live.last_committed.as_ref());
+            let bound = Self::bound_now(&live);
+            opening.extend((!bound.is_empty()).then_some(Entry::Op(bound)));
             (needed, opening)
         };
         if let Err(e) = self.journal.trim(needed, || opening) {

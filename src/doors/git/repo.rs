@@ -229,7 +229,7 @@ fn put(path: &Path, bytes: &[u8], mode: u32) -> Result<bool, RepoError> {
     if std::fs::read(path).is_ok_and(|old| old == bytes) {
         return Ok(false);
     }
-    let write = || {
+    let write = || -> std::io::Result<bool> {
         let dir = path.parent().unwrap_or_else(|| Path::new("."));
         let mut file = tempfile::NamedTempFile::new_in(dir)?;
         file.write_all(bytes)?;
@@ -239,7 +239,14 @@ fn put(path: &Path, bytes: &[u8], mode: u32) -> Result<bool, RepoError> {
         file.persist(path)?;
         Ok(true)
     };
-    write().map_err(io(path))
+    match write() {
+        Err(e) if e.kind() == std::io::ErrorKind::StorageFull && path.exists() => {
+            // The next start will; what was there works as it did before.
+            tracing::warn!(path = %path.display(), error = %e, "not brought up to date");
+            Ok(false)
+        }
+        done => done.map_err(io(path)),
+    }
 }
 
 fn sync(path: &Path) -> std::io::Result<()> {

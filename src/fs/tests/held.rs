@@ -374,3 +374,32 @@ fn a_copy_that_is_moved_after_the_file_above_it_went_has_the_name_it_was_given()
     a.stop().unwrap();
     b.stop().unwrap();
 }
+
+#[test]
+fn a_name_that_a_file_had_elsewhere_goes_when_it_is_moved_from_another_one_here() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let (a, b) = (volume(dirs[0].path(), 1), volume(dirs[1].path(), 2));
+    let (fa, fb) = (fs(&a), fs(&b));
+    put(&fa, "f", "one");
+    sync(&a, &b);
+    let from = (ROOT_INO, b"f".as_slice());
+    let there = (ROOT_INO, b"there".as_slice());
+    fb.rename(from, there, RenameMode::NoReplace).unwrap();
+    b.flush_all().unwrap();
+    // It waits with the bytes that are being written.
+    let ino = walk(&fa, "f");
+    fa.open(ino, true, false).unwrap();
+    fa.write(ino, 0, b"two").unwrap();
+    let here = (ROOT_INO, b"here".as_slice());
+    fa.rename(from, here, RenameMode::NoReplace).unwrap();
+    pull(&b, &a);
+    walk(&fa, "there");
+    fa.release(ino, true);
+    sync(&a, &b);
+    for f in [&fa, &fb] {
+        assert_eq!(manifest(f).into_keys().collect::<Vec<_>>(), ["/here"]);
+        assert_eq!(get(f, "here"), "two");
+    }
+    a.stop().unwrap();
+    b.stop().unwrap();
+}

@@ -229,3 +229,78 @@ fn a_link_of_what_two_files_show_is_of_one_file() {
         b.stop().unwrap();
     }
 }
+
+#[test]
+fn a_copy_can_be_moved_while_what_was_done_above_it_waits_for_another_file() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let (a, b) = (volume(dirs[0].path(), 1), volume(dirs[1].path(), 2));
+    let (fa, fb) = (fs(&a), fs(&b));
+    put(&fb, "f", "there");
+    b.flush_all().unwrap();
+    std::thread::sleep(Duration::from_millis(5));
+    put(&fa, "f", "here");
+    fa.link(walk(&fa, "f"), ROOT_INO, b"other").unwrap();
+    sync(&a, &b);
+    let copy = manifest(&fa).into_keys().find(|n| n.contains("conflict"));
+    let copy = copy.unwrap().trim_start_matches('/').to_owned();
+    assert_eq!(get(&fa, &copy), "there");
+    // The end of its name waits with the bytes that are being written.
+    let ino = walk(&fa, "other");
+    fa.open(ino, true, false).unwrap();
+    fa.write(ino, 0, b"more").unwrap();
+    put(&fa, "tmp", "new");
+    let name = |name| (ROOT_INO, name);
+    fa.rename(name(b"tmp".as_slice()), name(b"f"), RenameMode::Replace)
+        .unwrap();
+    put(&fa, &copy, "mine");
+    fa.rename(name(copy.as_bytes()), name(b"g"), RenameMode::NoReplace)
+        .unwrap();
+    fa.release(ino, true);
+    sync(&a, &b);
+    for f in [&fa, &fb] {
+        let names: Vec<String> = manifest(f).into_keys().collect();
+        assert_eq!(names, ["/f", "/g", "/other"]);
+        assert_eq!((get(f, "f"), get(f, "g")), ("new".into(), "mine".into()));
+        assert_eq!(get(f, "other"), "more");
+    }
+    a.stop().unwrap();
+    b.stop().unwrap();
+}
+
+#[test]
+fn what_is_written_to_a_file_whose_last_name_went_with_a_commit_is_not_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |n: u8| dir.path().join(n.to_string());
+    let (a, b) = (volume(&at(1), 1), volume(&at(2), 2));
+    let (f, g) = (fs(&a), fs(&b));
+    put(&g, "f", "first\n");
+    sync(&a, &b);
+    // One removes the file, not knowing of its other name, and makes another one.
+    let (from, to) = ((ROOT_INO, &b"f"[..]), (ROOT_INO, &b"h"[..]));
+    f.rename(from, to, RenameMode::NoReplace).unwrap();
+    f.unlink(ROOT_INO, b"h").unwrap();
+    put(&f, "f", "another\n");
+    a.flush_all().unwrap();
+    let ino = walk(&g, "f");
+    g.link(ino, ROOT_INO, b"g").unwrap();
+    b.flush_all().unwrap();
+    b.be_still();
+    g.open(ino, true, false).unwrap();
+    g.write(ino, 6, b"second\n").unwrap();
+    pull(&a, &b);
+    // The other takes the other name away, and writes on by the one that he still sees.
+    put(&g, ".tmp", "third\n");
+    let (from, to) = ((ROOT_INO, &b".tmp"[..]), (ROOT_INO, &b"g"[..]));
+    g.rename(from, to, RenameMode::Replace).unwrap();
+    g.write(ino, 13, b"fourth\n").unwrap();
+    g.release(ino, true);
+    sync(&a, &b);
+    let shown = manifest(&f);
+    assert_eq!(shown, manifest(&g));
+    let text = String::from_utf8(shown.into_values().flat_map(|e| e.3).collect()).unwrap();
+    for line in ["another", "second", "third", "fourth"] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    a.stop().unwrap();
+    b.stop().unwrap();
+}

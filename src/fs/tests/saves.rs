@@ -326,3 +326,47 @@ fn a_copy_that_becomes_a_file_of_its_own_keeps_its_mode() {
     a.stop().unwrap();
     b.stop().unwrap();
 }
+
+#[test]
+fn a_file_that_was_removed_here_and_moved_there_is_not_what_is_made_at_its_name() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let (a, b) = (volume(dirs[0].path(), 1), volume(dirs[1].path(), 2));
+    let (fa, fb) = (fs(&a), fs(&b));
+    put(&fa, "f", "old");
+    sync(&a, &b);
+    let (from, to) = ((ROOT_INO, b"f".as_slice()), (ROOT_INO, b"g".as_slice()));
+    fb.rename(from, to, RenameMode::NoReplace).unwrap();
+    fa.unlink(ROOT_INO, b"f").unwrap();
+    sync(&a, &b);
+    assert_eq!(get(&fa, "g"), "old");
+    put(&fa, "f", "new");
+    sync(&a, &b);
+    for f in [&fa, &fb] {
+        assert_eq!(manifest(f).into_keys().collect::<Vec<_>>(), ["/f", "/g"]);
+        assert_eq!((get(f, "f"), get(f, "g")), ("new".into(), "old".into()));
+    }
+    a.stop().unwrap();
+    b.stop().unwrap();
+}
+
+#[test]
+fn a_file_that_was_removed_here_and_linked_there_is_not_what_is_made_at_its_name() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let (a, b) = (volume(dirs[0].path(), 1), volume(dirs[1].path(), 2));
+    let (fa, fb) = (fs(&a), fs(&b));
+    put(&fa, "f", "old");
+    sync(&a, &b);
+    fb.link(walk(&fb, "f"), ROOT_INO, b"g").unwrap();
+    fa.unlink(ROOT_INO, b"f").unwrap();
+    sync(&a, &b);
+    let names: Vec<String> = manifest(&fa).into_keys().collect();
+    assert_eq!(names, ["/g"]);
+    put(&fa, "f", "new");
+    sync(&a, &b);
+    for f in [&fa, &fb] {
+        assert_eq!((get(f, "f"), get(f, "g")), ("new".into(), "old".into()));
+        assert_eq!(f.getattr(walk(f, "g")).unwrap().nlink, 1);
+    }
+    a.stop().unwrap();
+    b.stop().unwrap();
+}

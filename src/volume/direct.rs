@@ -1,0 +1,291 @@
+//! Files that the kernel hands to programs past this process: large ones, by their overlay files.
+//!
+//! Their reads and writes raise no request, and a mapping may be written to when its descriptor
+//! is closed and the inode forgotten. So, for one that somebody may write to:
+//!
+//! - the journal names it, durably, before anybody can write ([`Patch::Bind`]); a restart compares
+//!   its bytes with those that it had;
+//! - it is looked at whenever somebody asks for its attributes, syncs, closes or acts on it, and
+//!   now and then: what changed its times is a write ([`Live::observe`]);
+//! - it stays bound until nobody has it open and a lease says that nobody has it mapped for writing
+//!   ([`Volume::let_go`]).
+//!
+//! Invariant: an inode's opens all go to its overlay file, or none does: the kernel mixes no two
+//! caches of one inode. Threads: any, under the table's lock, but for what says otherwise.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::inode::{Data, Direct, Dirty, Ino, Told};
+use super::live::{Live, Stale};
+use super::spill::Spill;
+use super::{Volume, VolumeResult};
+use crate::base::clock;
+use crate::base::id::{FileId, Oid};
+use crate::base::stamp::Dot;
+use crate::journal::{Entry, Patch};
+use crate::record::change::{Change, OWN};
+
+impl Live {
+    /// Sees what programs wrote by themselves: it is for the next commit. Whether there was any.
+    pub fn observe(&mut self, ino: Ino) -> bool {
+        let Some(i) = self.inodes.get_mut(&ino) else {
+            return false;
+        };
+        let (true, Data::Spilled(s)) = (i.is_shared(), &i.data) else {
+            return false;
+        };
+        let times = match s.changed() {
+            Ok(Some(t)) => t,
+            Ok(None) => return false,
+            Err(e) => {
+                tracing::warn!(ino, error = %e, "an overlay file cannot be looked at");
+                return false;
+            }
+        };
+        s.note(times);
+        i.attr.mtime = times.mtime;
+        i.attr.ctime = i.attr.ctime.max(times.ctime);
+        if i.removed {
+            return true;
+        }
+        let before = i.dirty.unwrap_or_else(|| Dirty {
+            since_ms: clock::now_ms(),
+            settled: false,
+            synced: false,
+            generation: 0,
+        });
+        i.dirty = Some(Dirty {
+            settled: false,
+            generation: before.generation + 1,
+            ..before
+        });
+        let id = i.id();
+        self.dirty.insert(ino);
+        if self.writer_of(id).is_none() {
+            self.writing.insert(id, ino);
+        }
+        true
+    }
+
+    /// What the journal has to say of an overlay file that programs may write to; nothing while
+    /// what it says of bytes that are in no commit names the file.
+    fn bound(&self, ino: Ino, blobs: Option<&HashMap<Ino, Oid>>) -> Option<Told> {
+        let i = self.inodes.get(&ino)?;
+        let base: Vec<Dot> = i.shown.versions.iter().map(|v| v.content).collect();
+        if !i.is_shared() || i.removed || i.born || base.contains(&OWN) {
+            return None;
+        }
+        let sealed = blobs.and_then(|b| b.get(&ino).copied());
+        let blob = match self.sealing.get(&ino) {
+            Some(known) => sealed.or(*known)?,
+            None => i.shown.blob,
+        };
+        let id = i.id();
+        (!blob.is_null()).then_some(Told { id, base, blob })
+    }
+}
+
+impl Volume {
+    /// Says in the journal that programs may write to an inode's overlay file, which holds what the
+    /// inode shows and is durable. The journal has to be synced before anybody can.
+    pub(crate) fn bind(&self, live: &mut Live, ino: Ino) -> VolumeResult<()> {
+        let Data::Spilled(s) = live.inode(ino)?.data.clone() else {
+            return Ok(());
+        };
+        if live.inode(ino)?.is_shared() {
+            return Ok(());
+        }
+        s.note(s.times()?);
+        let i = live.inode_mut(ino)?;
+        let d = i.direct.get_or_insert_default();
+        d.writable = true;
+        i.old_pages = true;
+        live.directs.insert(ino);
+        if let Err(e) = self.tell_journal(live, ino, None) {
+            live.directs.remove(&ino);
+            if let Some(d) = &mut live.inode_mut(ino)?.direct {
+                d.writable = false;
+            }
+            return Err(e);
+        }
+        Ok(())
+    }
+
+    fn tell_journal(
+        &self,
+        live: &mut Live,
+        ino: Ino,
+        blobs: Option<&HashMap<Ino, Oid>>,
+    ) -> VolumeResult<()> {
+        let told = live.bound(ino, blobs);
+        let i = live.inode_mut(ino)?;
+        let (kind, number) = (i.kind, overlay_number(&i.data));
+        let (Some(d), Some(file)) = (&mut i.direct, number) else {
+            return Ok(());
+        };
+        let last = self.journal.last();
+        match told {
+            Some(t) if d.told.as_ref() != Some(&t) => {
+                let bind = bind_patch(&t, kind, file);
+                d.entry = self.journal.append(&Entry::Op(vec![bind]))?;
+                d.told = Some(t);
+            }
+            _ => d.entry = d.entry.max(last),
+        }
+        Ok(())
+    }
+
+    /// What is about to be committed of files that programs write to by themselves is what they
+    /// began as from then on. Before the head record is in the journal.
+    pub(super) fn pin(&self, blobs: &HashMap<Ino, Oid>) -> VolumeResult<()> {
+        let mut live = self.lock();
+        for (ino, blob) in blobs {
+            if let Some(known) = live.sealing.get_mut(ino) {
+                *known = Some(*blob);
+            }
+        }
+        let all: Vec<Ino> = live.directs.iter().copied().collect();
+        for ino in all {
+            self.tell_journal(&mut live, ino, Some(blobs))?;
+        }
+        Ok(())
+    }
+
+    /// The patch that ends what the journal says of an inode's overlay file, if it says something.
+    pub(crate) fn unbind(live: &mut Live, ino: Ino) -> Option<Patch> {
+        let i = live.inodes.get_mut(&ino)?;
+        let file = overlay_number(&i.data)?;
+        i.direct.as_mut()?.told.take()?;
+        Some(Patch::Unbind { file })
+    }
+
+    /// The patches that end what the journal says of overlay files of files that these changes end.
+    pub(super) fn unbind_ended(live: &mut Live, changes: &[Change]) -> Vec<Patch> {
+        if live.directs.is_empty() {
+            return Vec::new();
+        }
+        let ended = |id: FileId| {
+            changes.iter().any(|c| {
+                matches!(c, Change::Drop { id: d, content, .. } if *d == id && !content.is_empty())
+            })
+        };
+        let all: Vec<Ino> = live.directs.iter().copied().collect();
+        let mut out = Vec::new();
+        for ino in all {
+            let Some(i) = live.inodes.get_mut(&ino) else {
+                continue;
+            };
+            let (id, number) = (i.id(), overlay_number(&i.data));
+            let (Some(d), Some(file)) = (&mut i.direct, number) else {
+                continue;
+            };
+            if d.told.as_ref().is_some_and(|t| t.id == id) && ended(id) {
+                d.told = None;
+                out.push(Patch::Unbind { file });
+            }
+        }
+        out
+    }
+
+    /// What a new segment of the journal says of overlay files that programs may write to.
+    pub(super) fn bound_now(live: &Live) -> Vec<Patch> {
+        let each = live.directs.iter().filter_map(|ino| {
+            let i = live.inodes.get(ino)?;
+            let told = i.direct.as_ref()?.told.as_ref()?;
+            Some(bind_patch(told, i.kind, overlay_number(&i.data)?))
+        });
+        each.collect()
+    }
+
+    /// Looks at all files that programs may write to, and lets those go that nobody can any more.
+    pub(super) fn watch_directs(&self) {
+        let mut stale = Vec::new();
+        let mut live = self.lock();
+        let all: Vec<Ino> = live.directs.iter().copied().collect();
+        for ino in all {
+            if live.observe(ino) {
+                stale.push(Stale::Attr { ino });
+            }
+            if let Err(e) = self.let_go(&mut live, ino, &mut stale) {
+                tracing::warn!(ino, error = %e, "an overlay file stays bound");
+            }
+        }
+        drop(live);
+        if !stale.is_empty() {
+            self.tell(None, stale);
+        }
+    }
+
+    /// Ends what `bind` began, once nobody can write any more and all is in a commit.
+    fn let_go(&self, live: &mut Live, ino: Ino, stale: &mut Vec<Stale>) -> VolumeResult<()> {
+        let busy = live.committing.contains(&ino);
+        let Some(i) = live.inodes.get(&ino) else {
+            live.directs.remove(&ino);
+            return Ok(());
+        };
+        let waits = i.dirty.is_some() || i.born;
+        let Data::Spilled(s) = &i.data else {
+            live.directs.remove(&ino);
+            return Ok(());
+        };
+        // Whoever holds the bytes reads them.
+        let is_read = Arc::strong_count(s) > 1;
+        if i.opens > 0 || is_read || (!i.removed && (busy || waits)) {
+            return Ok(());
+        }
+        let s = s.clone();
+        if s.has_writers()? || live.observe(ino) {
+            return Ok(());
+        }
+        let i = live.inode_mut(ino)?;
+        let told = i.direct.as_ref().is_some_and(|d| d.told.is_some());
+        if told {
+            let file = s.number;
+            self.journal
+                .append(&Entry::Op(vec![Patch::Unbind { file }]))?;
+        }
+        live.inode_mut(ino)?.direct = None;
+        live.directs.remove(&ino);
+        stale.push(Stale::Content { ino });
+        drop(s);
+        self.unspill_if_clean(live, ino);
+        live.drop_if_idle(ino);
+        Ok(())
+    }
+
+    /// Nobody has the file open any more, and nobody could write to it.
+    pub(crate) fn end_reading(&self, live: &mut Live, ino: Ino) {
+        if let Some(i) = live.inodes.get_mut(&ino)
+            && i.direct.as_ref().is_some_and(|d| !d.writable)
+        {
+            i.direct = None;
+        }
+        self.unspill_if_clean(live, ino);
+    }
+
+    /// Programs have the inode's overlay file from now on.
+    pub(crate) fn hand_over(live: &mut Live, ino: Ino, s: Arc<Spill>) -> VolumeResult<()> {
+        let i = live.inode_mut(ino)?;
+        i.data = Data::Spilled(s);
+        i.direct = Some(Direct::default());
+        Ok(())
+    }
+}
+
+fn overlay_number(data: &Data) -> Option<u64> {
+    match data {
+        Data::Spilled(s) => Some(s.number),
+        _ => None,
+    }
+}
+
+fn bind_patch(t: &Told, kind: crate::record::model::Kind, file: u64) -> Patch {
+    Patch::Bind {
+        id: t.id,
+        kind,
+        base: t.base.clone(),
+        blob: t.blob,
+        file,
+    }
+}

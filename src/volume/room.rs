@@ -1,0 +1,120 @@
+//! A start on a full disk: what an earlier run left can be read, and is recovered when there is room.
+//!
+//! Recovery makes a commit of what the journal holds, which needs room. Without, the commit is made
+//! in memory alone: the mounts show its state, and nobody else hears of it. Nothing is written
+//! meanwhile; the journal and the overlay files stay as they are. Invariant: heads that the view
+//! names last, also now. Threads: the volume's own; any may ask whether it waits.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use super::chain::{Desk, Disk};
+use super::derive;
+use super::recover::{self, Left};
+use super::view::View;
+use super::worker::Worker;
+use super::{Volume, VolumeResult};
+use crate::base::id::Oid;
+use crate::journal::{Entry, JournalError};
+use crate::store::objects::Object;
+
+/// A disk on which nothing can be written.
+struct NoRoom<'a>(&'a Volume);
+
+impl Disk for NoRoom<'_> {
+    fn hold(&self, _: Vec<u8>, objects: Vec<(Oid, Object)>) -> VolumeResult<()> {
+        self.flush(objects)
+    }
+
+    fn flush(&self, objects: Vec<(Oid, Object)>) -> VolumeResult<()> {
+        // Made of what the journal has, which stays until they are in a pack.
+        self.0.repo().hold(objects, || Ok(self.last()))
+    }
+
+    fn append(&self, _: &Entry) -> VolumeResult<u64> {
+        Ok(self.last())
+    }
+
+    fn last(&self) -> u64 {
+        self.0.journal().last()
+    }
+
+    fn sync(&self, _: u64) -> VolumeResult<()> {
+        Ok(())
+    }
+}
+
+/// Shows what an earlier run left, and keeps it for when there is room.
+pub(super) fn show(volume: &Volume, left: Left) -> VolumeResult<()> {
+    let no_room = NoRoom(volume);
+    let desk = Desk {
+        disk: &no_room,
+        ..volume.desk()
+    };
+    let heads = recover::known_heads(&desk, &left.found())?;
+    let base = derive::derive(desk.objects.clone(), desk.cache, heads)?;
+    let (done, _) = recover::replay_left(volume, &desk, &left)?;
+    volume.lock().view = View {
+        state: done.view.state,
+        stage: done.view.stage,
+        ..base
+    };
+    *volume.left.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(left));
+    volume.waits.store(true, Ordering::Release);
+    Ok(())
+}
+
+impl Volume {
+    /// Whether the disk was full when this volume was opened, and still is: it is shown, and takes
+    /// no writes.
+    #[must_use]
+    pub fn waits_for_room(&self) -> bool {
+        self.waits.load(Ordering::Acquire)
+    }
+
+    /// Fails while nothing may be written.
+    pub(crate) fn may_write(&self) -> Result<(), JournalError> {
+        if self.waits_for_room() {
+            return Err(JournalError::Full);
+        }
+        match self.journal().poisoned() {
+            Some(why) => Err(JournalError::Poisoned(why)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Worker<'_> {
+    /// Recovers what waits for room, if anything does.
+    pub(super) fn recover_what_waits(&mut self) -> VolumeResult<()> {
+        let volume = self.volume;
+        if !volume.waits_for_room() {
+            return Ok(());
+        }
+        let left = volume.left.lock();
+        let left = left.unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(left) = left else { return Ok(()) };
+        // What was made in memory lasts before a head names it.
+        volume.repo().settle()?;
+        let (done, numbers) = recover::replay_left(volume, &volume.desk(), &left)?;
+        let base = volume.view();
+        let mut stale = Vec::new();
+        {
+            let mut live = volume.lock();
+            live.numbers = numbers;
+            live.view = done.view.clone();
+            live.last_committed = done.committed;
+            self.reconcile_all(&mut live, &base, &done.view, &mut stale)?;
+        }
+        // Not twice, whatever comes.
+        *volume.left.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        volume.waits.store(false, Ordering::Release);
+        volume.tell(None, stale);
+        recover::finish(volume, &left, done.caught_up)?;
+        tracing::info!(volume = %volume.name(), "there is room again");
+        if let (Some(_), Some(head)) = (done.caught_up, done.view.heads.first()) {
+            volume.outlet.committed(volume.name(), head, None);
+        }
+        Ok(())
+    }
+}
