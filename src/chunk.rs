@@ -1,8 +1,9 @@
 //! Large files as chunks: where a file is cut, what lists its chunks, and where their bytes are.
 //!
 //! [`cut`] cuts a file where its content says so and names each piece by its BLAKE3, the whole
-//! by its SHA-256. [`manifest`] keeps the list of the pieces as a tree of small blobs, so that a
-//! small change of a large file is a small change of the list. [`store`] keeps the bytes on disk.
+//! by its SHA-256. [`manifest`] keeps the list of the pieces as a tree of small git objects, so
+//! that a small change of a large file is a small change of the list. [`pointer`] is what git has
+//! in the file's place. [`store`] keeps the bytes on disk.
 //!
 //! Invariants: equal content has equal pieces and an equal manifest, wherever and however often
 //! it was surveyed. Bytes that the store hands out for a name hash to that name. No threads but
@@ -11,6 +12,7 @@
 
 pub mod cut;
 pub mod manifest;
+pub mod pointer;
 pub mod store;
 
 use std::fmt;

@@ -477,6 +477,4 @@ fn read_table(dir: &Path, pack_bytes_max: u64) -> io::Result<Table> {
 }
 
 #[cfg(test)]
-mod crash;
-#[cfg(test)]
 mod tests;

@@ -1,5 +1,7 @@
 //! What the store promises, against a model, damage and a disk that fails.
 
+mod crash;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};

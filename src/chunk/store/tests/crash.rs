@@ -6,8 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use super::disk::tape::{self, Op};
-use super::tests::{chunk, file_of, folder, noise, open};
+use super::tape::{self, Op};
 use super::*;
 
 #[derive(Debug, Default, Clone)]
@@ -205,7 +204,7 @@ fn check(dir: &Path, p: &Promise, what: &str) {
         let is_complete = got.is_some_and(|(file, is_complete)| {
             if is_complete {
                 let mut all = vec![0; bytes.len()];
-                std::os::unix::fs::FileExt::read_exact_at(&file, &mut all, 0).unwrap();
+                FileExt::read_exact_at(&file, &mut all, 0).unwrap();
                 assert_eq!(all, bytes, "{what}: {ns:?}");
             }
             is_complete
