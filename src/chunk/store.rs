@@ -10,19 +10,23 @@
 //! it unchecked: that is sound as far as its pieces were when they were filled in or scrubbed.
 //!
 //! Memory: 48 bytes for each chunk in a hash table that is between half and seven eighths full,
-//! and 40 for each piece of a container: about 300 MB for each TB. Opening reads the indices, not
+//! and 48 for each piece of a container: about 350 MB for each TB. Opening reads the indices, not
 //! the chunks: 44 bytes for each chunk, 36 for each piece.
 //!
 //! Threads: any; reads and writes of bytes of containers and reads of packs hold no lock, an
 //! append to a pack holds that of the table for one write. What reorganises (`flush`, `adopt`,
 //! `begin`, `evict`, `remove`, `reclaim`, `scrub`) takes turns. Lock order: turn, table.
 //! One process opens a directory at a time; the caller sees to that.
+//!
+//! Descriptors: one for each pack and container with something that is not flushed, and 64 of
+//! those at most; who would open one more flushes. Reads open and close.
 
 mod care;
 mod container;
 mod disk;
 mod hold;
 mod pack;
+mod whole;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
@@ -32,13 +36,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use care::{Evicted, Scrubbed, Wrong};
 use container::Container;
+pub use hold::Adopted;
 use pack::{Pack, Packs, Record};
+pub use whole::Held;
 
 use super::{ChunkId, PIECE_BYTES_MAX, Sha256};
 use crate::base::durable;
 
 /// A pack takes no more above this size.
 const PACK_BYTES_MAX: u64 = 256 << 20;
+/// Files with something that is not flushed, which stay open until it is.
+const OPEN_FILES_MAX: usize = 64;
 
 /// Why the store did not do something. It is sound, and what it says is here is here.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +71,9 @@ pub enum ChunkError {
     /// No such container or piece of it.
     #[error("there is no container {0} with piece {1}")]
     Absent(Sha256, u32),
+    /// A chunk that is needed and not here.
+    #[error("chunk {0} is not here")]
+    Lacking(ChunkId),
 }
 
 fn failed(what: &'static str) -> impl Fn(io::Error) -> ChunkError {
@@ -169,6 +180,19 @@ impl Table {
         }
     }
 
+    /// Files that are open.
+    fn open_files(&self) -> usize {
+        let packs = self.packs.values().filter(|p| p.file.is_some()).count();
+        let all = self.containers.values();
+        packs + all.filter(|c| c.file.is_some()).count()
+    }
+
+    /// Whether a chunk of so many bytes would need a pack that is not open.
+    fn opens_pack(&self, frame: u64, pack_bytes_max: u64) -> bool {
+        let active = self.active.and_then(|n| self.packs.get(&n));
+        active.is_none_or(|p| p.file.is_none() || p.end + frame > pack_bytes_max)
+    }
+
     fn add_container(&mut self, c: Container) -> u32 {
         let slot = self.next_slot;
         self.next_slot += 1;
@@ -180,7 +204,7 @@ impl Table {
     /// Reads the chunks of a complete container from it. What packs have of them is of no more
     /// use: a large file is on disk once.
     fn prefer(&mut self, slot: u32) {
-        let Some(c) = self.containers.get(&slot) else {
+        let Some(c) = self.containers.get(&slot).filter(|c| !c.leaving) else {
             return;
         };
         let is_complete = c.is_complete();
@@ -260,10 +284,11 @@ impl Chunks {
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a chunk is here, as far as is known without reading it.
+    /// Whether a chunk is here, as far as is known without reading it. The largest piece of zeros
+    /// always is.
     #[must_use]
     pub fn has(&self, id: &ChunkId) -> bool {
-        self.table().holds(id)
+        whole::is_zeros(id) || self.table().holds(id)
     }
 
     /// What is here.
@@ -282,8 +307,9 @@ impl Chunks {
         }
     }
 
-    /// Puts a chunk into a pack if it is not here. It survives the death of the process from now
-    /// on, and that of the machine after a [`Chunks::flush`]. Says whether it was new.
+    /// Puts a chunk into a pack if it is not here, and says whether it was new. If it was, it
+    /// survives the death of the process from now on; that of the machine, or if a container that
+    /// is being filled has it, after a [`Chunks::flush`].
     ///
     /// # Errors
     /// When these are not its bytes, or as the disk.
@@ -295,7 +321,13 @@ impl Chunks {
         if !fits || ChunkId::of(bytes) != *id {
             return Err(ChunkError::Mismatch(*id));
         }
+        let frame = pack::FRAME_HEAD + bytes.len() as u64;
         let mut t = self.table();
+        if t.opens_pack(frame, self.pack_bytes_max) && t.open_files() >= OPEN_FILES_MAX {
+            drop(t);
+            self.flush()?;
+            t = self.table();
+        }
         if t.holds(id) {
             return Ok(false);
         }
@@ -355,6 +387,9 @@ impl Chunks {
     /// # Errors
     /// When it was damaged, or as the disk.
     pub fn read(&self, id: &ChunkId) -> Result<Option<Vec<u8>>, ChunkError> {
+        if whole::is_zeros(id) {
+            return Ok(Some(vec![0; PIECE_BYTES_MAX as usize]));
+        }
         loop {
             let Some((spot, read)) = self.look(id) else {
                 return Ok(None);

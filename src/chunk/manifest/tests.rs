@@ -557,3 +557,46 @@ proptest! {
         }
     }
 }
+
+/// `cargo test --release --lib chunk::manifest -- --ignored --nocapture`
+#[test]
+#[ignore = "measures"]
+fn what_manifests_of_large_files_cost() {
+    for (what, n) in [("1 GiB", 3390), ("1 TiB", 3_471_000)] {
+        let s = survey(pieces(n));
+        let mut nodes = Nodes::default();
+        let begin = std::time::Instant::now();
+        let head = nodes.write(&s);
+        let written = begin.elapsed();
+        let bytes: usize = nodes.all.values().map(|(_, b)| b.len()).sum();
+        let begin = std::time::Instant::now();
+        assert_eq!(super::pieces(&head, &mut nodes.get()).count() as u64, n);
+        let read = begin.elapsed();
+        nodes.asked();
+        let begin = std::time::Instant::now();
+        for k in 0..1000 {
+            piece_at(&head, s.len / 1000 * k, &mut nodes.get()).unwrap();
+        }
+        let seek = begin.elapsed() / 1000;
+        println!(
+            "{what}: {} nodes of {bytes} bytes, {} levels; written in {written:?}, read in {read:?}, a place found in {seek:?}",
+            nodes.all.len(),
+            head.level + 1
+        );
+        let mut edited = s.clone();
+        let (mut sum, mut plain) = (0, 0);
+        for k in 0..5u64 {
+            let at = usize::try_from(n / 5 * k + n / 11).unwrap();
+            let was = std::mem::replace(&mut edited.pieces[at], piece(9_000_000 + k));
+            let (_, bytes, packed) = nodes.added(&edited);
+            edited.pieces[at] = was;
+            sum += packed;
+            plain += bytes;
+        }
+        println!(
+            "{what}: an edit is {} bytes, {} before zlib",
+            sum / 5,
+            plain / 5
+        );
+    }
+}

@@ -1,12 +1,13 @@
 //! What goes, what is moved so that it can go, and looking after what stays.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::sync::{MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 
 use super::container::{self, Container, data_path, sidecar_path};
+use super::whole::is_zeros;
 use super::{ChunkError, Chunks, Spot, disk, failed, is_damage, pack};
 use crate::chunk::{ChunkId, Sha256};
 
@@ -96,21 +97,30 @@ impl Chunks {
             let mut t = self.table();
             let absent = ChunkError::Absent(*sha256, 0);
             let slot = t.slots.get(sha256).copied().ok_or(absent)?;
-            let mut ids = HashSet::new();
+            let mut there = Vec::new();
             if let Some(c) = t.containers.get_mut(&slot) {
                 c.leaving = true;
-                ids.extend(c.present().map(|(_, id)| id));
+                there.extend(c.present());
             }
-            let read_there = |id: &ChunkId| {
-                let spot = t.chunks.get(id);
-                matches!(spot, Some(Spot::Container { slot: s, .. }) if *s == slot)
+            let read_there = |(index, id): &(u32, ChunkId)| {
+                t.chunks.get(id)
+                    == Some(&Spot::Container {
+                        slot,
+                        index: *index,
+                    })
             };
-            ids.retain(read_there);
+            there.retain(read_there);
+            let mut ids = there.iter().map(|(_, id)| *id).collect();
             t.find_again(&mut ids);
-            (slot, ids)
+            // In the order of the file.
+            there.retain(|(_, id)| ids.contains(id));
+            (
+                slot,
+                there.into_iter().map(|(_, id)| id).collect::<Vec<_>>(),
+            )
         };
         let moved = self
-            .move_out(&only_here, keep)
+            .move_out(&turn, &only_here, keep)
             .and_then(|m| self.flush_in(&turn).map(|()| m));
         let mut t = self.table();
         let moved = match moved {
@@ -140,11 +150,17 @@ impl Chunks {
 
     fn move_out(
         &self,
-        ids: &HashSet<ChunkId>,
+        turn: &MutexGuard<'_, ()>,
+        ids: &[ChunkId],
         keep: &mut dyn FnMut(&ChunkId) -> bool,
     ) -> Result<Evicted, ChunkError> {
         let mut out = Evicted::default();
-        for id in ids.iter().filter(|id| keep(id)) {
+        let mut flushed = 0;
+        for id in ids.iter().filter(|id| !is_zeros(id) && keep(id)) {
+            if out.moved_bytes - flushed >= self.pack_bytes_max {
+                self.flush_in(turn)?;
+                flushed = out.moved_bytes;
+            }
             match self.look(id) {
                 // Somebody put it into a pack meanwhile, or found it damaged.
                 None | Some((Spot::Pack { .. }, _)) => {}
@@ -195,7 +211,8 @@ impl Chunks {
     }
 
     /// Gives back packs of which more than half is dead: the living are copied, durable, then
-    /// the pack is removed. Time: a look at each chunk, and what is copied.
+    /// the pack is removed. Needs room for half a pack. Time: a look at each chunk, and what is
+    /// copied.
     ///
     /// # Errors
     /// As the disk; no chunk is lost by it.
@@ -205,44 +222,74 @@ impl Chunks {
     }
 
     fn reclaim_in(&self, turn: &MutexGuard<'_, ()>) -> Result<(), ChunkError> {
-        let (dead, living) = {
+        // Packs, and what lives in them.
+        let mut dead: BTreeMap<u32, Vec<(ChunkId, Spot)>> = {
             let mut t = self.table();
             let is_dead = |p: &pack::Pack| p.end > 8 && (p.end - 8 - p.live) * 2 > p.end - 8;
-            let dead: HashSet<u32> = t
-                .packs
-                .iter()
-                .filter(|(_, p)| is_dead(p))
-                .map(|(n, _)| *n)
-                .collect();
+            let all = t.packs.iter().filter(|(_, p)| is_dead(p));
+            let mut dead: BTreeMap<_, _> = all.map(|(n, _)| (*n, Vec::new())).collect();
             if dead.is_empty() {
                 return Ok(());
             }
-            t.active = t.active.filter(|n| !dead.contains(n));
-            let in_dead = |s: &Spot| matches!(s, Spot::Pack { pack, .. } if dead.contains(pack));
-            let all = t.chunks.iter().filter(|(_, s)| in_dead(s));
-            let mut living: Vec<_> = all.map(|(id, s)| (*id, *s)).collect();
-            living.sort_unstable_by_key(|(_, s)| match s {
-                Spot::Pack { pack, at, .. } => (*pack, *at),
-                Spot::Container { .. } => (0, 0),
-            });
-            (dead, living)
+            t.active = t.active.filter(|n| !dead.contains_key(n));
+            for (id, spot) in &t.chunks {
+                if let Spot::Pack { pack, .. } = spot
+                    && let Some(living) = dead.get_mut(pack)
+                {
+                    living.push((*id, *spot));
+                }
+            }
+            dead
         };
-        let moved = self.move_living(&living).and_then(|()| self.flush_in(turn));
+        while !dead.is_empty() {
+            // Some at a time: as many as half a pack has room for, and one.
+            let (mut some, mut living, mut bytes) = (Vec::new(), Vec::new(), 0);
+            while bytes <= self.pack_bytes_max / 2
+                && let Some((n, mut chunks)) = dead.pop_first()
+            {
+                let place = |s: &Spot| match s {
+                    Spot::Pack { at, len, .. } => (*at, *len),
+                    Spot::Container { .. } => (0, 0),
+                };
+                chunks.sort_unstable_by_key(|(_, s)| place(s));
+                let lens = chunks.iter().map(|(_, s)| u64::from(place(s).1));
+                bytes += lens.sum::<u64>();
+                living.append(&mut chunks);
+                some.push(n);
+            }
+            self.give_back(turn, &some, &living)?;
+        }
+        Ok(())
+    }
+
+    /// Removes packs when what lives in them is durable elsewhere.
+    fn give_back(
+        &self,
+        turn: &MutexGuard<'_, ()>,
+        packs: &[u32],
+        living: &[(ChunkId, Spot)],
+    ) -> Result<(), ChunkError> {
+        let moved = self.move_living(living).and_then(|()| {
+            if living.is_empty() {
+                return Ok(());
+            }
+            self.flush_in(turn)
+        });
         let mut t = self.table();
         if moved.is_err() {
             // What could not be made durable where it went is still where it was.
-            for (id, spot) in &living {
+            for (id, spot) in living {
                 if !t.chunks.contains_key(id) {
                     t.place(*id, Some(*spot));
                 }
             }
         }
         moved?;
-        t.packs.retain(|n, _| !dead.contains(n));
+        t.packs.retain(|n, _| !packs.contains(n));
         drop(t);
-        for n in dead {
-            disk::remove(&pack::pack_path(&self.dir, n)).map_err(failed("remove a pack"))?;
-            disk::remove(&pack::index_path(&self.dir, n)).map_err(failed("remove an index"))?;
+        for n in packs {
+            disk::remove(&pack::pack_path(&self.dir, *n)).map_err(failed("remove a pack"))?;
+            disk::remove(&pack::index_path(&self.dir, *n)).map_err(failed("remove an index"))?;
         }
         Ok(())
     }
@@ -264,7 +311,7 @@ impl Chunks {
 
     /// Reads about so many bytes of what is here, from where the last scrub ended, and takes out
     /// what is damaged or cannot be read. Goes on after a restart where it was, or a bit before.
-    /// Time: a look at each chunk for each pack that is reached, and what is read.
+    /// Time: what is read, and the index of each pack that is reached.
     ///
     /// # Errors
     /// When reading fails for another reason than what is read.
@@ -305,36 +352,23 @@ impl Chunks {
         }
         result.map(|()| out)
     }
+
     /// The rest of the pack or container that a scrub is at, and where it goes on behind that.
     fn due(&self, cursor: Cursor) -> Option<(Vec<Due>, Cursor)> {
-        let t = self.table();
         let (sha256, from) = match cursor {
             Cursor::Pack(n, at) => {
-                if let Some((pack, _)) = t.packs.range(n..).next() {
-                    let from = if *pack == n { at } else { 0 };
-                    let mut due = Vec::new();
-                    for (id, spot) in &t.chunks {
-                        if let Spot::Pack { pack: p, at, len } = *spot
-                            && p == *pack
-                            && at >= from
-                        {
-                            due.push(Due {
-                                id: *id,
-                                spot: *spot,
-                                container: None,
-                                at: u64::from(at),
-                                len,
-                                after: Cursor::Pack(p, at + 1),
-                            });
-                        }
-                    }
-                    due.sort_unstable_by_key(|d| d.at);
+                let pack = self.table().packs.range(n..).next().map(|(n, _)| *n);
+                if let Some(pack) = pack {
+                    let from = if pack == n { at } else { 0 };
+                    let mut due = self.due_of_pack(pack);
+                    due.retain(|d| d.at >= u64::from(from));
                     return Some((due, Cursor::Pack(pack.saturating_add(1), 0)));
                 }
                 (Sha256([0; 32]), 0)
             }
             Cursor::Container(sha256, index) => (sha256, index),
         };
+        let t = self.table();
         let reached = |c: &&(u32, &Container)| {
             c.1.sha256 > sha256 || (c.1.sha256 == sha256 && from < c.1.total())
         };
@@ -356,6 +390,47 @@ impl Chunks {
             });
         }
         Some((due, Cursor::Container(c.sha256, c.total())))
+    }
+
+    /// What is read from a pack, in its order: as its index says, if that says all.
+    fn due_of_pack(&self, n: u32) -> Vec<Due> {
+        let (listed, mut records) = {
+            let t = self.table();
+            let Some(p) = t.packs.get(&n) else {
+                return Vec::new();
+            };
+            (p.listed, p.pending.clone())
+        };
+        records.append(&mut pack::records(&self.dir, n, listed));
+        let t = self.table();
+        let due = |id, at, len| Due {
+            id,
+            spot: Spot::Pack { pack: n, at, len },
+            container: None,
+            at: u64::from(at),
+            len,
+            after: Cursor::Pack(n, at + 1),
+        };
+        let mut out: Vec<Due> = records
+            .iter()
+            .filter(|r| !r.gone)
+            .map(|r| due(r.id, r.at, r.len))
+            .filter(|d| t.chunks.get(&d.id) == Some(&d.spot))
+            .collect();
+        out.sort_unstable_by_key(|d| d.at);
+        out.dedup_by_key(|d| d.at);
+        let bytes = out.iter().map(|d| pack::FRAME_HEAD + u64::from(d.len));
+        let live = t.packs.get(&n).map_or(0, |p| p.live);
+        if bytes.sum::<u64>() < live {
+            // The index is damaged. The next to open the store makes it again.
+            let all = t.chunks.iter().filter_map(|(id, spot)| match *spot {
+                Spot::Pack { pack, at, len } if pack == n => Some(due(*id, at, len)),
+                _ => None,
+            });
+            out = all.collect();
+            out.sort_unstable_by_key(|d| d.at);
+        }
+        out
     }
 
     fn check(&self, d: &Due, out: &mut Scrubbed) -> io::Result<()> {

@@ -86,7 +86,7 @@ pub(super) fn sidecar_path(dir: &Path, sha256: &Sha256) -> PathBuf {
     dir.join(format!("containers/{sha256}.pieces"))
 }
 
-/// A container as the store has it in memory: 40 bytes for each piece.
+/// A container as the store has it in memory: 48 bytes for each piece.
 #[derive(Debug)]
 pub(super) struct Container {
     pub(super) sha256: Sha256,
@@ -229,7 +229,8 @@ impl Container {
         Some(c)
     }
 
-    /// Writes the sidecar, durable, with all pieces there or none.
+    /// Writes the sidecar beside its name, synced, with all pieces there or none. Nothing counts
+    /// until it is published.
     pub(super) fn write_sidecar(&mut self, dir: &Path, all: bool) -> io::Result<()> {
         let mut bytes = self.encode();
         if all {
@@ -241,19 +242,34 @@ impl Container {
             bytes.extend_from_slice(&encode_marks(&[m]));
             self.apply(m);
         }
-        let path = sidecar_path(dir, &self.sha256);
-        let beside = path.with_extension("new");
+        let beside = sidecar_path(dir, &self.sha256).with_extension("new");
         let done = disk::create(&beside).and_then(|file| {
             disk::write(&beside, &file, &bytes, 0)?;
-            disk::sync(&beside, &file)?;
-            disk::rename(&beside, &path)?;
-            disk::sync_dir(&dir.join("containers"))
+            disk::sync(&beside, &file)
         });
         if done.is_err() {
-            let _first_error_counts = (disk::remove(&beside), disk::remove(&path));
+            let _first_error_counts = disk::remove(&beside);
         }
         self.listed = bytes.len() as u64;
         done
+    }
+
+    /// Gives the sidecar its name, durable.
+    pub(super) fn publish_sidecar(&self, dir: &Path) -> io::Result<()> {
+        let path = sidecar_path(dir, &self.sha256);
+        let beside = path.with_extension("new");
+        let done =
+            disk::rename(&beside, &path).and_then(|()| disk::sync_dir(&dir.join("containers")));
+        if done.is_err() {
+            let _first_error_counts = (disk::remove(&beside), disk::remove(&path));
+        }
+        done
+    }
+
+    /// Whether its list is this one.
+    pub(super) fn is_of(&self, pieces: &[Piece]) -> bool {
+        self.pieces.len() == pieces.len()
+            && self.pieces.iter().zip(pieces).all(|((a, _), b)| a == b)
     }
 }
 

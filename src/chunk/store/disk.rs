@@ -1,13 +1,16 @@
 //! Each change that the store makes to the disk is one of these calls, so that tests can see
 //! their order, let one of them fail, and put together what a loss of power leaves.
 //!
-//! Invariant: nothing else in [`crate::chunk::store`] writes, names or removes a file. Threads:
-//! any.
+//! Invariant: nothing else in [`crate::chunk::store`] writes, names or removes a file of the
+//! store. Threads: any.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+use rustix::io::Errno;
 
 use crate::base::durable;
 
@@ -37,6 +40,31 @@ pub(super) fn write(path: &Path, file: &File, bytes: &[u8], at: u64) -> io::Resu
     }
     let _only_for_tests = path;
     file.write_all_at(bytes, at)
+}
+
+/// Zeros, for which the disk keeps no blocks if it can do that.
+pub(super) fn zeros(path: &Path, file: &File, at: u64, len: u32) -> io::Result<()> {
+    use rustix::fs::FallocateFlags as Flags;
+    #[cfg(test)]
+    tape::note(tape::Op::Write(path.to_owned(), at, vec![0; len as usize]))?;
+    let flags = Flags::PUNCH_HOLE | Flags::KEEP_SIZE;
+    match rustix::fs::fallocate(file, flags, at, len.into()) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+            let _only_for_tests = path;
+            file.write_all_at(&vec![0; len as usize], at)
+        }
+        done => done.map_err(Into::into),
+    }
+}
+
+/// Says by the time of its last change that a file was used now. Nothing rests on it.
+pub(super) fn touch(path: &Path) -> io::Result<()> {
+    let at = |tv_nsec| Timespec { tv_sec: 0, tv_nsec };
+    let times = Timestamps {
+        last_access: at(UTIME_OMIT),
+        last_modification: at(UTIME_NOW),
+    };
+    rustix::fs::utimensat(CWD, path, &times, AtFlags::empty()).map_err(Into::into)
 }
 
 pub(super) fn set_len(path: &Path, file: &File, len: u64) -> io::Result<()> {

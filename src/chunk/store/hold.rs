@@ -8,8 +8,17 @@ use std::sync::{Arc, MutexGuard};
 
 use super::container::{self, Container};
 use super::pack::Record;
-use super::{ChunkError, Chunks, Spot, Table, disk, failed, pack};
+use super::{ChunkError, Chunks, OPEN_FILES_MAX, Spot, Table, disk, failed, pack};
 use crate::chunk::{ChunkId, Piece, Sha256, Survey};
+
+/// What became of a file that was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Adopted {
+    /// It is a container.
+    Container,
+    /// Its content was here, and it is removed.
+    Here,
+}
 
 /// What of a pack is made durable.
 struct PackWork {
@@ -202,6 +211,7 @@ impl Chunks {
         }
         let data = container::data_path(&self.dir, &sha256);
         let done = c.write_sidecar(&self.dir, false).and_then(|()| {
+            c.publish_sidecar(&self.dir)?;
             let file = disk::create(&data)?;
             disk::set_len(&data, &file, c.len)?;
             disk::sync(&data, &file)?;
@@ -217,41 +227,97 @@ impl Chunks {
     }
 
     /// Writes a piece of a container that is being filled. It is here at once, but outlives the
-    /// process only after a [`Chunks::flush`].
+    /// process only after a [`Chunks::flush`]. Zeros stay a hole.
     ///
     /// # Errors
     /// When these are not the piece's bytes, there is no such piece, or as the disk.
     pub fn fill(&self, sha256: &Sha256, index: u32, bytes: &[u8]) -> Result<(), ChunkError> {
+        let Some((slot, piece, at)) = self.unfilled(sha256, index)? else {
+            return Ok(());
+        };
+        if bytes.len() != piece.len as usize || ChunkId::of(bytes) != piece.id {
+            return Err(ChunkError::Mismatch(piece.id));
+        }
+        self.fill_in(sha256, slot, index, (&piece, at), bytes)
+    }
+
+    /// Fills in a piece from what is here, wherever. Says whether it is there now; if it is not,
+    /// its chunk is not here.
+    ///
+    /// # Errors
+    /// When the chunk is damaged, there is no such piece, or as the disk.
+    pub fn fill_from_here(&self, sha256: &Sha256, index: u32) -> Result<bool, ChunkError> {
+        let Some((slot, piece, at)) = self.unfilled(sha256, index)? else {
+            return Ok(true);
+        };
+        let Some(bytes) = self.read(&piece.id)? else {
+            return Ok(false);
+        };
+        if bytes.len() != piece.len as usize {
+            return Err(ChunkError::Mismatch(piece.id));
+        }
+        self.fill_in(sha256, slot, index, (&piece, at), &bytes)?;
+        Ok(true)
+    }
+
+    /// A piece that is to be filled in, and where; none if it is there.
+    fn unfilled(
+        &self,
+        sha256: &Sha256,
+        index: u32,
+    ) -> Result<Option<(u32, Piece, u64)>, ChunkError> {
         let absent = ChunkError::Absent(*sha256, index);
+        let t = self.table();
+        let slot = t.slots.get(sha256).copied();
+        let found = slot.and_then(|s| Some((s, t.containers.get(&s)?)));
+        let (slot, c) = found.filter(|(_, c)| !c.leaving).ok_or(absent)?;
+        let absent = ChunkError::Absent(*sha256, index);
+        let (piece, at) = c.pieces.get(index as usize).copied().ok_or(absent)?;
+        Ok((!c.has(index)).then_some((slot, piece, at)))
+    }
+
+    /// Writes bytes that were checked.
+    fn fill_in(
+        &self,
+        sha256: &Sha256,
+        slot: u32,
+        index: u32,
+        (piece, at): (&Piece, u64),
+        bytes: &[u8],
+    ) -> Result<(), ChunkError> {
+        let absent = || ChunkError::Absent(*sha256, index);
         let data = container::data_path(&self.dir, sha256);
-        let (slot, piece, at, file, faults) = {
+        let (file, faults) = {
             let mut t = self.table();
-            let slot = t.slots.get(sha256).copied();
-            let found = slot.and_then(|s| Some((s, t.containers.get_mut(&s)?)));
-            let Some((slot, c)) = found.filter(|(_, c)| !c.leaving) else {
-                return Err(absent);
-            };
-            if c.has(index) {
-                return Ok(());
+            let is_closed = |t: &Table| t.containers.get(&slot).is_none_or(|c| c.file.is_none());
+            if is_closed(&t) && t.open_files() >= OPEN_FILES_MAX {
+                drop(t);
+                self.flush()?;
+                t = self.table();
             }
-            let Some((piece, at)) = c.pieces.get(index as usize).copied() else {
-                return Err(absent);
-            };
+            let c = t.containers.get_mut(&slot).filter(|c| !c.leaving);
+            let c = c.ok_or_else(absent)?;
             let file = match &c.file {
                 Some(file) => file.clone(),
                 None => Arc::new(disk::open(&data).map_err(failed("open a container"))?),
             };
             c.file = Some(file.clone());
-            (slot, piece, at, file, c.faults)
+            (file, c.faults)
         };
-        if bytes.len() != piece.len as usize || ChunkId::of(bytes) != piece.id {
-            return Err(ChunkError::Mismatch(piece.id));
-        }
-        disk::write(&data, &file, bytes, at).map_err(failed("fill a container"))?;
+        let done = if bytes.iter().all(|b| *b == 0) {
+            disk::zeros(&data, &file, at, piece.len)
+        } else {
+            disk::write(&data, &file, bytes, at)
+        };
         let mut t = self.table();
-        let Some(c) = t.containers.get_mut(&slot).filter(|c| !c.leaving) else {
-            return Err(absent);
-        };
+        let c = t.containers.get_mut(&slot).filter(|c| !c.leaving);
+        let c = c.ok_or_else(absent)?;
+        if let Err(e) = done {
+            if c.pending.is_empty() {
+                c.file = None;
+            }
+            return Err(failed("fill a container")(e));
+        }
         if c.faults != faults {
             let e = io::Error::other("a sync failed meanwhile");
             return Err(failed("fill a container")(e));
@@ -265,70 +331,112 @@ impl Chunks {
         Ok(())
     }
 
-    /// The file of a container, open for reading, and whether all of it is there.
-    ///
-    /// # Errors
-    /// As the disk.
-    pub fn container(&self, sha256: &Sha256) -> Result<Option<(File, bool)>, ChunkError> {
-        let t = self.table();
-        let slot = t.slots.get(sha256).copied();
-        let Some(c) = slot
-            .and_then(|s| t.containers.get(&s))
-            .filter(|c| !c.leaving)
-        else {
-            return Ok(None);
+    /// Whether the content of a file is here: as a container, or in pieces if that is enough.
+    fn is_here(&self, survey: &Survey, as_container: bool) -> bool {
+        let is_complete = {
+            let t = self.table();
+            let slot = t.slots.get(&survey.sha256);
+            let c = slot.and_then(|s| t.containers.get(s));
+            c.is_some_and(Container::is_complete)
         };
-        let file = File::open(container::data_path(&self.dir, sha256));
-        let file = file.map_err(failed("open a container"))?;
-        Ok(Some((file, c.is_complete())))
+        is_complete || (!as_container && self.lacks(&survey.pieces, 1).is_empty())
     }
 
     /// Takes a file over as a container, durable: no bytes are copied, the name it had is gone.
     /// It must be on the same file system, nobody may write to it any more, and the survey must
-    /// be of what it holds: it is not read. When its content is here as a whole already, the file
-    /// is removed. The directory it was in is not synced.
+    /// be of what it holds: it is not read. When its content is here already, as a container or,
+    /// unless `as_container`, all its pieces wherever they are, the file is removed. The directory
+    /// it was in is not synced. Other calls wait while its name changes, not while it is synced.
     ///
     /// # Errors
-    /// When its length is not that of the survey, or as the disk; the file is where it was then.
-    pub fn adopt(&self, path: &Path, survey: &Survey) -> Result<(), ChunkError> {
-        let turn = self.turn();
-        let sha256 = survey.sha256;
+    /// When its length is not that of the survey, or as the disk. The file is where it was then,
+    /// but for a disk that fails to sync the new name of one that was being filled before: that
+    /// has all of it then.
+    pub fn adopt(
+        &self,
+        path: &Path,
+        survey: &Survey,
+        as_container: bool,
+    ) -> Result<Adopted, ChunkError> {
         let io = failed("take a file over");
         let file = File::open(path).map_err(&io)?;
         let len = file.metadata().map_err(&io)?.len();
         if len != survey.len || !container::adds_up(&survey.pieces, len) {
-            return Err(ChunkError::Survey(sha256));
+            return Err(ChunkError::Survey(survey.sha256));
         }
-        let found = {
-            let t = self.table();
-            let slot = t.slots.get(&sha256).copied();
-            slot.and_then(|s| Some((s, t.containers.get(&s)?.is_complete())))
-        };
-        if let Some((_, true)) = found {
+        if self.is_here(survey, as_container) {
+            let turn = self.turn();
             self.flush_in(&turn)?;
-            return disk::remove(path).map_err(&io);
+            // It may have gone before our turn came.
+            if self.is_here(survey, as_container) {
+                disk::remove(path).map_err(&io)?;
+                return Ok(Adopted::Here);
+            }
         }
         disk::sync(path, &file).map_err(&io)?;
-        let data = container::data_path(&self.dir, &sha256);
-        let dir = self.dir.join("containers");
-        if let Some((slot, _)) = found {
-            // One that was being filled. Its list may be of other cuts, if it came from others.
-            self.discard(slot, &sha256).map_err(&io)?;
+        let turn = self.turn();
+        let found = {
+            let t = self.table();
+            let slot = t.slots.get(&survey.sha256).copied();
+            slot.and_then(|s| Some((s, t.containers.get(&s)?.is_of(&survey.pieces))))
+        };
+        if let Some((slot, true)) = found {
+            self.complete(path, slot, &survey.sha256).map_err(&io)?;
+        } else {
+            self.take_in(path, survey, found.map(|(slot, _)| slot))
+                .map_err(&io)?;
         }
+        self.flush_in(&turn)?;
+        Ok(Adopted::Container)
+    }
+
+    /// Puts a whole file in the place of one that was being filled: what was there of that is as
+    /// right in this.
+    fn complete(&self, path: &Path, slot: u32, sha256: &Sha256) -> io::Result<()> {
+        disk::rename(path, &container::data_path(&self.dir, sha256))?;
+        disk::sync_dir(&self.dir.join("containers"))?;
+        let mut t = self.table();
+        let Some(c) = t.containers.get(&slot) else {
+            return Ok(());
+        };
+        let all = (0u32..).zip(&c.pieces);
+        let lacking = all.filter(|(n, _)| !c.has(*n));
+        let lacking: Vec<_> = lacking.map(|(n, (p, _))| (n, p.id)).collect();
+        for (index, id) in lacking {
+            t.mark(slot, index, true);
+            // What is in packs stays there until the marks are durable.
+            if !t.holds(&id) {
+                t.place(id, Some(Spot::Container { slot, index }));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a container of a file, instead of one of other pieces if there is one: that came
+    /// from others.
+    fn take_in(&self, path: &Path, survey: &Survey, instead: Option<u32>) -> io::Result<()> {
+        let sha256 = survey.sha256;
         let mut c = Container::new(sha256, &survey.pieces);
+        let data = container::data_path(&self.dir, &sha256);
         let sidecar = container::sidecar_path(&self.dir, &sha256);
-        c.write_sidecar(&self.dir, true).map_err(&io)?;
+        // First what takes room.
+        c.write_sidecar(&self.dir, true)?;
+        if let Some(slot) = instead {
+            self.discard(slot, &sha256)?;
+        }
+        c.publish_sidecar(&self.dir)?;
         if let Err(e) = disk::rename(path, &data) {
             let _first_error_counts = disk::remove(&sidecar);
-            return Err(io(e));
+            return Err(e);
         }
-        if let Err(e) = disk::sync_dir(&dir) {
+        if let Err(e) = disk::sync_dir(&self.dir.join("containers")) {
             let _first_error_counts = (disk::rename(&data, path), disk::remove(&sidecar));
-            return Err(io(e));
+            return Err(e);
         }
-        let slot = self.table().add_container(c);
-        self.table().prefer(slot);
-        self.flush_in(&turn)
+        let mut t = self.table();
+        let slot = t.add_container(c);
+        t.prefer(slot);
+        Ok(())
     }
 
     /// Removes a container and all that is only in it.

@@ -257,6 +257,17 @@ pub(super) fn open(dir: &Path, n: u32) -> io::Result<Option<(Pack, Vec<Record>)>
     Ok(Some((pack, records)))
 }
 
+/// What the index of a pack says, as far as it can be read.
+pub(super) fn records(dir: &Path, n: u32, listed: u64) -> Vec<Record> {
+    let bytes = fs::read(index_path(dir, n)).unwrap_or_default();
+    let listed = usize::try_from(listed).unwrap_or(usize::MAX);
+    let bytes = bytes.get(..listed).unwrap_or(&bytes);
+    let body = bytes.strip_prefix(INDEX_MAGIC.as_slice()).unwrap_or(&[]);
+    body.chunks(RECORD_BYTES)
+        .map_while(Record::decode)
+        .collect()
+}
+
 /// Bytes of a chunk in a pack, as they are.
 pub(super) fn read(dir: &Path, n: u32, at: u32, len: u32) -> io::Result<Vec<u8>> {
     let file = File::open(pack_path(dir, n))?;

@@ -1,6 +1,8 @@
 //! What the store promises, against a model, damage and a disk that fails.
 
 mod crash;
+mod trouble;
+mod whole;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -68,7 +70,7 @@ fn adopt(c: &Chunks, ns: &[u64]) -> Result<Sha256, ChunkError> {
     let (survey, bytes) = file_of(ns);
     let path = c.dir.join("given");
     fs::write(&path, &bytes).unwrap();
-    c.adopt(&path, &survey)?;
+    c.adopt(&path, &survey, true)?;
     assert!(!path.exists());
     Ok(survey.sha256)
 }
@@ -176,7 +178,7 @@ fn a_file_is_taken_over_without_a_copy() {
     let path = dir.path().join("given");
     fs::write(&path, &bytes).unwrap();
     let inode = fs::metadata(&path).unwrap().ino();
-    c.adopt(&path, &survey).unwrap();
+    c.adopt(&path, &survey, true).unwrap();
     let (file, is_complete) = c.container(&survey.sha256).unwrap().unwrap();
     assert!(is_complete);
     assert_eq!(file.metadata().unwrap().ino(), inode);
@@ -186,7 +188,7 @@ fn a_file_is_taken_over_without_a_copy() {
     // What is not what its survey says stays where it is.
     fs::write(&path, &bytes[1..]).unwrap();
     assert!(matches!(
-        c.adopt(&path, &survey),
+        c.adopt(&path, &survey, true),
         Err(ChunkError::Survey(_))
     ));
     assert!(path.exists());
@@ -721,7 +723,7 @@ fn a_large_file_is_on_disk_once_and_a_new_version_costs_what_changed() {
     assert!(got < one, "{got} bytes of packs");
     for _ in 0..2 {
         bring(&bytes);
-        c.adopt(&path, &survey).unwrap();
+        c.adopt(&path, &survey, true).unwrap();
         c.reclaim().unwrap();
         let got = disk_bytes(dir.path());
         assert!(got < one, "{got} bytes with a container");
@@ -729,7 +731,7 @@ fn a_large_file_is_on_disk_once_and_a_new_version_costs_what_changed() {
     // A new version: the old one goes, and is kept.
     bytes[50 << 20..][..4096].copy_from_slice(&noise(2, 4096));
     let next = bring(&bytes);
-    c.adopt(&path, &next).unwrap();
+    c.adopt(&path, &next, true).unwrap();
     let moved = c.evict(&survey.sha256, &mut |_| true).unwrap();
     assert!((1..4).contains(&moved.moved), "{moved:?}");
     let got = disk_bytes(dir.path());

@@ -139,7 +139,7 @@ fn live(dir: &Path) -> (Vec<Op>, Vec<(usize, Promise)>) {
         let (survey, bytes) = file_of(ns);
         let file = disk::create(&given).unwrap();
         disk::write(&given, &file, &bytes, 0).unwrap();
-        c.adopt(&given, &survey).unwrap();
+        c.adopt(&given, &survey, true).unwrap();
         survey.sha256
     };
     for n in 0..14 {
@@ -186,19 +186,31 @@ fn live(dir: &Path) -> (Vec<Op>, Vec<(usize, Promise)>) {
     c.flush().unwrap();
     p.chunks.insert(3);
     say(&p);
+    // One that is being filled, and comes as a whole: what packs have of it goes there.
+    let (third, _) = file_of(&[10, 24, 25]);
+    c.begin(third.sha256, &third.pieces).unwrap();
+    c.fill(&third.sha256, 1, &chunk(24).1).unwrap();
+    c.flush().unwrap();
+    p.chunks.insert(24);
+    say(&p);
+    adopt(&c, &[10, 24, 25]);
+    p.chunks.insert(25);
+    p.files.insert(vec![10, 24, 25]);
+    say(&p);
+    c.reclaim().unwrap();
     (tape::stop(), log)
 }
 
 fn check(dir: &Path, p: &Promise, what: &str) {
     let c = open(dir);
-    for n in 0..24 {
+    for n in 0..26 {
         let (id, bytes) = chunk(n);
         match c.read(&id) {
             Ok(Some(got)) => assert_eq!(got, bytes, "{what}: {n}"),
             got => assert!(!p.chunks.contains(&n), "{what}: {n}: {got:?}"),
         }
     }
-    for ns in [vec![20, 21, 1], vec![20, 22, 23]] {
+    for ns in [vec![20, 21, 1], vec![20, 22, 23], vec![10, 24, 25]] {
         let (survey, bytes) = file_of(&ns);
         let got = c.container(&survey.sha256).unwrap();
         let is_complete = got.is_some_and(|(file, is_complete)| {
@@ -212,11 +224,11 @@ fn check(dir: &Path, p: &Promise, what: &str) {
         assert!(is_complete || !p.files.contains(&ns), "{what}: {ns:?}");
     }
     // It takes what comes, whatever it thinks it has.
-    for n in 0..24 {
+    for n in 0..26 {
         c.put(&chunk(n).0, &chunk(n).1).unwrap();
     }
     c.flush().unwrap();
-    for n in 0..24 {
+    for n in 0..26 {
         assert_eq!(
             c.read(&chunk(n).0).unwrap(),
             Some(chunk(n).1),
