@@ -32,6 +32,7 @@
 //! | `CELLFS_TEST_KEEP` | 1: what a failed test leaves is kept | | | all |
 //! | `CELLFS_NO_FUSE`, `CELLFS_NO_NETNS` | 1: no tests with mounts, with network namespaces | | | all |
 
+mod acl;
 mod crash;
 mod dead_mount;
 mod demo;
@@ -42,7 +43,9 @@ mod gc;
 mod git;
 mod harness;
 mod held_open;
+mod holes;
 mod links;
+mod listing;
 mod living;
 mod mounts;
 mod operations;

@@ -559,6 +559,39 @@ m[0:4] = b'last'; m.flush(); m.close()
     });
 }
 
+/// What a program writes to a mapping of its own is nobody else's, whether the file's bytes go
+/// through the node or past it.
+#[test]
+fn a_private_mapping_changes_no_file() {
+    on_a_node(|n| {
+        let script = r"
+import mmap, os, sys
+p, size = sys.argv[1], int(sys.argv[2])
+if not os.path.exists(p):
+    with open(p, 'wb') as f: f.write(b'a' * size)
+for mode in ['rb', 'r+b']:
+    f = open(p, mode); m = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_COPY); f.close()
+    m[5:10] = b'BBBBB'; m[size - 1:] = b'C'
+    assert m[:11] == b'aaaaaBBBBBa'
+    with open(p, 'r+b') as f: f.seek(size // 2); f.write(b'D')
+    assert m[size // 2:size // 2 + 1] == b'D'
+    assert open(p, 'rb').read() == b'a' * (size // 2) + b'D' + b'a' * (size - size // 2 - 1)
+    with open(p, 'r+b') as f: f.seek(size // 2); f.write(b'a')
+    m.close()
+assert open(p, 'rb').read() == b'a' * size
+";
+        for size in [20_000, 3_000_000] {
+            let path = n.at(format!("private-{size}"));
+            for _ in 0..2 {
+                let mut python = std::process::Command::new("python3");
+                python.args(["-c", script]).arg(&path);
+                harness::run(python.arg(size.to_string()));
+                n.settled();
+            }
+        }
+    });
+}
+
 #[test]
 fn statfs_and_fsync() {
     on_a_node(|n| {

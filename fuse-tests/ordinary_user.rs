@@ -144,6 +144,19 @@ fn mounts_writes_reads_and_unmounts() {
          cat a/l"
     );
     assert_eq!(user.sh(&script), "hello\nmore\n");
+    // Lists of his own, and what they hand on.
+    let script = format!(
+        "cd {folder}/a; umask 077; mkdir shared; setfacl -m u:12345:r,g:54321:rw b/g
+         setfacl -d -m u:12345:rx shared; mkdir shared/d; : > shared/f; chmod g-w b/g
+         getfacl -cpnE b/g shared/d shared/f | tr -s '\\n' ' '"
+    );
+    assert_eq!(
+        user.sh(&script),
+        "user::rw- user:12345:r-- group::r-- group:54321:rw- mask::r-- other::--- \
+         user::rwx user:12345:r-x group::--- mask::r-x other::--- default:user::rwx \
+         default:user:12345:r-x default:group::--- default:mask::r-x default:other::--- \
+         user::rw- user:12345:r-x group::--- mask::r-- other::--- "
+    );
     // Not even root: the kernel asks nobody but the one who mounted.
     let root = fs::read_dir(&dir).expect_err("root looks in");
     assert_eq!(root.raw_os_error(), Some(libc::EACCES));

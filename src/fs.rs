@@ -17,11 +17,15 @@ use crate::volume::inode::{Attr, Ino, Inode, Subdirs};
 use crate::volume::live::{Live, Stale};
 use crate::volume::{MountId, Volume};
 
+mod acl;
+mod copy;
 mod data;
 mod dir;
 mod errno;
 mod exchange;
+mod holes;
 mod link;
+mod make;
 mod names;
 mod open;
 mod own;
@@ -33,6 +37,7 @@ mod xattr;
 
 pub use dir::{DirEntry, FIRST_COOKIE};
 pub use errno::errno;
+pub use holes::Seek;
 pub use names::RenameMode;
 pub use open::{Access, Opened};
 pub use own::now_of;
@@ -42,13 +47,15 @@ pub use xattr::SetXattr;
 /// Result of an operation.
 pub type Result<T> = std::result::Result<T, VolumeError>;
 
-/// Who asks: decides the owner of what is created.
+/// Who asks: decides the owner and the permission bits of what is created.
 #[derive(Debug, Clone, Copy)]
 pub struct Caller {
     /// User id.
     pub uid: u32,
     /// Group id.
     pub gid: u32,
+    /// Permission bits that it does not give, where nothing else says what to give.
+    pub umask: u32,
 }
 
 /// What the kernel is told of an inode.
@@ -62,6 +69,8 @@ pub struct Stat {
     pub attr: Attr,
     /// Bytes.
     pub size: u64,
+    /// Room they take, in units of 512 bytes.
+    pub blocks: u64,
     /// Names it has.
     pub nlink: u32,
     /// Owner.
@@ -156,6 +165,7 @@ impl Fs {
             kind: i.kind,
             attr: i.attr,
             size: i.data.len(),
+            blocks: holes::blocks(&i.data),
             nlink,
             uid: i.attr.uid.unwrap_or(self.owner.uid),
             gid: i.attr.gid.unwrap_or(self.owner.gid),

@@ -11,18 +11,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs,
+    BsdFileFlags, Errno, FileHandle, FileType, Filesystem, FopenFlags, INodeNo, InitFlags,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
     ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use crate::base::clock;
 use crate::fs::{
-    Access, Allocate, Caller, DirEntry, Fs, Opened, RenameMode, SetAttr, SetXattr, Stat, errno,
+    Access, Allocate, DirEntry, Fs, Opened, RenameMode, Seek, SetAttr, SetXattr, Stat,
 };
 use crate::record::model::Kind;
 use crate::volume::error::VolumeError;
@@ -30,6 +29,9 @@ use crate::volume::error::VolumeError;
 mod backing;
 mod mount;
 mod notify;
+mod reply;
+
+use reply::{GENERATION, attr, caller, fail, file_type, ns, reply_empty, reply_entry, reply_xattr};
 
 pub use mount::{Mount, MountError, detach};
 
@@ -45,114 +47,6 @@ struct Adapter {
     listings: Mutex<HashMap<u64, Arc<Vec<DirEntry>>>>,
     next_handle: AtomicU64,
     backings: backing::Backings,
-}
-
-fn fail(op: &'static str, ino: u64, e: &VolumeError) -> Errno {
-    let n = errno(e);
-    if n == libc::EIO {
-        tracing::error!(op, ino, error = %e, "an operation failed");
-    } else {
-        tracing::debug!(op, ino, error = %e, errno = n, "refused");
-    }
-    Errno::from_i32(n)
-}
-
-fn time(ns: i64) -> SystemTime {
-    let d = Duration::from_nanos(ns.unsigned_abs());
-    let t = if ns >= 0 {
-        UNIX_EPOCH.checked_add(d)
-    } else {
-        UNIX_EPOCH.checked_sub(d)
-    };
-    t.unwrap_or(UNIX_EPOCH)
-}
-
-fn ns(t: TimeOrNow) -> i64 {
-    match t {
-        TimeOrNow::Now => clock::now_ns(),
-        TimeOrNow::SpecificTime(t) => match t.duration_since(UNIX_EPOCH) {
-            Ok(d) => i64::try_from(d.as_nanos()).unwrap_or(i64::MAX),
-            // fuser takes the nanoseconds from the seconds when these are negative; the kernel
-            // means them to be added.
-            Err(e) => {
-                let (s, n) = (e.duration().as_secs(), e.duration().subsec_nanos());
-                i64::try_from(s)
-                    .ok()
-                    .and_then(|s| s.checked_mul(-1_000_000_000)?.checked_add(n.into()))
-                    .unwrap_or(i64::MIN)
-            }
-        },
-    }
-}
-
-fn file_type(kind: Kind) -> FileType {
-    match kind {
-        Kind::Dir | Kind::Gitlink => FileType::Directory,
-        Kind::File => FileType::RegularFile,
-        Kind::Symlink => FileType::Symlink,
-        Kind::Fifo => FileType::NamedPipe,
-        Kind::Socket => FileType::Socket,
-        Kind::CharDevice(_) => FileType::CharDevice,
-        Kind::BlockDevice(_) => FileType::BlockDevice,
-        // What such a name shows is the file's kind.
-        Kind::Link(_) => FileType::RegularFile,
-    }
-}
-
-fn attr(s: &Stat) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(s.ino),
-        size: s.size,
-        blocks: s.size.div_ceil(512),
-        atime: time(s.attr.atime),
-        mtime: time(s.attr.mtime),
-        ctime: time(s.attr.ctime),
-        crtime: UNIX_EPOCH,
-        kind: file_type(s.kind),
-        perm: u16::try_from(s.attr.mode & 0o7777).unwrap_or(0),
-        nlink: s.nlink,
-        uid: s.uid,
-        gid: s.gid,
-        rdev: match s.kind {
-            Kind::CharDevice(n) | Kind::BlockDevice(n) => n,
-            _ => 0,
-        },
-        blksize: 4096,
-        flags: 0,
-    }
-}
-
-fn caller(req: &Request) -> Caller {
-    Caller {
-        uid: req.uid(),
-        gid: req.gid(),
-    }
-}
-
-const GENERATION: Generation = Generation(0);
-
-fn reply_entry(op: &'static str, ino: u64, r: crate::fs::Result<Stat>, reply: ReplyEntry) {
-    match r {
-        Ok(s) => reply.entry(&FOREVER, &attr(&s), GENERATION),
-        Err(e) => reply.error(fail(op, ino, &e)),
-    }
-}
-
-fn reply_empty(op: &'static str, ino: u64, r: crate::fs::Result<()>, reply: ReplyEmpty) {
-    match r {
-        Ok(()) => reply.ok(),
-        Err(e) => reply.error(fail(op, ino, &e)),
-    }
-}
-
-/// With no room offered, the kernel asks for the length.
-fn reply_xattr(value: &[u8], size: u32, reply: ReplyXattr) {
-    let len = u32::try_from(value.len()).unwrap_or(u32::MAX);
-    match size {
-        0 => reply.size(len),
-        _ if len > size => reply.error(Errno::ERANGE),
-        _ => reply.data(value),
-    }
 }
 
 fn writes(flags: OpenFlags) -> bool {
@@ -226,6 +120,10 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_CACHE_SYMLINKS,
             InitFlags::FUSE_EXPLICIT_INVAL_DATA,
             InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+            // It enforces access control lists, and leaves it to us what new files inherit, so
+            // also the umask.
+            InitFlags::FUSE_POSIX_ACL,
+            InitFlags::FUSE_DONT_MASK,
         ];
         for flag in wanted {
             if config.add_capabilities(flag).is_err() {
@@ -264,6 +162,7 @@ impl Filesystem for Adapter {
                         atime: 0,
                     },
                     size: 0,
+                    blocks: 0,
                     nlink: 0,
                     uid: 0,
                     gid: 0,
@@ -351,7 +250,7 @@ impl Filesystem for Adapter {
             libc::S_IFBLK => Some(Kind::BlockDevice(rdev)),
             _ => None,
         };
-        let (mode, name, who) = (mode & !umask, name.as_bytes(), caller(req));
+        let (name, who) = (name.as_bytes(), caller(req, umask));
         let r = match kind {
             Some(Kind::File) => self.fs.create(parent.0, name, mode, who, false),
             Some(kind) => self.fs.mknod(parent.0, name, kind, mode, who),
@@ -371,7 +270,7 @@ impl Filesystem for Adapter {
     ) {
         let r = self
             .fs
-            .mkdir(parent.0, name.as_bytes(), mode & !umask, caller(req));
+            .mkdir(parent.0, name.as_bytes(), mode, caller(req, umask));
         reply_entry("mkdir", parent.0, r, reply);
     }
 
@@ -404,7 +303,7 @@ impl Filesystem for Adapter {
         let target = target.as_os_str().as_bytes();
         let r = self
             .fs
-            .symlink(parent.0, name.as_bytes(), target, caller(req));
+            .symlink(parent.0, name.as_bytes(), target, caller(req, 0));
         reply_entry("symlink", parent.0, r, reply);
     }
 
@@ -459,7 +358,7 @@ impl Filesystem for Adapter {
     ) {
         let r = self
             .fs
-            .create(parent.0, name.as_bytes(), mode & !umask, caller(req), true);
+            .create(parent.0, name.as_bytes(), mode, caller(req, umask), true);
         match r {
             Ok(s) => {
                 let flags = FopenFlags::FOPEN_KEEP_CACHE;
@@ -709,6 +608,51 @@ impl Filesystem for Adapter {
     fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let done = self.fs.remove_xattr(ino.0, name.as_bytes());
         reply_empty("removexattr", ino.0, done, reply);
+    }
+
+    fn lseek(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let what = match whence {
+            libc::SEEK_DATA => Ok(Seek::Data),
+            libc::SEEK_HOLE => Ok(Seek::Hole),
+            _ => Err(VolumeError::Invalid("a way to seek")),
+        };
+        let at = u64::try_from(offset).map_err(|_| VolumeError::PastEnd);
+        let found = what.and_then(|what| self.fs.seek(ino.0, fh.0, what, at?));
+        let found = found.and_then(|n| i64::try_from(n).map_err(|_| VolumeError::PastEnd));
+        match found {
+            Ok(n) => reply.offset(n),
+            Err(e) => reply.error(fail("lseek", ino.0, &e)),
+        }
+    }
+
+    fn copy_file_range(
+        &self,
+        req: &Request,
+        ino_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        ino_out: INodeNo,
+        _fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: fuser::CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let from = (ino_in.0, fh_in.0, offset_in);
+        let to = (ino_out.0, offset_out);
+        let ended = self.fs.end_privileges(ino_out.0, req.uid() != 0);
+        match ended.and_then(|()| self.fs.copy_range(from, to, len)) {
+            Ok(n) => reply.written(n),
+            Err(e) => reply.error(fail("copy_file_range", ino_out.0, &e)),
+        }
     }
 
     fn ioctl(

@@ -22,7 +22,11 @@ use cellfs::volume::{Identity, Outlet, RefUpdate, Volume};
 /// All of them, in order; each is a process of its own that dies at the end.
 pub(crate) const PHASES: [fn(&Path); 3] = [first, second, third];
 
-const ME: Caller = Caller { uid: 0, gid: 0 };
+const ME: Caller = Caller {
+    uid: 0,
+    gid: 0,
+    umask: 0,
+};
 
 struct Quiet;
 

@@ -18,6 +18,7 @@ pub fn errno(e: &VolumeError) -> i32 {
         VolumeError::Stale => libc::ESTALE,
         VolumeError::Invalid(_) => libc::EINVAL,
         VolumeError::TooLarge(_) => libc::EFBIG,
+        VolumeError::PastEnd => libc::ENXIO,
         VolumeError::ReadOnly => libc::EROFS,
         VolumeError::Unsupported(_) => libc::EOPNOTSUPP,
         VolumeError::Name(BadName::TooLong(_)) => libc::ENAMETOOLONG,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::data::{Moved, settle};
-use super::{Fs, Result, own};
+use super::{Fs, Result, own, xattr};
 use crate::base::id::Oid;
 use crate::base::limit::SMALL_FILE_BYTES_MAX;
 use crate::record::model::Kind;
@@ -124,16 +124,18 @@ impl Fs {
     /// Which way a file is opened. While it is open, all go the same way.
     fn way(&self, i: &Inode, access: Access, ready: &Ready) -> Way {
         let is_open = i.opens > 0;
+        // What a write takes away from a file goes when we are told of the write.
+        let direct = access.direct && !(access.write && xattr::is_privileged(i));
         let plain = i.kind == Kind::File && !(i.removed && i.direct.is_none());
         match (&i.data, &i.direct) {
-            (Data::Spilled(s), Some(d)) if access.direct => {
+            (Data::Spilled(s), Some(d)) if direct => {
                 if access.write && !d.writable && !ready.is_synced(s) {
                     return Way::Prepare(i.data.clone());
                 }
                 Way::Direct(s.clone())
             }
             (_, Some(_)) => Way::Cached,
-            _ if is_open || !plain || !access.direct => Way::Cached,
+            _ if is_open || !plain || !direct => Way::Cached,
             (Data::Spilled(s), None) => {
                 if access.write && !ready.is_synced(s) {
                     return Way::Prepare(i.data.clone());

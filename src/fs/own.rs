@@ -7,7 +7,7 @@
 //! it, while nobody had it open, is found again by its path, as the kernel does by itself when it
 //! hears that an inode is stale.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,13 +16,14 @@ use std::time::{Duration, Instant};
 use lru::LruCache;
 
 use super::dir::{DirEntry, cookie};
-use super::{Caller, Result, Stat};
+use super::holes::blocks_of;
+use super::{Caller, Result, Stat, xattr};
 use crate::base::clock;
 use crate::base::id::Oid;
 use crate::base::name::{EntryName, OWN_NAME};
 use crate::history::past::{Entry, Past};
 use crate::history::{History, HistoryError, Now};
-use crate::record::model::Kind;
+use crate::record::model::{Kind, XattrName};
 use crate::volume::error::VolumeError;
 use crate::volume::inode::{Attr, Data, Ino, ROOT_INO};
 use crate::volume::{Volume, view::View};
@@ -167,6 +168,7 @@ impl Own {
             kind,
             attr,
             size: 0,
+            blocks: 0,
             nlink: if kind == Kind::Dir { 2 } else { 1 },
             uid: self.owner.uid,
             gid: self.owner.gid,
@@ -188,6 +190,7 @@ impl Own {
             kind: e.kind,
             attr,
             size: n.size,
+            blocks: blocks_of(n.size),
             nlink: if e.kind == Kind::Dir { 2 } else { 1 },
             uid: e.uid.unwrap_or(self.owner.uid),
             gid: e.gid.unwrap_or(self.owner.gid),
@@ -316,6 +319,15 @@ impl Own {
         })
     }
 
+    /// Extended attributes, as programs see them.
+    pub(super) fn xattrs(&self, ino: Ino) -> Result<BTreeMap<XattrName, Vec<u8>>> {
+        if self.fixed(ino).is_some() {
+            return Ok(BTreeMap::new());
+        }
+        let n = self.node(ino)?;
+        Ok(xattr::all_shown(&n.entry.xattrs, n.entry.mode))
+    }
+
     /// Opens for reading. A handle is returned for what is made anew at each open.
     pub(super) fn open(&self, ino: Ino) -> Result<Option<u64>> {
         if ino == CONFLICTS {
@@ -365,6 +377,19 @@ impl Own {
             },
         };
         self.volume.read(&data, at, len)
+    }
+
+    /// How many bytes can be read by a handle.
+    pub(super) fn len(&self, ino: Ino, handle: u64) -> Result<u64> {
+        if ino == CONFLICTS {
+            let text = self.table().texts.get(&handle).map(|t| t.len() as u64);
+            return text.ok_or(VolumeError::Stale);
+        }
+        let n = self.node(ino)?;
+        match n.entry.kind {
+            Kind::Dir => Err(VolumeError::IsDir),
+            _ => Ok(n.size),
+        }
     }
 
     pub(super) fn readlink(&self, ino: Ino) -> Result<Vec<u8>> {

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Fs, Result, xattr};
+use super::{Fs, Result};
 use crate::base::clock;
 use crate::base::id::FileId;
 use crate::base::limit::SMALL_FILE_BYTES_MAX;
@@ -97,7 +97,7 @@ impl Fs {
             }
         }
         let mut fields = self.fields_of(o.attr, n.attr);
-        fields.extend(xattr::difference(&o.shown.xattrs, &n.shown.xattrs));
+        fields.extend(Field::xattrs(&o.shown.xattrs, &n.shown.xattrs));
         patches.extend(fields.into_iter().map(|field| {
             let field = Change::Field { id, field };
             Patch::Meta(field)
@@ -242,7 +242,7 @@ impl Fs {
             let mut fields = vec![Field::SetMode(attr.mode), Field::SetMtime(attr.mtime)];
             fields.extend(attr.uid.map(Field::SetUid));
             fields.extend(attr.gid.map(Field::SetGid));
-            fields.extend(xattr::difference(&BTreeMap::new(), &shown.xattrs));
+            fields.extend(Field::xattrs(&BTreeMap::new(), &shown.xattrs));
             patches.extend(
                 fields
                     .into_iter()
@@ -264,7 +264,7 @@ impl Fs {
             blob: null_oid(),
         });
         // A file that is made has none.
-        let ended = xattr::difference(&left.shown.xattrs, &BTreeMap::new());
+        let ended = Field::xattrs(&left.shown.xattrs, &BTreeMap::new());
         let ended = ended.into_iter().map(|field| Change::Field { id, field });
         patches.extend(ended.map(Patch::Meta));
         Ok(Some(Resumed {

@@ -22,6 +22,7 @@ mod held;
 mod links;
 mod overlay;
 mod past;
+mod posix;
 mod racing;
 mod saves;
 mod told;
@@ -35,7 +36,11 @@ impl Outlet for Heads {
     }
 }
 
-const ME: Caller = Caller { uid: 0, gid: 0 };
+const ME: Caller = Caller {
+    uid: 0,
+    gid: 0,
+    umask: 0,
+};
 
 fn volume(dir: &Path, node: u8) -> Arc<Volume> {
     let who = Identity {

@@ -6,13 +6,14 @@
 
 use std::collections::BTreeMap;
 
+use super::acl::{self, Acl};
 use super::{Field, Fs, Result, own};
 use crate::base::clock;
 use crate::journal::Patch;
 use crate::record::change::Change;
 use crate::record::model::{Kind, XattrName};
 use crate::volume::error::VolumeError;
-use crate::volume::inode::Ino;
+use crate::volume::inode::{Ino, Inode};
 use crate::volume::live::{Live, Stale};
 
 /// Names and values of one file together, in bytes. ext4 has room for 4 KiB.
@@ -23,8 +24,6 @@ const CAPABILITY: &[u8] = b"security.capability";
 const LABEL: &[u8] = b"security.selinux";
 /// Names that only root sees.
 const TRUSTED: &[u8] = b"trusted.";
-/// Access control lists: the kernel must know what they mean, and is not told yet.
-const ACLS: &[u8] = b"system.posix_acl_";
 
 /// What may be there when an attribute is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,13 +42,14 @@ impl Fs {
     /// # Errors
     /// `NoData` when there is none.
     pub fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
-        if own::is_own(ino) {
-            return Err(VolumeError::NoData);
-        }
-        may_have(name)?;
-        let mut live = self.volume.lock();
-        self.refresh_root(&mut live, ino)?;
-        let found = live.inode(ino)?.shown.xattrs.get(name).cloned();
+        let found = if own::is_own(ino) {
+            self.own.xattrs(ino)?.remove(name)
+        } else {
+            let mut live = self.volume.lock();
+            self.refresh_root(&mut live, ino)?;
+            let i = live.inode(ino)?;
+            shown(&i.shown.xattrs, name, i.attr.mode)
+        };
         found.ok_or(match name {
             // Said once, `ls -l` asks no more, where it asks for each file of others.
             LABEL => VolumeError::Unsupported("labels"),
@@ -62,13 +62,15 @@ impl Fs {
     /// # Errors
     /// `Stale`.
     pub fn xattrs(&self, ino: Ino, is_root: bool) -> Result<Vec<u8>> {
-        if own::is_own(ino) {
-            return Ok(Vec::new());
-        }
-        let mut live = self.volume.lock();
-        self.refresh_root(&mut live, ino)?;
-        let names = live.inode(ino)?.shown.xattrs.keys();
-        let seen = names.filter(|n| is_root || !n.starts_with(TRUSTED));
+        let all = if own::is_own(ino) {
+            self.own.xattrs(ino)?
+        } else {
+            let mut live = self.volume.lock();
+            self.refresh_root(&mut live, ino)?;
+            let i = live.inode(ino)?;
+            all_shown(&i.shown.xattrs, i.attr.mode)
+        };
+        let seen = all.keys().filter(|n| is_root || !n.starts_with(TRUSTED));
         Ok(seen.flat_map(|n| n.iter().copied().chain([0])).collect())
     }
 
@@ -78,37 +80,70 @@ impl Fs {
     /// `Exists`, `NoData`, `NoRoom` as `how` says, `ReadOnly`, the journal's.
     pub fn set_xattr(&self, ino: Ino, name: &[u8], value: &[u8], how: SetXattr) -> Result<()> {
         self.may_change(ino)?;
-        may_have(name)?;
+        let acl = match acl::is_acl(name) {
+            true => Some(acl_to_set(name, value)?),
+            false => None,
+        };
         let mut live = self.volume.lock();
         self.refresh_root(&mut live, ino)?;
-        let all = &live.inode(ino)?.shown.xattrs;
-        match (how, all.get(name)) {
+        let i = live.inode(ino)?;
+        let old = shown(&i.shown.xattrs, name, i.attr.mode);
+        match (how, old) {
             (SetXattr::Create, Some(_)) => return Err(VolumeError::Exists),
             (SetXattr::Replace, None) => return Err(VolumeError::NoData),
             (_, Some(old)) if old == value => return Ok(()),
             _ => {}
         }
-        let others = all.iter().filter(|(n, _)| n.as_slice() != name);
-        let used: usize = others.map(|(n, v)| n.len() + v.len()).sum();
-        if used + name.len() + value.len() > BYTES_MAX {
-            return Err(VolumeError::NoRoom);
+        match acl {
+            Some(acl) => self.change_acl(&mut live, ino, name, &acl)?,
+            None => self.change_xattr(&mut live, ino, name, Some(value))?,
         }
-        self.change_xattr(&mut live, ino, name, Some(value))?;
         self.changed(live, ino);
         Ok(())
+    }
+
+    /// Sets a list, and the permission bits that it means.
+    fn change_acl(&self, live: &mut Live, ino: Ino, name: &[u8], acl: &Acl) -> Result<()> {
+        let i = live.inode(ino)?;
+        let mut mode = i.attr.mode;
+        let mut value = Some(acl.bytes());
+        match name {
+            acl::ACCESS => {
+                // Set-id bits stay: a folder is always mounted so that they give nobody anything.
+                mode = mode & !0o777 | acl.bits();
+                value = value.filter(|_| acl.says_more_than_bits());
+            }
+            _ if i.kind != Kind::Dir => {
+                return Err(VolumeError::Invalid("a default of no directory"));
+            }
+            _ => {}
+        }
+        let mut fields = Vec::new();
+        if mode != i.attr.mode {
+            fields.push(Field::SetMode(mode));
+        }
+        if value.is_some() || i.shown.xattrs.contains_key(name) {
+            fields.push(Field::SetXattr {
+                name: name.to_vec(),
+                value,
+            });
+        }
+        self.change_fields(live, ino, &fields)
     }
 
     /// Takes an attribute away.
     ///
     /// # Errors
-    /// `NoData` when there is none, `ReadOnly`, the journal's.
+    /// `NoData` when there is none and it is no access control list, `ReadOnly`, the journal's.
     pub fn remove_xattr(&self, ino: Ino, name: &[u8]) -> Result<()> {
         self.may_change(ino)?;
-        may_have(name)?;
         let mut live = self.volume.lock();
         self.refresh_root(&mut live, ino)?;
         if !live.inode(ino)?.shown.xattrs.contains_key(name) {
-            return Err(VolumeError::NoData);
+            return match acl::is_acl(name) {
+                true => Ok(()),
+                false => Err(VolumeError::NoData),
+            };
         }
         self.change_xattr(&mut live, ino, name, None)?;
         self.changed(live, ino);
@@ -135,13 +170,17 @@ impl Fs {
         if i.kind != Kind::File || (mode == i.attr.mode && !is_capable) {
             return Ok(());
         }
+        let mut fields = Vec::new();
         if is_capable {
-            self.change_xattr(&mut live, ino, CAPABILITY, None)?;
+            fields.push(Field::SetXattr {
+                name: CAPABILITY.to_vec(),
+                value: None,
+            });
         }
-        if mode != live.inode(ino)?.attr.mode {
-            self.log_fields(&mut live, ino, &[Field::SetMode(mode)])?;
-            live.inode_mut(ino)?.attr.mode = mode;
+        if mode != i.attr.mode {
+            fields.push(Field::SetMode(mode));
         }
+        self.change_fields(&mut live, ino, &fields)?;
         self.changed(live, ino);
         Ok(())
     }
@@ -157,12 +196,32 @@ impl Fs {
             name: name.to_vec(),
             value: value.map(<[u8]>::to_vec),
         };
-        self.log_fields(live, ino, &[field])?;
+        self.change_fields(live, ino, &[field])
+    }
+
+    /// Sets modes and attributes, if there is room for them.
+    fn change_fields(&self, live: &mut Live, ino: Ino, fields: &[Field]) -> Result<()> {
+        let i = live.inode(ino)?;
+        let (mut mode, mut xattrs) = (i.attr.mode, i.shown.xattrs.clone());
+        let before = room(&xattrs);
+        for field in fields {
+            match field {
+                Field::SetMode(m) => mode = *m,
+                Field::SetXattr { name, value: None } => drop(xattrs.remove(name)),
+                Field::SetXattr {
+                    name,
+                    value: Some(v),
+                } => drop(xattrs.insert(name.clone(), v.clone())),
+                _ => {}
+            }
+        }
+        if room(&xattrs) > BYTES_MAX.max(before) {
+            return Err(VolumeError::NoRoom);
+        }
+        self.log_fields(live, ino, fields)?;
         let i = live.inode_mut(ino)?;
-        match value {
-            Some(v) => i.shown.xattrs.insert(name.to_vec(), v.to_vec()),
-            None => i.shown.xattrs.remove(name),
-        };
+        i.attr.mode = mode;
+        i.shown.xattrs = xattrs;
         i.attr.ctime = clock::now_ns();
         Ok(())
     }
@@ -201,27 +260,39 @@ fn without_ids(mode: u32) -> u32 {
     mode & !(0o4000 | group)
 }
 
-/// What makes one file's attributes those of another.
-pub(super) fn difference(
-    old: &BTreeMap<XattrName, Vec<u8>>,
-    new: &BTreeMap<XattrName, Vec<u8>>,
-) -> Vec<Field> {
-    let gone = old.keys().filter(|n| !new.contains_key(*n));
-    let gone = gone.map(|name| Field::SetXattr {
-        name: name.clone(),
-        value: None,
-    });
-    let set = new.iter().filter(|(n, v)| old.get(*n) != Some(v));
-    let set = set.map(|(name, value)| Field::SetXattr {
-        name: name.clone(),
-        value: Some(value.clone()),
-    });
-    gone.chain(set).collect()
+/// Whether a file has something that a write to it may take away.
+pub(super) fn is_privileged(i: &Inode) -> bool {
+    without_ids(i.attr.mode) != i.attr.mode || i.shown.xattrs.contains_key(CAPABILITY)
 }
 
-fn may_have(name: &[u8]) -> Result<()> {
-    if name.starts_with(ACLS) {
-        return Err(VolumeError::Unsupported("access control lists"));
+/// The room that attributes take.
+fn room(all: &BTreeMap<XattrName, Vec<u8>>) -> usize {
+    all.iter().map(|(n, v)| n.len() + v.len()).sum()
+}
+
+/// The list that somebody wants to set.
+fn acl_to_set(name: &[u8], value: &[u8]) -> Result<Acl> {
+    if name != acl::ACCESS && name != acl::DEFAULT {
+        return Err(VolumeError::Unsupported("such access control lists"));
     }
-    Ok(())
+    Acl::parse(value).ok_or(VolumeError::Invalid("no access control list"))
+}
+
+/// An attribute as programs see it, of a file of this mode.
+fn shown(all: &BTreeMap<XattrName, Vec<u8>>, name: &[u8], mode: u32) -> Option<Vec<u8>> {
+    let stored = all.get(name)?;
+    match acl::is_acl(name) {
+        true => acl::shown(name, stored, mode),
+        false => Some(stored.clone()),
+    }
+}
+
+/// All attributes as programs see them.
+pub(super) fn all_shown(
+    all: &BTreeMap<XattrName, Vec<u8>>,
+    mode: u32,
+) -> BTreeMap<XattrName, Vec<u8>> {
+    let each = all.keys();
+    let each = each.filter_map(|n| Some((n.clone(), shown(all, n, mode)?)));
+    each.collect()
 }

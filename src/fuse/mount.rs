@@ -68,6 +68,7 @@ impl Mount {
         let owner = Caller {
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
+            umask: 0,
         };
         let fs = Fs::new(volume.clone(), id, options.read_only, owner);
         let source = format!("cellfs:{}", volume.name());

@@ -12,7 +12,7 @@ use crate::base::path::VolumePath;
 use crate::merge::escape::unescape;
 use crate::merge::shown::{self, Shown, default_mode};
 use crate::record::git_tree::{self, EXECUTABLE, GITLINK, LINK, TREE};
-use crate::record::model::Kind;
+use crate::record::model::{Kind, XattrName};
 use crate::record::state::State;
 use crate::store::objects::{Memory, ObjectKind, Objects};
 
@@ -106,6 +106,8 @@ pub struct Entry {
     pub uid: Option<u32>,
     /// Group, if anyone had set it.
     pub gid: Option<u32>,
+    /// Extended attributes, as they are stored.
+    pub xattrs: BTreeMap<XattrName, Vec<u8>>,
     /// The file, if the records tell.
     pub id: Option<FileId>,
     /// What to look into, for a directory.
@@ -122,6 +124,7 @@ impl From<Shown> for Entry {
             mtime: s.mtime,
             uid: s.uid,
             gid: s.gid,
+            xattrs: s.xattrs,
             id,
             dir: (s.kind == Kind::Dir).then_some(Dir::Ids(s.dirs)),
             name: s.name,
@@ -219,6 +222,7 @@ impl Past {
             mtime: 0,
             uid: None,
             gid: None,
+            xattrs: BTreeMap::new(),
             id: Some(FileId::ROOT),
             dir: Some(self.root()),
         };
@@ -229,6 +233,9 @@ impl Past {
                 e.mtime = f.mtime.map_or(0, |m| m.value);
                 e.uid = f.uid.map(|u| u.value);
                 e.gid = f.gid.map(|g| g.value);
+                let set = f.xattrs.into_iter();
+                let set = set.filter_map(|(name, v)| Some((name, v.value?)));
+                e.xattrs = set.collect();
             }
             What::Tree(_, at) => e.mtime = at.saturating_mul(1_000_000_000),
         }
@@ -313,6 +320,7 @@ impl Past {
                 mtime: seconds.saturating_mul(1_000_000_000),
                 uid: None,
                 gid: None,
+                xattrs: BTreeMap::new(),
                 id: None,
                 dir: (kind == Kind::Dir).then_some(Dir::Tree(e.id)),
             });
@@ -354,6 +362,7 @@ mod tests {
                 mtime: 0,
                 uid: None,
                 gid: None,
+                xattrs: BTreeMap::new(),
                 id: None,
                 dir: None,
             };

@@ -15,8 +15,7 @@ use crate::base::path::VolumePath;
 use crate::merge::intent::{self, Sight, Target};
 use crate::merge::shown::{self, Role, Shown};
 use crate::record::change::{Change, SetField};
-use crate::record::model::Kind;
-use crate::record::state::State;
+use crate::record::model::{Kind, Record, XattrName};
 
 /// What a restore comes to.
 #[derive(Debug, Default)]
@@ -63,7 +62,7 @@ impl History {
         let mut names = path.names();
         let Some(last) = names.pop() else {
             let (root, now) = (past.root_entry()?, self.present(now).root_entry()?);
-            work.fields(&[FileId::ROOT], &root, Some(facts(&now)));
+            work.fields(&[FileId::ROOT], &root, Some(facts(&now)), &now.xattrs);
             work.compare(&past.root(), &[FileId::ROOT])?;
             return work.finish();
         };
@@ -221,7 +220,7 @@ impl Work<'_, '_> {
     ) -> Result<Option<(Dir, Vec<FileId>)>> {
         match (s.filter(|s| !self.moved.contains(&s.id())), &e.dir) {
             (Some(s), Some(dir)) if s.kind == Kind::Dir => {
-                self.fields(&s.dirs, e, Some(facts_now(&s)));
+                self.fields(&s.dirs, e, Some(facts_now(&s)), &s.xattrs);
                 return Ok(Some((dir.clone(), s.dirs)));
             }
             (Some(s), None) if s.kind != Kind::Dir => self.rewrite(&s, e)?,
@@ -235,6 +234,7 @@ impl Work<'_, '_> {
 
     fn rewrite(&mut self, s: &Shown, e: &Entry) -> Result<()> {
         let bytes_differ = (s.kind, s.blob) != (e.kind, e.blob);
+        let mut none = None;
         let mut ids: Vec<FileId> = s.versions.iter().map(|v| v.id).collect();
         if bytes_differ {
             self.hold(e)?;
@@ -242,17 +242,20 @@ impl Work<'_, '_> {
             let made = intent::write(self.sight, s, (e.kind, e.blob), fresh)?;
             if made.iter().any(|c| matches!(c, Change::Born { .. })) {
                 ids = vec![fresh];
+                none = Some(Xattrs::new());
             }
             self.out.changes.extend(made);
         }
         let before = self.out.changes.len();
-        self.fields(&ids, e, (!bytes_differ).then(|| facts_now(s)));
+        let has = none.as_ref().unwrap_or(&s.xattrs);
+        self.fields(&ids, e, (!bytes_differ).then(|| facts_now(s)), has);
         self.out.changed += u64::from(bytes_differ || self.out.changes.len() > before);
         Ok(())
     }
 
-    /// Modes, owners and times of then, as far as they differ from what is shown now.
-    fn fields(&mut self, ids: &[FileId], e: &Entry, now: Option<Facts>) {
+    /// Modes, owners, times and extended attributes of then, as far as they differ from what is
+    /// shown now; `has`: what attributes the files have.
+    fn fields(&mut self, ids: &[FileId], e: &Entry, now: Option<Facts>, has: &Xattrs) {
         let (mode, mtime, uid, gid) = facts(e);
         let mut set = Vec::new();
         if now.is_none_or(|n| n.0 != mode) {
@@ -269,6 +272,7 @@ impl Work<'_, '_> {
             if now.is_none_or(|n| n.3 != gid) {
                 set.extend(gid.map(SetField::SetGid));
             }
+            set.extend(SetField::xattrs(has, &e.xattrs));
         }
         let mut ids = ids.to_vec();
         ids.sort_unstable();
@@ -295,18 +299,23 @@ impl Work<'_, '_> {
     fn make(&mut self, dirs: &[FileId], name: &EntryName, e: &Entry) -> Result<FileId> {
         self.hold(e)?;
         let Sight { src, state } = self.sight;
-        let gone = |state: &State, id: FileId| -> Result<bool> {
-            Ok(state.record(src, id)?.and_then(|r| r.place()).is_none())
-        };
-        let id = match e.id {
-            Some(id) if !self.moved.contains(&id) && gone(state, id)? => id,
-            _ => (self.mint)(),
-        };
+        let mut has = Xattrs::new();
+        let mut own = None;
+        if let Some(id) = e.id.filter(|id| !self.moved.contains(id)) {
+            let record = state.record(src, id)?;
+            if record.as_ref().and_then(Record::place).is_none() {
+                own = Some(id);
+                let left = record.map(|r| r.fields.xattrs).unwrap_or_default();
+                let left = left.into_iter();
+                has.extend(left.filter_map(|(n, v)| Some((n, v.value?))));
+            }
+        }
+        let id = own.unwrap_or_else(|| (self.mint)());
         self.moved.insert(id);
         let target = Target { dirs, name };
         let made = intent::create(target, id, (e.kind, e.blob));
         self.out.changes.extend(made);
-        self.fields(&[id], e, None);
+        self.fields(&[id], e, None, &has);
         self.out.made += 1;
         Ok(id)
     }
@@ -386,7 +395,7 @@ impl Work<'_, '_> {
         match &e.dir {
             Some(dir) => {
                 self.out.changed += 1;
-                self.fields(&s.dirs, e, Some(facts_now(s)));
+                self.fields(&s.dirs, e, Some(facts_now(s)), &s.xattrs);
                 self.compare(dir, &s.dirs)
             }
             None => {
@@ -398,6 +407,9 @@ impl Work<'_, '_> {
         }
     }
 }
+
+/// Extended attributes.
+type Xattrs = BTreeMap<XattrName, Vec<u8>>;
 
 /// Mode, time, owner and group.
 type Facts = (u32, i64, Option<u32>, Option<u32>);

@@ -9,6 +9,8 @@
 //! can: a write to a file that is gone brings it back, a directory that is not empty is not
 //! dropped.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::base::id::{BranchId, FileId, Oid};
@@ -135,6 +137,27 @@ pub enum SetField {
         /// Its value.
         value: Option<Vec<u8>>,
     },
+}
+
+impl SetField {
+    /// What makes one file's extended attributes those of another.
+    #[must_use]
+    pub fn xattrs(
+        old: &BTreeMap<XattrName, Vec<u8>>,
+        new: &BTreeMap<XattrName, Vec<u8>>,
+    ) -> Vec<Self> {
+        let gone = old.keys().filter(|n| !new.contains_key(*n));
+        let gone = gone.map(|name| Self::SetXattr {
+            name: name.clone(),
+            value: None,
+        });
+        let set = new.iter().filter(|(n, v)| old.get(*n) != Some(v));
+        let set = set.map(|(name, value)| Self::SetXattr {
+            name: name.clone(),
+            value: Some(value.clone()),
+        });
+        gone.chain(set).collect()
+    }
 }
 
 impl Change {

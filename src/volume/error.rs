@@ -38,6 +38,9 @@ pub enum VolumeError {
     /// Larger than a file may be.
     #[error("a file has at most {0} bytes")]
     TooLarge(u64),
+    /// Nothing to be found from there to the end of the file.
+    #[error("past the end of the file")]
+    PastEnd,
     /// Mounted read-only.
     #[error("read-only file system")]
     ReadOnly,

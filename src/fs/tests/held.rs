@@ -403,3 +403,30 @@ fn a_name_that_a_file_had_elsewhere_goes_when_it_is_moved_from_another_one_here(
     a.stop().unwrap();
     b.stop().unwrap();
 }
+
+#[test]
+fn a_copy_that_takes_the_plain_name_and_another_one_at_once_is_no_copy_there() {
+    for of_one_file in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let (v, copy) = with_a_copy(dir.path(), of_one_file);
+        let f = fs(&v);
+        f.unlink(ROOT_INO, b"same").unwrap();
+        put(&f, "other", "other");
+        v.flush_all().unwrap();
+        let was = get(&f, &copy);
+        v.while_still({
+            let (f, copy) = (f.clone(), copy.clone());
+            move || {
+                for (from, to) in [(&*copy, "same"), ("same", "other")] {
+                    let (from, to) = ((ROOT_INO, from.as_bytes()), (ROOT_INO, to.as_bytes()));
+                    f.rename(from, to, RenameMode::Replace).unwrap();
+                }
+            }
+        })
+        .unwrap();
+        v.flush_all().unwrap();
+        let now: Vec<_> = contents(&f).into_iter().collect();
+        assert_eq!(now, [("/other".to_owned(), was)], "{of_one_file}");
+        v.stop().unwrap();
+    }
+}
