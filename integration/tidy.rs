@@ -20,6 +20,7 @@ const fn room(name: &'static str, rank: u8, may: &'static [&'static str]) -> Roo
 const ROOMS: &[Room] = &[
     room("base", 0, &[]),
     room("store", 1, &["base"]),
+    room("chunk", 1, &["base"]),
     room("peers", 1, &["base"]),
     room("control", 1, &["base"]),
     room("config", 1, &["base"]),

@@ -15,7 +15,7 @@ as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 to_run=(git fuse3)
 to_build=(ca-certificates curl gcc libc6-dev)
 to_test=(faketime openssl python3 diffutils rsync strace iproute2 nftables systemd procps libacl1-dev
-    acl make binutils tar stress-ng)
+    acl make binutils tar stress-ng git-lfs)
 
 packages() {
     local missing=() name

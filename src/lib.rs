@@ -2,6 +2,7 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 
 pub mod base;
+pub mod chunk;
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -15,11 +15,17 @@ pub const REFS: u8 = 1;
 pub const MERGE: u8 = 2;
 /// Frames between nodes, and the membership's files; their first byte.
 pub const CELL: u8 = 1;
+/// Packs, indices and containers of chunks; in their magics.
+pub const CHUNKS: u8 = 1;
+/// Manifests of large files; the first byte of each node.
+pub const MANIFESTS: u8 = 1;
 
 /// What is on disk, by name.
-pub const DISK: [(&str, u8); 6] = [
+pub const DISK: [(&str, u8); 8] = [
     ("cell", CELL),
+    ("chunks", CHUNKS),
     ("journal", JOURNAL),
+    ("manifests", MANIFESTS),
     ("merge", MERGE),
     ("records", RECORDS),
     ("refs", REFS),
