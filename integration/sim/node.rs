@@ -201,8 +201,9 @@ impl Node {
     pub(super) fn start(&mut self, rng: &mut Rng, now: Ms) -> VolumeResult<Vec<Effect>> {
         let cache = Cache::new(CACHE);
         let mut numbers = Numbers::begin(rng.next());
+        let entries = self.disk.entries();
         let found = Found {
-            entries: self.disk.entries(),
+            entries: &entries,
             refs: Vec::new(),
             overlay: Path::new("/nowhere"),
         };

@@ -10,10 +10,11 @@ use crate::base::id::{FileId, Oid};
 use crate::base::name::EntryName;
 use crate::merge::escape::escape;
 use crate::merge::shown::{self, Shown};
-use crate::record::git_tree::{self, EXECUTABLE, FILE, GITLINK, LINK, TREE, TreeEntry};
+use crate::record::git_tree::{self, EXECUTABLE, Edits, FILE, GITLINK, LINK, TREE, TreeEntry};
 use crate::record::model::{Kind, Record};
 use crate::record::state::State;
 use crate::record::{Result, Source, conflict, trie};
+use crate::store::objects::{ObjectKind, id_of};
 
 /// git reads no tree below this many others (its `core.maxTreeDepth`, less some).
 const DEPTH_MAX: usize = 2000;
@@ -28,6 +29,7 @@ pub fn project(src: Source<'_>, old: Option<(&State, Oid)>, new: &State) -> Resu
         new,
         old,
         changed: BTreeMap::new(),
+        empty: id_of(ObjectKind::Tree, b""),
     };
     if let Some((state, tree)) = old {
         if state == new {
@@ -44,13 +46,17 @@ struct Projector<'a> {
     old: Option<(&'a State, Oid)>,
     /// Names whose entries may differ, by directory.
     changed: BTreeMap<FileId, BTreeSet<EntryName>>,
+    /// The tree without entries.
+    empty: Oid,
 }
 
 /// A directory that is being written.
 struct Frame {
     /// Its name in the directory above.
     name: Vec<u8>,
-    entries: BTreeMap<Vec<u8>, TreeEntry>,
+    /// The old tree, if it is edited and not made anew.
+    old: Option<Oid>,
+    entries: Edits,
     /// Directories in it that are still to be written.
     below: Vec<(Vec<u8>, Vec<FileId>)>,
 }
@@ -105,13 +111,17 @@ impl Projector<'_> {
                 continue;
             }
             let Some(done) = stack.pop() else { continue };
-            let is_empty = done.entries.is_empty();
-            let entries = done.entries.into_values().collect();
-            let Some(above) = stack.last_mut() else {
-                return git_tree::put(self.src.objs, entries);
+            let tree = match done.old {
+                Some(old) => git_tree::edit(self.src.objs, &old, done.entries)?,
+                None => {
+                    let entries = done.entries.into_values().flatten();
+                    git_tree::put(self.src.objs, entries.collect())?
+                }
             };
-            if !is_empty {
-                let tree = git_tree::put(self.src.objs, entries)?;
+            let Some(above) = stack.last_mut() else {
+                return Ok(tree);
+            };
+            if tree != self.empty {
                 insert_tree(above, done.name, Some(tree));
             }
         }
@@ -157,7 +167,8 @@ impl Projector<'_> {
     fn open(&self, name: Vec<u8>, dirs: &[FileId]) -> Result<Frame> {
         let mut frame = Frame {
             name,
-            entries: BTreeMap::new(),
+            old: None,
+            entries: Edits::new(),
             below: Vec::new(),
         };
         let names: BTreeSet<&EntryName> = dirs
@@ -177,14 +188,11 @@ impl Projector<'_> {
             }
             return Ok(frame);
         };
-        if let Some(tree) = kept {
-            let entries = git_tree::read(self.src.objs, &tree)?;
-            frame.entries = entries.into_iter().map(|e| (e.name.clone(), e)).collect();
-        }
+        frame.old = kept;
         for name in &names {
             for shown in shown::group(self.src, old, dirs, name)? {
                 let name = escape(self.src, shown.name.as_bytes(), shown.kind, &shown.blob)?;
-                frame.entries.remove(&name);
+                frame.entries.insert(name, None);
             }
         }
         for name in &names {
@@ -209,7 +217,7 @@ impl Projector<'_> {
             name: name.clone(),
             id: shown.blob,
         };
-        frame.entries.insert(name, entry);
+        frame.entries.insert(name, Some(entry));
         Ok(())
     }
 }
@@ -221,7 +229,7 @@ fn insert_tree(frame: &mut Frame, name: Vec<u8>, tree: Option<Oid>) {
             name: name.clone(),
             id,
         };
-        frame.entries.insert(name, entry);
+        frame.entries.insert(name, Some(entry));
     }
 }
 

@@ -1,5 +1,8 @@
 //! git trees: parsed with every byte checked, written in git's order.
 
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
 use crate::base::id::Oid;
 use crate::record::{RecordError, Result};
 use crate::store::objects::{ObjectKind, Objects};
@@ -61,6 +64,55 @@ pub fn put(objs: &dyn Objects, entries: Vec<TreeEntry>) -> Result<Oid> {
     Ok(objs.put(ObjectKind::Tree, encode(entries))?)
 }
 
+/// What becomes of names of a tree: they have these entries, or none any more.
+pub type Edits = BTreeMap<Vec<u8>, Option<TreeEntry>>;
+
+/// Keeps what a stored tree becomes by these edits. What is not edited is copied as it stands: of a
+/// directory of a hundred thousand names nobody makes as many entries.
+///
+/// # Errors
+/// When the tree is missing or not a tree, or the store fails.
+pub fn edit(objs: &dyn Objects, id: &Oid, edits: Edits) -> Result<Oid> {
+    let data = objs.get(id, ObjectKind::Tree)?;
+    let out = edited(&data, edits)
+        .ok_or_else(|| RecordError::malformed(*id, "a tree", "its entries do not parse"))?;
+    Ok(objs.put(ObjectKind::Tree, out)?)
+}
+
+fn edited(data: &[u8], edits: Edits) -> Option<Vec<u8>> {
+    let mut fresh: Vec<&TreeEntry> = edits.values().flatten().collect();
+    fresh.sort_by(|a, b| order((&a.name, a.is_tree()), (&b.name, b.is_tree())));
+    let mut fresh = fresh.into_iter().peekable();
+    let mut out = Vec::with_capacity(data.len() + 64 * edits.len());
+    let mut rest = data;
+    while !rest.is_empty() {
+        let entry = rest;
+        let (mode, name, _) = next(&mut rest)?;
+        let entry = entry.get(..entry.len() - rest.len())?;
+        let here = (name, mode == TREE);
+        while let Some(e) = fresh.next_if(|e| order((&e.name, e.is_tree()), here).is_lt()) {
+            push(&mut out, e);
+        }
+        if !edits.contains_key(name) {
+            out.extend_from_slice(entry);
+        }
+    }
+    fresh.for_each(|e| push(&mut out, e));
+    Some(out)
+}
+
+/// git's order: that of the names, where a directory's ends in `/`.
+fn order((a, a_is_tree): (&[u8], bool), (b, b_is_tree): (&[u8], bool)) -> Ordering {
+    let common = a.len().min(b.len());
+    let end = |name: &[u8], is_tree: bool| match name.get(common) {
+        Some(byte) => Some(*byte),
+        None => is_tree.then_some(b'/'),
+    };
+    (a.get(..common).cmp(&b.get(..common)))
+        .then_with(|| end(a, a_is_tree).cmp(&end(b, b_is_tree)))
+        .then_with(|| a.len().cmp(&b.len()))
+}
+
 /// The entry of a name in a stored tree.
 ///
 /// # Errors
@@ -116,13 +168,17 @@ fn next<'a>(data: &mut &'a [u8]) -> Option<(u32, &'a [u8], Oid)> {
 pub fn encode(mut entries: Vec<TreeEntry>) -> Vec<u8> {
     entries.sort_by_cached_key(TreeEntry::sort_key);
     let mut out = Vec::with_capacity(entries.len() * 40);
-    for e in entries {
-        out.extend_from_slice(format!("{:o} ", e.mode).as_bytes());
-        out.extend_from_slice(&e.name);
-        out.push(0);
-        out.extend_from_slice(e.id.as_slice());
+    for e in &entries {
+        push(&mut out, e);
     }
     out
+}
+
+fn push(out: &mut Vec<u8>, e: &TreeEntry) {
+    out.extend_from_slice(format!("{:o} ", e.mode).as_bytes());
+    out.extend_from_slice(&e.name);
+    out.push(0);
+    out.extend_from_slice(e.id.as_slice());
 }
 
 fn parse_mode(text: &[u8]) -> Option<u32> {
@@ -136,7 +192,40 @@ fn parse_mode(text: &[u8]) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn entries() -> impl Strategy<Value = BTreeMap<Vec<u8>, (bool, u8)>> {
+        // Names that begin alike, with bytes on either side of `/`.
+        let name = proptest::collection::vec(proptest::sample::select(b"a.0-".to_vec()), 1..4);
+        proptest::collection::btree_map(name, any::<(bool, u8)>(), 0..12)
+    }
+
+    fn entry(name: &[u8], (is_tree, byte): (bool, u8)) -> TreeEntry {
+        TreeEntry {
+            mode: if is_tree { TREE } else { FILE },
+            name: name.to_vec(),
+            id: Oid::from([byte; 20]),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_tree_that_is_edited_is_what_it_would_be_made_anew(
+            old in entries(),
+            new in entries(),
+            gone in entries(),
+        ) {
+            let tree = encode(old.iter().map(|(n, e)| entry(n, *e)).collect());
+            let mut edits: Edits = gone.into_keys().map(|n| (n, None)).collect();
+            edits.extend(new.iter().map(|(n, e)| (n.clone(), Some(entry(n, *e)))));
+            let mut all: Edits = old.iter().map(|(n, e)| (n.clone(), Some(entry(n, *e)))).collect();
+            all.extend(edits.clone());
+            let anew = encode(all.into_values().flatten().collect());
+            prop_assert_eq!(edited(&tree, edits), Some(anew));
+        }
+    }
 
     #[test]
     fn a_tree_is_written_in_the_order_of_git_and_read_back() {

@@ -32,7 +32,7 @@ use crate::store::{closure, incoming};
 #[derive(Debug)]
 pub struct Found<'a> {
     /// The journal's entries by their numbers.
-    pub entries: Vec<(u64, Entry)>,
+    pub entries: &'a [(u64, Entry)],
     /// Heads that refs name: not synced, so any may be missing or outdated.
     pub refs: Vec<Oid>,
     /// Where files of larger bytes are.
@@ -99,7 +99,7 @@ pub(super) struct Left {
 impl Left {
     pub(super) fn found(&self) -> Found<'_> {
         Found {
-            entries: self.recovered.entries.clone(),
+            entries: &self.recovered.entries,
             refs: self.refs.clone(),
             overlay: &self.overlay,
         }
@@ -307,16 +307,29 @@ fn head_refs(volume: &Volume) -> VolumeResult<Vec<Oid>> {
 /// Heads named by the journal and by refs, as far as they are here.
 pub(super) fn known_heads(desk: &Desk<'_>, found: &Found<'_>) -> VolumeResult<Vec<HeadInfo>> {
     let mut ids: BTreeSet<Oid> = found.refs.iter().copied().collect();
-    for (_, e) in &found.entries {
+    let mut entries = found.entries.iter().map(|(_, e)| e).rev().peekable();
+    let mut committed = false;
+    while let (false, Some(e)) = (committed, entries.next()) {
         match e {
-            Entry::Committed(c) => {
+            // It has all heads that were known before it in its history.
+            Entry::Committed(c) if desk.objects.has(&c.head)? => {
                 ids.insert(c.head);
+                committed = true;
             }
             Entry::Admitted(id) => {
                 ids.insert(*id);
             }
-            Entry::Started(_) | Entry::Op(_) | Entry::Objects(_) => {}
+            Entry::Committed(_) | Entry::Started(_) | Entry::Op(_) | Entry::Objects(_) => {}
         }
+    }
+    // But for those that a segment begins with, which may be later: see [`opening`].
+    let mut opening = Vec::new();
+    while let Some(Entry::Admitted(id)) = entries.peek() {
+        opening.push(*id);
+        entries.next();
+    }
+    if matches!(entries.next(), Some(Entry::Started(_))) {
+        ids.extend(opening);
     }
     let src = desk.source(&*desk.objects);
     let mut heads = Vec::new();
@@ -366,20 +379,20 @@ impl Tail {
             ..Self::default()
         };
         // In order, since a file may be held back by one commit and be in the next.
-        let mut waiting: Vec<(u64, Patch)> = Vec::new();
-        for (n, e) in found.entries.iter().cloned() {
-            tail.last = n;
+        let mut waiting: Vec<(u64, &Patch)> = Vec::new();
+        for (n, e) in found.entries {
+            tail.last = *n;
             match e {
                 Entry::Op(patches) => {
                     for p in patches {
                         match p {
-                            Patch::Bind { .. } | Patch::Unbind { .. } => tail.bind(n, p),
-                            p => waiting.push((n, p)),
+                            Patch::Bind { .. } | Patch::Unbind { .. } => tail.bind(*n, p.clone()),
+                            p => waiting.push((*n, p)),
                         }
                     }
                 }
                 Entry::Started(branch) => {
-                    tail.done.entry(branch).or_default();
+                    tail.done.entry(*branch).or_default();
                 }
                 // Behind damage there may be one whose objects are gone: it did not come to be.
                 Entry::Committed(c) if !objs.has(&c.head)? => {
@@ -392,13 +405,13 @@ impl Tail {
                     });
                     let seq = tail.done.entry(c.stamp.branch).or_default();
                     *seq = c.stamp.seq.max(*seq);
-                    tail.committed = Some(c);
+                    tail.committed = Some(c.clone());
                 }
                 Entry::Admitted(_) | Entry::Objects(_) => {}
             }
         }
         for (n, p) in waiting {
-            tail.patch(objs, found.overlay, n, p)?;
+            tail.patch(objs, found.overlay, n, p.clone())?;
         }
         for (number, (kind, told)) in std::mem::take(&mut tail.bound) {
             tail.compare(found.overlay, number, (kind, told), read)?;
