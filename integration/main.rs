@@ -1,6 +1,7 @@
 //! Tests without a kernel mount, and tests of several nodes.
 
 mod bench;
+mod big;
 mod cli;
 mod cluster;
 mod derive;

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # One run of each, or of those that are named:
 #
-#   packaging/bench.sh [files] [derive] [growth] [mount]
+#   packaging/bench.sh [files] [derive] [growth] [mount] [big]
 #
 # files: 5,000 files and small edits through cellfs, an rsync daemon and Syncthing, on loopback.
 # derive: the view of heads that changed a tree of 100,000 files, beside git merge-tree.
 # growth: what 10,000 one-line edits take on the disk, before and after cellfs gc.
 # mount: what programs do in a folder, beside the same on ext4 and through bindfs. As root, for it
 #   mounts; run only when it is named.
+# big: a volume of a million files, and a directory of 200,000, on two nodes: minutes, and memory.
+#   Run only when it is named. CELLFS_BENCH_BIG_FILES and CELLFS_BENCH_WIDE_FILES are other numbers.
 #
 # mount makes an ext4 image in /dev/shm (CELLFS_BENCH_MEMORY=DIR: elsewhere) that holds the directory
 # for ext4, the node's state and what bindfs shows, so that no disk of the machine has a say; where
@@ -70,4 +72,11 @@ if wanted mount; then
     machine
     CELLFS_TEST_PROGRAM=$target/release/cellfs cargo test --release --locked --quiet --test integration -- \
         --ignored --exact --nocapture mount::beside_ext4_and_bindfs
+fi
+
+if wanted big; then
+    cargo build --release --locked --quiet
+    machine
+    CELLFS_TEST_PROGRAM=$target/release/cellfs cargo test --locked --quiet --test integration -- \
+        --ignored --exact --nocapture big::a_volume_of_a_million_files
 fi
