@@ -140,13 +140,13 @@ fn a_volume_of_a_million_files() {
     let one = directory(files / FILES_A_DIRECTORY / 2);
     pair.timed("first ls of the top", |p| shell(&["ls"], p.here()));
     pair.timed("first ls of a small directory", |p| {
-        shell(&["ls"], &p.here().join(&one))
+        shell(&["ls"], &p.here().join(&one));
     });
     pair.timed("first ls of the wide directory", |p| {
-        shell(&["ls", "-U"], &p.here().join("wide"))
+        shell(&["ls", "-U"], &p.here().join("wide"));
     });
     pair.timed("and again", |p| {
-        shell(&["ls", "-U"], &p.here().join("wide"))
+        shell(&["ls", "-U"], &p.here().join("wide"));
     });
     let small = format!("{one}/f3");
     pair.edit(
@@ -168,7 +168,7 @@ fn a_volume_of_a_million_files() {
         "wide/f7",
     );
     pair.timed("ls -l of the wide directory", |p| {
-        shell(&["ls", "-l"], &p.here().join("wide"))
+        shell(&["ls", "-l"], &p.here().join("wide"));
     });
     pair.timed("find, of all", |p| shell(&["find"], p.here()));
     pair.timed("and again", |p| shell(&["find"], p.here()));

@@ -2,7 +2,7 @@
 //!
 //! [`cut`] cuts a file where its content says so and names each piece by its BLAKE3, the whole
 //! by its SHA-256. [`manifest`] keeps the list of the pieces as a tree of small git objects, so
-//! that a small change of a large file is a small change of the list. [`pointer`] is what git has
+//! that a small change of a large file is a small change of the list. [`mod@pointer`] is what git has
 //! in the file's place. [`store`] keeps the bytes on disk.
 //!
 //! Invariants: equal content has equal pieces and an equal manifest, wherever and however often
