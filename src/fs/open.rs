@@ -241,6 +241,7 @@ impl Fs {
             ready = i.writers == 0 && settle(&mut live, ino).unwrap_or(false);
             if last {
                 self.volume.end_reading(&mut live, ino);
+                live.give_up_closed(ino);
             }
         }
         live.drop_if_idle(ino);

@@ -603,14 +603,14 @@ fn message(batch: &Batch) -> String {
 
 /// Tells the table that a batch is durable.
 pub(super) fn settle(live: &mut Live, batch: &Batch, done: &Done) {
-    for (ino, blob) in &done.blobs {
+    for w in &batch.written {
         // One that goes on as another file since then has other bytes to be compared with.
-        let Some(w) = batch.written.iter().find(|w| w.ino == *ino) else {
+        let Some(blob) = done.blobs.get(&w.ino) else {
             continue;
         };
         let id = if w.apart { w.fresh } else { w.id };
         // Another one may have taken the file over.
-        for ino in [Some(*ino), live.by_id.get(&id).copied()]
+        for ino in [Some(w.ino), live.by_id.get(&id).copied()]
             .into_iter()
             .flatten()
         {
@@ -642,7 +642,13 @@ pub(super) fn settle(live: &mut Live, batch: &Batch, done: &Done) {
         }
     }
     live.sealing.clear();
-    for ino in std::mem::take(&mut live.committing) {
+    let all = std::mem::take(&mut live.committing);
+    for w in &batch.written {
+        if let Some(blob) = done.blobs.get(&w.ino) {
+            live.give_up_committed(w.ino, &w.data, *blob);
+        }
+    }
+    for ino in all {
         live.drop_if_idle(ino);
     }
     let inodes = &live.inodes;

@@ -235,6 +235,7 @@ impl Inode {
     pub fn remember(&mut self) {
         for v in &self.shown.versions {
             if !self.before.contains(v) {
+                self.before.reserve_exact(1);
                 self.before.push(*v);
             }
         }

@@ -24,6 +24,7 @@ use crate::record::Source;
 use crate::record::cache::Cache;
 use crate::record::change::Change;
 use crate::record::model::Kind;
+use crate::store::objects::{ObjectKind, id_of};
 use crate::store::repo::Repo;
 
 /// What lookups need beside the table.
@@ -273,6 +274,48 @@ impl Live {
             i.lookups = i.lookups.saturating_sub(n);
         }
         self.drop_if_idle(ino);
+    }
+
+    /// A closed file whose bytes are those of its blob, in a commit, needs them in memory no more.
+    /// Whoever calls this knows that they are.
+    fn give_bytes_up(&mut self, ino: Ino) {
+        let Some(i) = self.inodes.get_mut(&ino) else {
+            return;
+        };
+        let id = i.shown.blob;
+        let clean = i.dirty.is_none() && !i.born && !i.removed && i.opens == 0;
+        let len = match &i.data {
+            Data::Memory(bytes) if clean => bytes.len() as u64,
+            _ => return,
+        };
+        // What a merge made is in no commit: only the view has it.
+        if self.committing.contains(&ino) || self.view.stage.staged(&id).is_some() {
+            return;
+        }
+        i.data = Data::Blob { id, len };
+    }
+
+    /// The same of a file with these bytes, which a commit has as this blob.
+    pub(super) fn give_up_committed(&mut self, ino: Ino, written: &Data, blob: Oid) {
+        let is_it = |i: &Inode| match (&i.data, written) {
+            (Data::Memory(now), Data::Memory(then)) => Arc::ptr_eq(now, then),
+            _ => false,
+        };
+        let i = self.inodes.get(&ino);
+        if i.is_some_and(|i| i.shown.blob == blob && is_it(i)) {
+            self.give_bytes_up(ino);
+        }
+    }
+
+    /// The same of one that was open when its bytes were committed.
+    pub fn give_up_closed(&mut self, ino: Ino) {
+        let is_it = |i: &Inode| match &i.data {
+            Data::Memory(m) => i.dirty.is_none() && id_of(ObjectKind::Blob, m) == i.shown.blob,
+            _ => false,
+        };
+        if self.inodes.get(&ino).is_some_and(is_it) {
+            self.give_bytes_up(ino);
+        }
     }
 
     /// Removes an inode that nobody needs, and then its directory if that is idle too.

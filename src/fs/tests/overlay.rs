@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::base::limit::SMALL_FILE_BYTES_MAX;
+use crate::volume::inode::Data;
 
 const LARGE: usize = 256 << 10;
 const _: () = assert!(LARGE as u64 > SMALL_FILE_BYTES_MAX);
@@ -99,5 +100,42 @@ fn a_large_file_that_is_written_again_and_again_keeps_its_overlay_file() {
     }
     assert!(v.dir().join("overlay").join(&first[0]).exists());
     assert!(get(&f, "log") == large("a") + "bbbbb");
+    v.stop().unwrap();
+}
+
+#[test]
+fn bytes_that_are_in_a_commit_are_not_kept_in_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let v = volume(dir.path(), 1);
+    let f = fs(&v);
+    let in_memory = |ino| {
+        matches!(
+            v.lock().inodes.get(&ino).map(|i| &i.data),
+            Some(Data::Memory(_))
+        )
+    };
+    put(&f, "closed", "one");
+    let closed = walk(&f, "closed");
+    put(&f, "open", "two");
+    let open = walk(&f, "open");
+    f.open(open, true, false).unwrap();
+    f.write(open, 0, b"TWO").unwrap();
+    assert!(in_memory(closed) && in_memory(open));
+    v.flush_all().unwrap();
+    assert!(!in_memory(closed));
+    // Who has it open may go on; then it is in the commit, too.
+    assert!(in_memory(open));
+    f.release(open, true);
+    assert!(!in_memory(open));
+    assert_eq!(
+        (get(&f, "closed"), get(&f, "open")),
+        ("one".into(), "TWO".into())
+    );
+    f.open(closed, true, false).unwrap();
+    f.write(closed, 3, b" more").unwrap();
+    f.release(closed, true);
+    assert_eq!(get(&f, "closed"), "one more");
+    v.flush_all().unwrap();
+    assert_eq!(get(&f, "closed"), "one more");
     v.stop().unwrap();
 }
