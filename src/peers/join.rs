@@ -5,10 +5,10 @@
 //! node. Nothing is stored before that.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::Config;
 use super::cell::{Book, Cell, Paths};
@@ -26,6 +26,9 @@ use super::transport::{ALPN_JOIN, Close, Conn, RecvStream, SendStream, Transport
 use super::wire::{read_frame, write_frame};
 use crate::base::id::NodeId;
 
+/// A dial that failed before this time is tried again, after this pause.
+const DIAL_AGAIN: Duration = Duration::from_secs(2);
+const DIAL_PAUSE: Duration = Duration::from_millis(300);
 /// A member answers a token in this time, the passing on included.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -168,12 +171,19 @@ impl<'a> Door<'a> {
         Ok(cell)
     }
 
+    /// Nothing is said yet, so it may be tried again: over a slow link, or when the member is busy,
+    /// it may give up before we do.
     async fn dial(&self, to: &NodeAddr) -> Result<(Conn, NodeAddr), PeersError> {
-        let conn = self
-            .transport
-            .dial(to.node, &to.addrs, ALPN_JOIN)
-            .await
-            .map_err(|why| unreachable(to, why))?;
+        let begin = Instant::now();
+        let conn = loop {
+            let dialled = self.transport.dial(to.node, &to.addrs, ALPN_JOIN);
+            match dialled.await {
+                Ok(conn) => break conn,
+                Err(why) if begin.elapsed() >= DIAL_AGAIN => return Err(unreachable(to, why)),
+                Err(why) => tracing::debug!(why, "dialled again"),
+            }
+            sleep(DIAL_PAUSE).await;
+        };
         let addrs = conn.addr().map_or_else(|| to.addrs.clone(), |a| vec![a]);
         let node = to.node;
         Ok((conn, NodeAddr { node, addrs }))
