@@ -221,17 +221,7 @@ impl Fs {
         if i.removed {
             return Ok(());
         }
-        let before = i.dirty.unwrap_or_else(|| Dirty {
-            since_ms: clock::now_ms(),
-            settled: false,
-            synced: false,
-            generation: 0,
-        });
-        i.dirty = Some(Dirty {
-            settled: false,
-            generation: before.generation + 1,
-            ..before
-        });
+        i.dirty = Some(Dirty::after(i.dirty));
         let id = i.id();
         live.dirty.insert(ino);
         live.writing.insert(id, ino);

@@ -31,7 +31,7 @@ use super::{Volume, VolumeResult};
 use crate::base::id::{FileId, Oid};
 use crate::base::limit::FILE_BYTES_MAX;
 use crate::base::stamp::Dot;
-use crate::base::{clock, sys};
+use crate::base::sys;
 use crate::journal::{Entry, Patch};
 use crate::record::change::{Change, OWN};
 use crate::store::objects::{ObjectKind, id_of};
@@ -59,17 +59,7 @@ impl Live {
         if i.removed {
             return true;
         }
-        let before = i.dirty.unwrap_or_else(|| Dirty {
-            since_ms: clock::now_ms(),
-            settled: false,
-            synced: false,
-            generation: 0,
-        });
-        i.dirty = Some(Dirty {
-            settled: false,
-            generation: before.generation + 1,
-            ..before
-        });
+        i.dirty = Some(Dirty::after(i.dirty));
         let id = i.id();
         self.dirty.insert(ino);
         if self.writer_of(id).is_none() {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::spill::Spill;
+use crate::base::clock;
 use crate::base::id::{FileId, Oid};
 use crate::base::name::EntryName;
 use crate::base::stamp::Dot;
@@ -115,6 +116,24 @@ pub struct Dirty {
     pub synced: bool,
     /// Counts writes, so that the committer knows whether more came meanwhile.
     pub generation: u64,
+}
+
+impl Dirty {
+    /// One more write, after those before it that are in no commit.
+    #[must_use]
+    pub fn after(before: Option<Self>) -> Self {
+        let before = before.unwrap_or_else(|| Self {
+            since_ms: clock::now_ms(),
+            settled: false,
+            synced: false,
+            generation: 0,
+        });
+        Self {
+            settled: false,
+            generation: before.generation + 1,
+            ..before
+        }
+    }
 }
 
 /// A name of a file beside the one that it is shown under.

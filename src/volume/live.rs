@@ -310,7 +310,10 @@ impl Live {
     /// The same of one that was open when its bytes were committed.
     pub fn give_up_closed(&mut self, ino: Ino) {
         let is_it = |i: &Inode| match &i.data {
-            Data::Memory(m) => i.dirty.is_none() && id_of(ObjectKind::Blob, m) == i.shown.blob,
+            Data::Memory(m) if i.dirty.is_none() && i.opens == 0 => {
+                let merged = self.view.stage.staged(&i.shown.blob).is_some();
+                !merged && id_of(ObjectKind::Blob, m) == i.shown.blob
+            }
             _ => false,
         };
         if self.inodes.get(&ino).is_some_and(is_it) {
