@@ -279,8 +279,10 @@ impl Side {
                 let names = self.names(ino);
                 if names <= 1 {
                     let kept = lines(text.as_bytes());
+                    let before = self.gone.clone();
                     self.ends(Some(ino));
-                    self.gone.retain(|l| !kept.contains(l));
+                    self.gone
+                        .retain(|l| before.contains(l) || !kept.contains(l));
                 }
                 may(f, f.rename(from, to, RenameMode::Replace));
                 k.did(&[&tmp, &name]);
