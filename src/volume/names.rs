@@ -91,7 +91,9 @@ impl Live {
                 self.inodes.insert(ino, inode);
                 let known = known.and_then(|k| self.inodes.get(&k));
                 let is_linked = s.links > 0 || !s.link.is_empty();
-                let names_it = is_linked && !is_copy(&s) && known.is_none_or(|k| is_copy(&k.shown));
+                // An inode without a name stands for its file no longer.
+                let gone = |k: &Inode| is_copy(&k.shown) || k.place.is_none();
+                let names_it = is_linked && !is_copy(&s) && known.is_none_or(gone);
                 if s.role == Role::Main || names_it || !self.by_id.contains_key(&id) {
                     self.by_id.insert(id, ino);
                 }
@@ -133,21 +135,27 @@ impl Live {
 
     /// Another name leads to an inode, as the view shows it.
     fn add_name(&mut self, ino: Ino, dir: Ino, s: Shown) {
+        let settled = !self.is_being_written(ino);
+        let name = s.name.clone();
         if let Some(i) = self.inodes.get_mut(&ino) {
             let other = OtherName {
                 dir,
-                name: s.name.clone(),
-                parents: s.parents,
-                role: s.role,
-                link: s.link,
+                name: name.clone(),
+                parents: s.parents.clone(),
+                role: s.role.clone(),
+                link: s.link.clone(),
             };
             i.others.push(other);
-            if i.place.is_none() {
-                i.turn(dir, &s.name);
+            if settled {
+                // It may have been without a name when its file changed.
+                i.turn(dir, &name);
+                i.show_now(s);
+            } else if i.place.is_none() {
+                i.turn(dir, &name);
             }
         }
         if let Some(d) = self.inodes.get_mut(&dir) {
-            d.children.insert(s.name, Child::Bound { ino, since: 0 });
+            d.children.insert(name, Child::Bound { ino, since: 0 });
         }
     }
 
@@ -244,17 +252,12 @@ impl Live {
         };
         if let (true, Some(s)) = (same, now.clone()) {
             if let Some(i) = self.inodes.get_mut(&ino) {
-                let old = i.attr;
-                i.attr = attr_of(&s);
-                i.attr.ctime = old.ctime.max(i.attr.ctime);
-                i.attr.atime = old.atime;
                 for d in &s.dirs {
                     self.by_id.insert(*d, ino);
                 }
                 i.turn(dir, name);
-                i.names = names_of(&s);
                 let was = i.id();
-                i.shown = s;
+                i.show_now(s);
                 // Of files that showed the same bytes another one may be left.
                 let is = i.id();
                 if was != is && self.by_id.get(&was) == Some(&ino) {
@@ -306,6 +309,19 @@ impl Live {
             i.names = names_of(s);
             Stale::Attr { ino }
         })
+    }
+}
+
+impl Inode {
+    /// All that the view says of it now, under the name that it is acted on by. When it was read
+    /// last and when something of it changed last are known here alone.
+    fn show_now(&mut self, s: Shown) {
+        let old = self.attr;
+        self.attr = attr_of(&s);
+        self.attr.ctime = old.ctime.max(self.attr.ctime);
+        self.attr.atime = old.atime;
+        self.names = names_of(&s);
+        self.shown = s;
     }
 }
 

@@ -437,8 +437,15 @@ fn whatever_programs_do_both_nodes_and_their_kernels_show_the_same() {
 /// Seeds that failed once, with those of their commits: a name that a file had elsewhere stayed
 /// when it was moved here; what was written after a file's last name had gone went with it; a copy
 /// that took the plain name and another one in one commit was a copy there; what was removed above a
-/// copy put the bytes of one who was still writing to it in place of those shown.
-const FOUND_STILL: [(u64, u64); 4] = [(298, 1), (63785, 2), (104_135, 3), (402_749, 6)];
+/// copy put the bytes of one who was still writing to it in place of those shown; a file that got
+/// its first name again showed the time that it had before.
+const FOUND_STILL: [(u64, u64); 5] = [
+    (298, 1),
+    (63785, 2),
+    (104_135, 3),
+    (402_749, 6),
+    (209_226, 4),
+];
 
 #[test]
 fn whichever_commits_fall_between_calls_both_nodes_show_the_same() {
