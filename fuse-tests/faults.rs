@@ -7,6 +7,7 @@
 
 mod ledger;
 
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
@@ -508,4 +509,94 @@ fn a_size_that_fails() {
         false,
         &[("EIO", false, &[1, 2]), ("ENOSPC", true, &[1])],
     );
+}
+
+/// What a start finds: files in commits and in the journal alone, and one that programs wrote to
+/// by themselves.
+fn leave(node: &Node) -> Vec<(&'static str, Vec<u8>)> {
+    let mut large = noise(7, 600_000);
+    node.write("large", &large);
+    node.write("done", "done");
+    node.settled();
+    let f = File::options()
+        .write(true)
+        .open(node.at("large"))
+        .expect("it opens");
+    let more = noise(8, 5_000);
+    f.write_all_at(&more, 100_000).expect("written");
+    large[100_000..105_000].copy_from_slice(&more);
+    f.sync_all().expect("synced");
+    let mut small = File::create(node.at("small")).expect("made");
+    small.write_all(b"small").expect("written");
+    small.sync_all().expect("synced");
+    vec![
+        ("large", large),
+        ("done", b"done".to_vec()),
+        ("small", b"small".to_vec()),
+    ]
+}
+
+#[test]
+fn a_start_for_which_there_is_no_room_shows_all_and_goes_on_when_there_is() {
+    if !harness::fuse() {
+        return;
+    }
+    let lab = Lab::with_patience(Duration::from_secs(3_600));
+    let (mut waited, mut k) = (0, 0);
+    loop {
+        k += 1;
+        let node = lab.first(&format!("n{k}"));
+        let files = leave(&node);
+        let setup = node.kill();
+        let log = lab.path("trace");
+        let _ = fs::remove_file(&log);
+        // The volume's own thread tries again and again, and counts its calls anew.
+        let calls = "write,pwrite64,writev";
+        let inject = format!("inject={calls}:error=ENOSPC:when={k}..{}", k + 3);
+        let mut strace: Vec<OsString> = vec!["strace".into(), "-f".into(), "-o".into()];
+        strace.push(log.clone().into());
+        strace.extend(["-e".into(), format!("trace={calls}").into()]);
+        strace.extend(["-e".into(), inject.into()]);
+        for segment in fs::read_dir(setup.state.join("volumes/cell/journal")).expect("a journal") {
+            strace.extend(["-P".into(), segment.expect("an entry").path().into()]);
+        }
+        let node = setup.under(strace).start();
+        let holds = |node: &Node, when: &str| {
+            for (name, bytes) in &files {
+                let is =
+                    fs::read(node.at(name)).unwrap_or_else(|e| panic!("{k}: {name} {when}: {e}"));
+                assert!(is == *bytes, "{k}: {name} {when} has other bytes");
+            }
+            let names = fs::read_dir(node.dir()).expect("a folder").count();
+            assert!(names <= files.len() + 1, "{k}: {names} names {when}");
+        };
+        holds(&node, "at once");
+        let writes = || {
+            let done = File::create(node.at("late")).and_then(|mut f| {
+                f.write_all(b"late")?;
+                f.sync_all()
+            });
+            waited += usize::from(done.is_err());
+            done.is_ok()
+        };
+        wait_until(SOON, writes, || {
+            format!("{k}: {:?}", node.status().warnings)
+        });
+        holds(&node, "when there is room");
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        let failed = text.contains("(INJECTED)");
+        assert!(!node.log().contains("panicked"), "{k}");
+        let mut setup = node.kill();
+        git::fsck(&setup.state.join("volumes/cell/git"));
+        setup = setup.under(Vec::<OsString>::new());
+        let node = setup.start();
+        holds(&node, "after a kill");
+        assert_eq!(node.read("late"), "late", "{k}");
+        node.stop();
+        if !failed {
+            break;
+        }
+    }
+    assert!(k > 3, "{k}: so few writes");
+    eprintln!("{k} points, {waited} writes had to wait");
 }

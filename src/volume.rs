@@ -135,7 +135,7 @@ pub struct Volume {
     trouble: Mutex<Option<String>>,
     damage: OnceLock<String>,
     /// What is recovered when there is room; see [`room`].
-    left: Mutex<Option<Arc<recover::Left>>>,
+    left: Mutex<Option<room::Waits>>,
     waits: AtomicBool,
 }
 

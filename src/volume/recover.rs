@@ -140,7 +140,14 @@ pub(super) fn recover(volume: &Volume, found: Recovered) -> VolumeResult<()> {
         live.view = done.view.clone();
         live.last_committed = done.committed;
     }
-    finish(volume, &left, done.caught_up)
+    match finish(volume, &left, done.caught_up) {
+        Err(e) if e.is_full() && left.recovered.damage.is_none() => {
+            tracing::error!(volume = %volume.name(), error = %e, "nothing is written until there is room");
+            room::wait(volume, room::Waits::End(Arc::new(left)));
+            Ok(())
+        }
+        done => done,
+    }
 }
 
 /// [`replay`] of what was left; what is used up then of the branch of this run.

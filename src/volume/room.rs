@@ -44,6 +44,15 @@ impl Disk for NoRoom<'_> {
     }
 }
 
+/// What there was no room for.
+#[derive(Debug, Clone)]
+pub(super) enum Waits {
+    /// A commit of what an earlier run left.
+    Recovery(Arc<Left>),
+    /// The commit lasts; the journal is still to forget what it was made of.
+    End(Arc<Left>),
+}
+
 /// Shows what an earlier run left, and keeps it for when there is room.
 pub(super) fn show(volume: &Volume, left: Left) -> VolumeResult<()> {
     let no_room = NoRoom(volume);
@@ -59,9 +68,14 @@ pub(super) fn show(volume: &Volume, left: Left) -> VolumeResult<()> {
         stage: done.view.stage,
         ..base
     };
-    *volume.left.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(left));
-    volume.waits.store(true, Ordering::Release);
+    wait(volume, Waits::Recovery(Arc::new(left)));
     Ok(())
+}
+
+/// Takes no writes until this is done.
+pub(super) fn wait(volume: &Volume, what: Waits) {
+    *volume.left.lock().unwrap_or_else(PoisonError::into_inner) = Some(what);
+    volume.waits.store(true, Ordering::Release);
 }
 
 impl Volume {
@@ -91,12 +105,31 @@ impl Worker<'_> {
         if !volume.waits_for_room() {
             return Ok(());
         }
-        let left = volume.left.lock();
-        let left = left.unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(left) = left else { return Ok(()) };
+        let waits = volume.left.lock();
+        let waits = waits.unwrap_or_else(PoisonError::into_inner).clone();
+        let (left, caught_up) = match waits {
+            None => return Ok(()),
+            Some(Waits::End(left)) => (left, None),
+            Some(Waits::Recovery(left)) => {
+                let caught_up = self.recover_now(&left)?;
+                // Not twice, whatever comes.
+                wait(volume, Waits::End(left.clone()));
+                (left, caught_up)
+            }
+        };
+        recover::finish(volume, &left, caught_up)?;
+        *volume.left.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        volume.waits.store(false, Ordering::Release);
+        tracing::info!(volume = %volume.name(), "there is room again");
+        Ok(())
+    }
+
+    /// Makes the commit, if one is to be made, and shows it. Of how many files.
+    fn recover_now(&mut self, left: &Left) -> VolumeResult<Option<usize>> {
+        let volume = self.volume;
         // What was made in memory lasts before a head names it.
         volume.repo().settle()?;
-        let (done, numbers) = recover::replay_left(volume, &volume.desk(), &left)?;
+        let (done, numbers) = recover::replay_left(volume, &volume.desk(), left)?;
         let base = volume.view();
         let mut stale = Vec::new();
         {
@@ -106,15 +139,10 @@ impl Worker<'_> {
             live.last_committed = done.committed;
             self.reconcile_all(&mut live, &base, &done.view, &mut stale)?;
         }
-        // Not twice, whatever comes.
-        *volume.left.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        volume.waits.store(false, Ordering::Release);
         volume.tell(None, stale);
-        recover::finish(volume, &left, done.caught_up)?;
-        tracing::info!(volume = %volume.name(), "there is room again");
         if let (Some(_), Some(head)) = (done.caught_up, done.view.heads.first()) {
             volume.outlet.committed(volume.name(), head, None);
         }
-        Ok(())
+        Ok(done.caught_up)
     }
 }
