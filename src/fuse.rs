@@ -550,18 +550,24 @@ impl Filesystem for Adapter {
             Err(e) => return reply.error(fail("readdirplus", ino.0, &e)),
         };
         // Entries with number 0 are listed without a reference.
+        let mut given = false;
         for (cookie, name) in [(1, "."), (2, "..")] {
             if cookie > offset && reply.add(INodeNo(0), cookie, name, &FOREVER, &here, GENERATION) {
                 return reply.ok();
             }
+            given |= cookie > offset;
         }
         let rest = list.partition_point(|e| e.cookie <= offset);
         for e in list.iter().skip(rest) {
             let stat = match self.fs.lookup_entry(ino.0, e) {
                 Ok(Some(s)) => s,
                 Ok(None) => continue,
+                // What was found has references now, which an error would lose: it is told first,
+                // and the next request begins with what failed.
+                Err(_) if given => break,
                 Err(e) => return reply.error(fail("readdirplus", ino.0, &e)),
             };
+            given = true;
             let name = OsStr::from_bytes(e.name.as_bytes());
             let a = attr(&stat);
             if reply.add(INodeNo(stat.ino), e.cookie, name, &FOREVER, &a, GENERATION) {

@@ -215,6 +215,10 @@ fn what_is_written_before_and_after_a_kill_is_kept() {
         for (n, bytes) in want.iter().enumerate() {
             shown(&[&a, &b], &name(n), bytes);
         }
+        if round == 1 {
+            // What was put aside is looked at by each start.
+            a = a.kill().start();
+        }
         // What such a program writes later still is no part of the folder, and is not lost.
         let aside = a.state().join("volumes/cell/aside");
         let kept = || {
@@ -249,6 +253,9 @@ fn what_is_written_before_and_after_a_kill_is_kept() {
             let has = |b: &Vec<u8>| b[12_000..].starts_with(b"TOO-LATE");
             assert!(kept().iter().all(has));
             assert!(a.log().contains("it is in no commit, and kept there"));
+            let told = a.status().warnings;
+            let path = aside.display().to_string();
+            assert!(told.iter().any(|w| w.contains(&path)), "{told:?}");
         }
     }
     wait_until(SOON, || a.cell().dirty == 0, || "it is dirty".to_owned());

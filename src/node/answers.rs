@@ -166,8 +166,21 @@ impl NodeInner {
                 v.name()
             )
         });
+        let aside = volumes.iter().filter_map(|v| {
+            let (dir, n) = v.kept_aside()?;
+            let what = if n == 1 {
+                "file that is"
+            } else {
+                "files that are"
+            };
+            Some(format!(
+                "volume {}: {n} {what} in no commit: take what you need of {}, then remove it",
+                v.name(),
+                dir.display()
+            ))
+        });
         let all = clocks.chain(full).chain(troubles).chain(damaged);
-        all.chain(hidden).collect()
+        all.chain(hidden).chain(aside).collect()
     }
 
     pub(super) fn status_now(&self) -> Status {

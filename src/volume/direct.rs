@@ -25,7 +25,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::inode::{Data, Direct, Dirty, Ino, Told};
 use super::live::{Live, Stale};
-use super::recover::move_aside;
+use super::recover::{aside_of, move_aside};
 use super::spill::Spill;
 use super::{Volume, VolumeResult};
 use crate::base::id::{FileId, Oid};
@@ -199,8 +199,12 @@ impl Volume {
     }
 
     /// Overlay files that programs of an earlier run may write to are kept aside. What they held is
-    /// in a commit.
+    /// in a commit. What is aside already is looked at again: its programs may have ended.
     pub(super) fn keep_orphans(&self, bound: &[u64]) -> VolumeResult<()> {
+        for path in self.aside()? {
+            let file = File::open(&path)?;
+            self.orphans().push((path, file));
+        }
         let mut kept = Vec::new();
         for number in bound {
             let file = match File::open(self.overlay_dir().join(number.to_string())) {
@@ -223,6 +227,32 @@ impl Volume {
             self.orphans().push((path, file));
         }
         Ok(())
+    }
+
+    /// Files with bytes that could be in no commit.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    fn aside(&self) -> io::Result<Vec<PathBuf>> {
+        let all = match std::fs::read_dir(aside_of(&self.overlay_dir())) {
+            Ok(all) => all,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(e),
+        };
+        all.map(|e| Ok(e?.path())).collect()
+    }
+
+    /// Where files are kept whose bytes are in no commit and never will be, and how many, if any.
+    /// People are to take from them what they need, and remove them.
+    #[must_use]
+    pub fn kept_aside(&self) -> Option<(PathBuf, usize)> {
+        let all = self.aside().unwrap_or_default();
+        let watched = self.orphans();
+        let left = all.iter().filter(|p| !watched.iter().any(|(w, _)| w == *p));
+        match left.count() {
+            0 => None,
+            n => Some((aside_of(&self.overlay_dir()), n)),
+        }
     }
 
     fn orphans(&self) -> MutexGuard<'_, Vec<(PathBuf, File)>> {

@@ -661,9 +661,14 @@ fn set_aside(overlay: &Path, number: u64, size: u64) -> VolumeResult<()> {
     Ok(())
 }
 
+/// Where files are kept that can be in no commit.
+pub(super) fn aside_of(overlay: &Path) -> PathBuf {
+    overlay.with_file_name("aside")
+}
+
 /// Where an overlay file is from now on.
 pub(super) fn move_aside(overlay: &Path, number: u64) -> VolumeResult<PathBuf> {
-    let dir = overlay.with_file_name("aside");
+    let dir = aside_of(overlay);
     durable::dirs(&dir)?;
     let name = format!("{}-{number}", clock::now_ms());
     let to = dir.join(name);
