@@ -22,6 +22,7 @@
 //! | `CELLFS_TEST_RACE_SEED` | what its writers choose, though not when | random | | `race` |
 //! | `CELLFS_TEST_HOUR_S` | seconds of edits, cuts and kills on five nodes | 20 | 3,600 | `an_hour` in `--test integration` |
 //! | `CELLFS_TEST_HOUR_SEED` | what is chosen there | random | | `an_hour` |
+//! | `CELLFS_TEST_BESIDE` | files that a second node writes in a second while programs run | 50 | 100 | `programs` |
 //! | `CELLFS_TEST_FSX` | operations of `fsx` on each of three files | 2,000 | 1,000,000 | `fsx_finds_nothing` |
 //! | `CELLFS_TEST_FSX_SEED` | what is chosen there | random | | `fsx_finds_nothing` |
 //! | `CELLFS_TEST_SQLITE` | kills of programs, and of their node, that write SQLite databases | 1 | 20 | `sqlite_loses` |

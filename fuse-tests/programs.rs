@@ -6,12 +6,23 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::harness::{self, Lab, Node, SOON, agree, git, rounds, run, tool, wait_until};
 
-/// Does this while another node writes beside it.
-fn beside<T>(other: &Node, work: impl FnOnce() -> T) -> T {
+/// Whether this is what a node wrote to one of the files beside: the same number twice, or nothing
+/// yet.
+fn is_whole(text: &str) -> bool {
+    match text.trim_end().split_once(' ') {
+        Some((one, two)) => text.ends_with('\n') && one == two && !one.is_empty(),
+        None => text.is_empty(),
+    }
+}
+
+/// Does this in a folder while another node writes beside it, and somebody reads in the folder what
+/// comes from there: never half of a write, and never an error but for a node that was killed.
+fn beside<T>(here: &Path, other: &Node, work: impl FnOnce() -> T) -> T {
+    const FILES: u64 = 50;
     /// Ends the writer also when the work fails.
     struct Done<'a>(&'a AtomicBool);
     impl Drop for Done<'_> {
@@ -19,23 +30,56 @@ fn beside<T>(other: &Node, work: impl FnOnce() -> T) -> T {
             self.0.store(true, Ordering::Relaxed);
         }
     }
+    let rate = rounds("CELLFS_TEST_BESIDE", 50) as u64;
     let done = AtomicBool::new(false);
+    let is_done = || done.load(Ordering::Relaxed);
     std::thread::scope(|s| {
         let writer = s.spawn(|| {
             fs::create_dir_all(other.at("elsewhere")).expect("made");
+            let began = Instant::now();
             for n in 0.. {
-                other.write(&format!("elsewhere/{}", n % 50), n.to_string());
-                if done.load(Ordering::Relaxed) {
+                other.write(&format!("elsewhere/{}", n % FILES), format!("{n} {n}\n"));
+                if is_done() {
                     return n;
                 }
-                std::thread::sleep(Duration::from_millis(20));
+                let due = began + Duration::from_micros(n * 1_000_000 / rate);
+                std::thread::sleep(due.saturating_duration_since(Instant::now()));
             }
             0
         });
+        let reader = s.spawn(|| {
+            let mut came = 0;
+            for n in 0.. {
+                let path = here.join(format!("elsewhere/{}", n % FILES));
+                match fs::read_to_string(&path) {
+                    Ok(text) => {
+                        assert!(is_whole(&text), "{}: {text:?}", path.display());
+                        came += u64::from(!text.is_empty());
+                    }
+                    Err(e) => {
+                        let known = [libc::ENOENT, libc::ENOTCONN, libc::ECONNABORTED];
+                        let code = e.raw_os_error().unwrap_or(0);
+                        assert!(known.contains(&code), "{}: {e}", path.display());
+                    }
+                }
+                if is_done() {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(7));
+            }
+            came
+        });
+        let began = Instant::now();
         let end = Done(&done);
         let out = work();
         drop(end);
-        assert!(writer.join().expect("written") > 0);
+        let wrote = writer.join().expect("written");
+        let came = reader.join().expect("read");
+        assert!(wrote > 0);
+        eprintln!(
+            "beside: {wrote} writes elsewhere in {:.1?}, {came} reads of them",
+            began.elapsed()
+        );
         out
     })
 }
@@ -44,7 +88,7 @@ fn beside<T>(other: &Node, work: impl FnOnce() -> T) -> T {
 fn patient() -> Lab {
     let larger = std::env::vars_os().any(|(k, _)| {
         let key = k.to_string_lossy();
-        ["FSX", "SQLITE", "STRESS_S", "MAPPED"]
+        ["FSX", "SQLITE", "STRESS_S", "MAPPED", "BESIDE"]
             .iter()
             .any(|v| key == format!("CELLFS_TEST_{v}"))
     });
@@ -105,7 +149,7 @@ fn fsx_finds_nothing() {
     let lab = patient();
     let nodes = lab.cell(2);
     let (a, b) = (&nodes[0], &nodes[1]);
-    beside(b, || {
+    beside(a.dir(), b, || {
         let begin = |length: usize| {
             let config = lab.path(&format!("{length}.toml"));
             fs::write(&config, format!("flen = {length}\n{FSX}")).expect("written");
@@ -156,7 +200,8 @@ fn sqlite_loses_no_transaction() {
         text.lines().count()
     };
     for n in 0..2 * rounds("CELLFS_TEST_SQLITE", 1) {
-        a = beside(&b, || {
+        let dir = a.dir().to_owned();
+        a = beside(&dir, &b, || {
             let began = MODES.map(|mode| {
                 let write = |who| {
                     let mut c = python("sqlite.py");
@@ -228,7 +273,7 @@ fn rsync_and_tar_keep_everything() {
     run(python("tree.py").arg(&tree));
     let packed = lab.path("packed.tar");
     archive(&tree, &packed);
-    beside(b, || {
+    beside(a.dir(), b, || {
         run(Command::new(tool("rsync"))
             .arg("-aHX")
             .arg(format!("{}/", tree.display()))
@@ -274,7 +319,7 @@ fn git_works_in_a_folder() {
     harness::tree::copy(&here.join("fuse-tests"), &origin);
     let new = git::commit_all(&origin, "two");
     let folder = a.at("clone");
-    beside(b, || {
+    beside(a.dir(), b, || {
         run(Command::new("git")
             .args(["clone", "-q", "--no-hardlinks"])
             .args([&origin, &folder]));
@@ -331,7 +376,7 @@ fn programs_are_built_in_a_folder() {
     let rule = "all: all.o libunits.a\n\t$(CC) -o $@ $^\n";
     let text = format!("{rule}libunits.a: {}\n\tar rcs $@ $^\n", objects.join(" "));
     a.write("project/Makefile", text);
-    beside(b, || {
+    beside(a.dir(), b, || {
         let cargo = |word: &str| {
             let out = Command::new(tool("cargo"))
                 .args([word, "--offline"])
@@ -383,7 +428,7 @@ fn stress_ng_finds_nothing() {
     let (a, b) = (&nodes[0], &nodes[1]);
     let seconds = rounds("CELLFS_TEST_STRESS_S", 1).to_string();
     fs::create_dir(a.at("stress")).expect("made");
-    beside(b, || {
+    beside(a.dir(), b, || {
         // By fours: each is to run for a while, not to have all of the machine.
         let names: Vec<&str> = STRESSORS.split_whitespace().collect();
         for some in names.chunks(4) {
@@ -543,7 +588,7 @@ fn edit_there(a: &Node, b: &Node, made: &[(String, Vec<u8>)]) {
     for (name, _) in made {
         let shows = || fs::read(a.at(name)).is_ok_and(|is| is.starts_with(b"THERE"));
         // One that is written to here stays what it is until its writer is done.
-        let begin = std::time::Instant::now();
+        let begin = Instant::now();
         while !shows() && begin.elapsed() < Duration::from_secs(2) {
             std::thread::sleep(Duration::from_millis(10));
         }
