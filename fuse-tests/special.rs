@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
@@ -94,4 +94,38 @@ fn pipes_and_sockets_work_and_devices_have_their_numbers_on_all_nodes() {
     assert_eq!(found(&b.at("pipe")), None);
     let error = fs::File::open(a.at("disk")).expect_err("no devices here");
     assert_eq!(error.raw_os_error(), Some(libc::EACCES));
+}
+
+#[test]
+fn whatever_is_given_to_somebody_loses_the_bits_that_it_loses_on_a_disk() {
+    if !harness::fuse() {
+        return;
+    }
+    let lab = Lab::new();
+    let a = lab.first("a");
+    let kinds = [
+        FileType::RegularFile,
+        FileType::Fifo,
+        FileType::Socket,
+        FileType::CharacterDevice,
+        FileType::BlockDevice,
+        FileType::Directory,
+    ];
+    let disk = lab.dir("disk");
+    for kind in kinds {
+        for bits in [0o6755, 0o4644, 0o2644, 0o2755] {
+            let after = [a.dir(), &disk].map(|dir| {
+                let at = dir.join(format!("{kind:?}-{bits:o}"));
+                match kind {
+                    FileType::Directory => fs::create_dir(&at).expect("made"),
+                    _ => make(&at, kind, 0o600, (1, 3)),
+                }
+                fs::set_permissions(&at, fs::Permissions::from_mode(bits)).expect("set");
+                assert_eq!(found(&at).map(|f| f.0 & 0o7777), Some(bits), "{kind:?}");
+                std::os::unix::fs::chown(&at, Some(7), Some(8)).expect("given");
+                found(&at).map(|f| f.0)
+            });
+            assert_eq!(after[0], after[1], "{kind:?} {bits:o}");
+        }
+    }
 }

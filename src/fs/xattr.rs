@@ -167,7 +167,7 @@ impl Fs {
             i.attr.mode
         };
         let is_capable = i.shown.xattrs.contains_key(CAPABILITY);
-        if i.kind != Kind::File || (mode == i.attr.mode && !is_capable) {
+        if i.kind == Kind::Dir || (mode == i.attr.mode && !is_capable) {
             return Ok(());
         }
         let mut fields = Vec::new();
