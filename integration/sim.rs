@@ -73,6 +73,13 @@ const FOUND: &[(u64, &str)] = &[
         7_009_629,
         "what a liar gossiped was heard by one of two machines with one key alone",
     ),
+    (
+        30_007_828,
+        "the head before a commit was not known after a start",
+    ),
+    (30_041_775, "the same"),
+    (30_051_964, "the same, and a commit named bytes of its view"),
+    (30_056_738, "the same"),
 ];
 const THREADS: u64 = 2;
 const FAILURES_MAX: usize = 4;

@@ -169,6 +169,40 @@ fn heads_taken_in_become_durable_without_a_write() {
     }
 }
 
+/// A start begins the journal anew, and the next one reads what that one wrote.
+#[test]
+fn all_heads_are_known_after_each_start_by_the_journal_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("a");
+    let mut a = volume(&home, 1);
+    put(&fs(&a), "own", "one");
+    a.flush_all().unwrap();
+    for n in 2..5 {
+        let other = volume(&dir.path().join(n.to_string()), n);
+        put(&fs(&other), &n.to_string(), "one");
+        other.flush_all().unwrap();
+        pull(&other, &a);
+        other.stop().unwrap();
+    }
+    let heads = |v: &Volume| -> Vec<Oid> { v.view().heads.iter().map(|h| h.id).collect() };
+    let all = heads(&a);
+    assert_eq!(all.len(), 4);
+    for start in 0..4 {
+        let refs = home.join("git/refs/cellfs/heads");
+        match start % 2 {
+            0 => a.stop().unwrap(),
+            _ => a = crash(&a, &home, 1),
+        }
+        if start % 2 == 0 {
+            // They are not synced, so a loss of power may take them.
+            std::fs::remove_dir_all(refs).unwrap();
+            a = volume(&home, 1);
+        }
+        assert_eq!(heads(&a), all, "{start}");
+    }
+    a.stop().unwrap();
+}
+
 fn sync(a: &Volume, b: &Volume) {
     a.flush_all().unwrap();
     b.flush_all().unwrap();

@@ -22,9 +22,10 @@ use crate::record::Source;
 use crate::record::cache::Cache;
 use crate::record::change::{self, Change};
 use crate::record::commit::{self as record_commit, Carried};
+use crate::record::model::Kind;
 use crate::record::state::State;
 use crate::store::closure;
-use crate::store::objects::{Memory, Object, Objects};
+use crate::store::objects::{Memory, Object, ObjectError, Objects};
 use crate::store::pack;
 
 /// Where what must last goes.
@@ -235,13 +236,22 @@ pub struct Deed<'a> {
 /// Applies changes to a view.
 ///
 /// # Errors
-/// As the store.
+/// As the store; when bytes that the changes name are nowhere.
 pub fn change(
     desk: &Desk<'_>,
     base: &View,
     stage: &Memory,
     deed: &Deed<'_>,
 ) -> VolumeResult<Sealed> {
+    for c in deed.changes {
+        // The commit of a submodule is elsewhere.
+        let (Change::Born { kind, blob, .. } | Change::Write { kind, blob, .. }) = c else {
+            continue;
+        };
+        if *kind != Kind::Gitlink && !blob.is_null() && !stage.has(blob)? {
+            return Err(ObjectError::Missing(*blob).into());
+        }
+    }
     let src = desk.source(stage);
     let dots = Ancestry::new(desk.objects.clone(), &base.heads);
     let state = change::apply(src, &dots, &base.state, deed.stamp, deed.changes)?;

@@ -315,13 +315,12 @@ fn head_refs(volume: &Volume) -> VolumeResult<Vec<Oid>> {
 pub(super) fn known_heads(desk: &Desk<'_>, found: &Found<'_>) -> VolumeResult<Vec<HeadInfo>> {
     let mut ids: BTreeSet<Oid> = found.refs.iter().copied().collect();
     let mut entries = found.entries.iter().map(|(_, e)| e).rev().peekable();
-    let mut committed = false;
-    while let (false, Some(e)) = (committed, entries.next()) {
+    for e in entries.by_ref() {
         match e {
             // It has all heads that were known before it in its history.
             Entry::Committed(c) if desk.objects.has(&c.head)? => {
                 ids.insert(c.head);
-                committed = true;
+                break;
             }
             Entry::Admitted(id) => {
                 ids.insert(*id);
