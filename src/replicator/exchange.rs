@@ -228,7 +228,9 @@ mod tests {
     use crate::base::id::{BranchId, NodeId};
     use crate::base::stamp::Stamp;
     use crate::record::state::State;
+    use crate::record::{git_commit, git_tree};
     use crate::store::objects::{Memory, ObjectKind, id_of};
+    use crate::store::{closure, pack};
 
     #[test]
     fn a_head_is_believed_only_if_it_is_what_its_author_signed_for() {
@@ -289,5 +291,75 @@ mod tests {
         };
         let judged = judge(&objs, &cache, &[&good, &missing]);
         assert!(matches!(judged, Err(ExchangeError::Commit(_))));
+    }
+
+    #[test]
+    fn a_small_pack_is_believed_only_if_nothing_is_missing() {
+        let (objs, cache) = (Memory::default(), Cache::default());
+        let src = Source::new(&objs, &cache);
+        let stamp = Stamp {
+            branch: BranchId(1),
+            seq: 1,
+            ..Stamp::default()
+        };
+        let blob = objs.put(ObjectKind::Blob, b"bytes".to_vec()).unwrap();
+        let entry = git_tree::TreeEntry {
+            mode: git_tree::FILE,
+            name: b"file".to_vec(),
+            id: blob,
+        };
+        let tree = git_tree::put(&objs, vec![entry]).unwrap();
+        let who = git_commit::identity("a", "a@b", 0);
+        let content = git_commit::GitCommit {
+            tree,
+            parents: Vec::new(),
+            author: who.clone(),
+            committer: who,
+            extra: Vec::new(),
+            message: b"m\n".to_vec(),
+        };
+        let head = commit::Head {
+            stamp,
+            node: NodeId([1; 32]),
+            content: Some(content.put(&objs).unwrap()),
+            births: 0,
+            seen: vec![(BranchId(1), 1)],
+            carried: Vec::new(),
+            frontier: 0,
+        };
+        let new = commit::NewCommit {
+            head,
+            state: State::empty(src).unwrap(),
+            frontier: Vec::new(),
+            tips: Vec::new(),
+        };
+        let id = commit::encode(&objs, new).unwrap();
+        let notice = HeadNotice {
+            volume: "cell".parse().unwrap(),
+            node: NodeId([1; 32]),
+            branch: BranchId(1),
+            seq: 1,
+            id,
+            signature: Vec::new(),
+        };
+        let ids = closure::missing(&objs, &[id], &[]).unwrap();
+        let object = |id: &Oid| (*id, objs.find(id).unwrap().unwrap());
+        let all: Vec<(Oid, Object)> = ids.iter().map(object).collect();
+        assert!(all.len() > 4, "{}", all.len());
+        let given = |left_out: Option<Oid>| {
+            let some: Vec<(Oid, Object)> = all
+                .iter()
+                .filter(|(id, _)| Some(*id) != left_out)
+                .cloned()
+                .collect();
+            let pack = pack::encode(&some).unwrap();
+            believe(&pack, &Memory::default(), &cache, &[&notice])
+        };
+        let (objects, judged) = given(None).unwrap();
+        assert_eq!((objects.len(), judged.good), (all.len(), vec![id]));
+        for (left_out, object) in &all {
+            let kind = object.kind;
+            assert!(given(Some(*left_out)).is_err(), "without a {kind:?}");
+        }
     }
 }
