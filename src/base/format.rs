@@ -19,12 +19,18 @@ pub const CELL: u8 = 1;
 pub const CHUNKS: u8 = 1;
 /// Manifests of large files; the first byte of each node.
 pub const MANIFESTS: u8 = 1;
+/// Locks that git-lfs takes; in their file.
+pub const LFS_LOCKS: u8 = 1;
+/// Which manifest is of which large file that came by git-lfs; in the file's magic.
+pub const LFS_HEADS: u8 = 1;
 
 /// What is on disk, by name.
-pub const DISK: [(&str, u8); 8] = [
+pub const DISK: [(&str, u8); 10] = [
     ("cell", CELL),
     ("chunks", CHUNKS),
     ("journal", JOURNAL),
+    ("lfs-heads", LFS_HEADS),
+    ("lfs-locks", LFS_LOCKS),
     ("manifests", MANIFESTS),
     ("merge", MERGE),
     ("records", RECORDS),

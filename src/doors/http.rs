@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::control::failure::Failure;
 
-pub use reply::{Body, basic_password, json, stream, text, unauthorized};
+pub use reply::{Basic, Body, answer, basic, basic_password, json, stream, text, unauthorized};
 pub use tls::{TlsError, load as load_tls};
 
 /// Most connections at once; more are closed at once.
