@@ -52,6 +52,7 @@ const ROOMS: &[Room] = &[
         &[
             "base",
             "store",
+            "chunk",
             "peers",
             "control",
             "config",

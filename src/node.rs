@@ -30,9 +30,11 @@ mod fetching;
 mod git_host;
 mod history;
 mod leave;
+mod lfs_host;
 mod mounts;
 mod replicate;
 mod serve;
+mod shelf;
 mod start;
 mod tokens;
 
@@ -57,6 +59,8 @@ pub(crate) struct NodeInner {
     /// What is being fetched.
     fetches: Mutex<BTreeMap<VolumeName, Arc<fetching::Fetching>>>,
     skews: Mutex<BTreeMap<NodeId, i64>>,
+    /// Large files that came by git-lfs, of the volumes where somebody asked for some.
+    shelves: Mutex<BTreeMap<VolumeName, Arc<shelf::Shelf>>>,
     /// What is kept in mind of volumes' pasts.
     histories: Mutex<BTreeMap<VolumeName, History>>,
     /// This node is about to leave the cell: nothing new is taken in.
@@ -151,6 +155,17 @@ impl NodeInner {
             tracing::debug!("a volume after the end of the replicator");
         }
         Ok(v)
+    }
+
+    /// The large files of a volume, opened if need be. Blocking.
+    fn shelf(&self, volume: &Arc<Volume>) -> Result<Arc<shelf::Shelf>, shelf::ShelfError> {
+        let mut all = self.shelves.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(s) = all.get(volume.name()) {
+            return Ok(s.clone());
+        }
+        let s = Arc::new(shelf::Shelf::open(volume.clone())?);
+        all.insert(volume.name().clone(), s.clone());
+        Ok(s)
     }
 
     fn notices_path(&self, name: &VolumeName) -> PathBuf {

@@ -22,6 +22,7 @@ use crate::control::readiness::Readiness;
 use crate::control::server::Server as ControlServer;
 use crate::doors::git::GitDoor;
 use crate::doors::http::{self, Site};
+use crate::doors::lfs::LfsDoor;
 use crate::peers::{Cell, Config, NodeKey, Peers, PeersError, Ticket};
 
 /// A node that just joined waits this long for what the others have before it is ready.
@@ -95,6 +96,7 @@ async fn serve(options: Options, readiness: &Readiness, lock: &StateLock) -> Ans
         behind: Mutex::default(),
         fetches: Mutex::default(),
         skews: Mutex::new(BTreeMap::new()),
+        shelves: Mutex::default(),
         histories: Mutex::default(),
         leaving: AtomicBool::new(false),
         stop: stop.clone(),
@@ -155,11 +157,11 @@ async fn start_rest(
     }
     let exe = std::env::current_exe().map_err(Failure::bug)?;
     let host = Arc::new(Host(node.clone()));
-    let door = GitDoor::open(host, &node.state().join("git-door"), &exe)
+    let git = GitDoor::open(host.clone(), &node.state().join("git-door"), &exe)
         .map_err(|e| Failure::failed(format!("the git door: {e}")).hint("apt-get install git"))?;
     let site = Site {
         pages: Arc::new(Answers(node.clone())),
-        door: Arc::new(door),
+        door: Arc::new(LfsDoor::before(Arc::new(git), host)),
         tls,
         plain_http,
     };

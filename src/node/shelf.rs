@@ -1,0 +1,331 @@
+//! The large files of a volume that came by git-lfs: their bytes, and their manifests by SHA-256.
+//!
+//! The bytes are in the volume's store of chunks; the manifests are git objects in its
+//! repository, where nothing names them yet; `lfs/heads` says which is of which file.
+//!
+//! Invariants: a manifest is durable before it is noted, and noted before the bytes are taken, so
+//! whatever bytes are here can be named again. A note says nothing about which bytes are here.
+//! Threads: any. One survey runs at a time in the process, as it takes two cores and 28 MiB.
+//!
+//! `lfs/heads` is `cellfsL1`, then records of 66 bytes: a manifest's head and the CRC-32 of it.
+//! What follows the last sound record at the end is cut off at the next opening.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tempfile::TempPath;
+
+use crate::base::id::Oid;
+use crate::base::limit::LOGGED_COMMIT_BYTES_MAX;
+use crate::base::{durable, format};
+use crate::chunk::manifest::{self, HEAD_BYTES, Head, NODE_BYTES_MAX, NodeKind};
+use crate::chunk::store::{ChunkError, Chunks};
+use crate::chunk::{Sha256, Survey, cut};
+use crate::store::objects::{Object, ObjectError, ObjectKind, Objects, id_of};
+use crate::store::pack;
+use crate::volume::Volume;
+use crate::volume::chain::{self, Disk};
+use crate::volume::error::VolumeError;
+
+const MAGIC: [u8; 8] = [
+    b'c',
+    b'e',
+    b'l',
+    b'l',
+    b'f',
+    b's',
+    b'L',
+    b'0' + format::LFS_HEADS,
+];
+const RECORD_BYTES: usize = HEAD_BYTES + 4;
+
+/// Held by the one who surveys.
+static SURVEYING: Mutex<()> = Mutex::new(());
+
+/// Why a large file was not taken or read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ShelfError {
+    #[error("the store of chunks: {0}")]
+    Chunks(#[from] ChunkError),
+    #[error("the volume: {0}")]
+    Volume(#[from] VolumeError),
+    #[error("a manifest cannot be read: {0}")]
+    Manifest(#[from] manifest::ReadError<ObjectError>),
+    #[error("could not {0}: {1}")]
+    Io(&'static str, #[source] io::Error),
+    #[error("the bytes are not those of {0}")]
+    Wrong(Sha256),
+}
+
+impl ShelfError {
+    /// Whether there was no room.
+    pub(super) fn is_full(&self) -> bool {
+        match self {
+            Self::Chunks(e) => matches!(e, ChunkError::Full),
+            Self::Volume(e) => e.is_full(),
+            Self::Io(_, e) => matches!(
+                e.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            ),
+            _ => false,
+        }
+    }
+}
+
+fn failed(what: &'static str) -> impl Fn(io::Error) -> ShelfError {
+    move |e| ShelfError::Io(what, e)
+}
+
+/// What is here of a large file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    Whole(u64),
+    Partly(u64),
+    Nothing,
+}
+
+/// How a large file can be read.
+#[derive(Debug)]
+pub(super) enum Bytes {
+    /// From a file that has all of it.
+    File(File),
+    /// Piece by piece.
+    Pieces(Head),
+}
+
+/// Which manifests are known, and the file that says so.
+#[derive(Debug)]
+struct Heads {
+    path: PathBuf,
+    known: HashMap<Sha256, Head>,
+    end: u64,
+}
+
+impl Heads {
+    fn open(path: &Path) -> io::Result<Self> {
+        let bytes = match std::fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(e) => return Err(e),
+        };
+        let mut heads = Self {
+            path: path.to_owned(),
+            known: HashMap::new(),
+            end: 0,
+        };
+        if bytes.is_empty() {
+            return Ok(heads);
+        }
+        let Some(records) = bytes.strip_prefix(&MAGIC) else {
+            let why = format!("{} is of another version, or damaged", path.display());
+            return Err(io::Error::other(why));
+        };
+        heads.end = MAGIC.len() as u64;
+        for record in records.chunks_exact(RECORD_BYTES) {
+            let Some((head, sum)) = record.split_at_checked(HEAD_BYTES) else {
+                break;
+            };
+            if sum != crc32fast::hash(head).to_le_bytes() {
+                break;
+            }
+            let Ok(head) = manifest::head(head) else {
+                break;
+            };
+            heads.known.insert(head.sha256, head);
+            heads.end += RECORD_BYTES as u64;
+        }
+        if heads.end < bytes.len() as u64 {
+            let lost = bytes.len() as u64 - heads.end;
+            tracing::warn!(path = %path.display(), bytes = lost, "a damaged end was cut off");
+            File::options().write(true).open(path)?.set_len(heads.end)?;
+        }
+        Ok(heads)
+    }
+
+    /// Notes a manifest, durable.
+    fn add(&mut self, head: Head) -> io::Result<()> {
+        if self.known.get(&head.sha256) == Some(&head) {
+            return Ok(());
+        }
+        if self.end == 0 {
+            durable::replace(&self.path, &MAGIC, 0o600)?;
+            self.end = MAGIC.len() as u64;
+        }
+        let mut record = head.encode();
+        let sum = crc32fast::hash(&record);
+        record.extend_from_slice(&sum.to_le_bytes());
+        // What of it is there after an error is overwritten by the next one.
+        let file = File::options().write(true).open(&self.path)?;
+        file.write_all_at(&record, self.end)?;
+        file.sync_all()?;
+        self.end += record.len() as u64;
+        self.known.insert(head.sha256, head);
+        Ok(())
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Shelf {
+    volume: Arc<Volume>,
+    chunks: Arc<Chunks>,
+    heads: Mutex<Heads>,
+}
+
+/// The directory for what comes by git-lfs.
+pub(super) fn dir_of(volume: &Volume) -> PathBuf {
+    volume.dir().join("lfs")
+}
+
+/// Opens the store of chunks of a volume.
+fn open_chunks(volume: &Volume) -> Result<Arc<Chunks>, ChunkError> {
+    Chunks::open(&volume.dir().join("chunks")).map(Arc::new)
+}
+
+impl Shelf {
+    /// Opens what is here of a volume's large files. Once for each volume.
+    pub(super) fn open(volume: Arc<Volume>) -> Result<Self, ShelfError> {
+        let dir = dir_of(&volume);
+        let what = "open what is known of large files";
+        durable::dirs_with(&dir, 0o700).map_err(failed(what))?;
+        let heads = Heads::open(&dir.join("heads")).map_err(failed(what))?;
+        Ok(Self {
+            chunks: open_chunks(&volume)?,
+            volume,
+            heads: Mutex::new(heads),
+        })
+    }
+
+    /// The store of chunks.
+    pub(super) fn chunks(&self) -> &Arc<Chunks> {
+        &self.chunks
+    }
+
+    fn head(&self, sha256: &Sha256) -> Option<Head> {
+        let heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
+        heads.known.get(sha256).copied()
+    }
+
+    /// A node of a manifest.
+    pub(super) fn node(&self, id: &Oid, kind: NodeKind) -> Result<Arc<Vec<u8>>, ObjectError> {
+        let repo = self.volume.repo();
+        let malformed = |why: String| ObjectError::Malformed {
+            id: *id,
+            expected: "a node of a manifest",
+            why,
+        };
+        if repo.has(id)? {
+            let size = repo.size(id)?;
+            if size > NODE_BYTES_MAX as u64 {
+                return Err(malformed(format!("it has {size} bytes")));
+            }
+        }
+        repo.get(id, git_kind(kind))
+    }
+
+    /// What is here of a large file. Of one that is in no container, looks at all its pieces.
+    pub(super) fn find(&self, sha256: &Sha256) -> Result<Found, ShelfError> {
+        if let Some((file, true)) = self.chunks.container(sha256)? {
+            let meta = file.metadata().map_err(failed("look at a container"))?;
+            return Ok(Found::Whole(meta.len()));
+        }
+        let Some(head) = self.head(sha256) else {
+            return Ok(Found::Nothing);
+        };
+        Ok(if self.has_pieces(&head)? {
+            Found::Whole(head.len)
+        } else {
+            Found::Partly(head.len)
+        })
+    }
+
+    fn has_pieces(&self, head: &Head) -> Result<bool, ShelfError> {
+        let mut get = |id: &Oid, kind| self.node(id, kind);
+        for place in manifest::pieces(head, &mut get) {
+            if !self.chunks.has(&place?.piece.id) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// How a large file can be read, and how long it is, if all of it is here.
+    pub(super) fn bytes(&self, sha256: &Sha256) -> Result<Option<(Bytes, u64)>, ShelfError> {
+        if let Some((file, true)) = self.chunks.container(sha256)? {
+            let meta = file.metadata().map_err(failed("look at a container"))?;
+            return Ok(Some((Bytes::File(file), meta.len())));
+        }
+        Ok(match self.head(sha256) {
+            Some(head) if self.has_pieces(&head)? => Some((Bytes::Pieces(head), head.len)),
+            _ => None,
+        })
+    }
+
+    /// Takes a file over as this one, durable.
+    pub(super) fn take(&self, sha256: &Sha256, path: TempPath) -> Result<(), ShelfError> {
+        if self.head(sha256).is_some() && matches!(self.find(sha256)?, Found::Whole(_)) {
+            return Ok(());
+        }
+        let file = File::open(&path).map_err(failed("read an upload"))?;
+        let survey = {
+            let _one = SURVEYING.lock().unwrap_or_else(PoisonError::into_inner);
+            cut::survey(&file).map_err(failed("read an upload"))?
+        };
+        drop(file);
+        if survey.sha256 != *sha256 {
+            return Err(ShelfError::Wrong(*sha256));
+        }
+        let head = self.keep_manifest(&survey)?;
+        {
+            let heads = self.heads.lock();
+            let mut heads = heads.unwrap_or_else(PoisonError::into_inner);
+            heads.add(head).map_err(failed("note a manifest"))?;
+        }
+        self.chunks.adopt(&path, &survey, true)?;
+        // The name is gone, and may be another upload's by now.
+        let _moved = path.keep();
+        Ok(())
+    }
+
+    /// Puts the manifest's objects that are not here into the repository, durable.
+    fn keep_manifest(&self, survey: &Survey) -> Result<Head, ShelfError> {
+        let mut objects = Vec::new();
+        let mut bytes = 0;
+        let mut head = None;
+        let mut put = |kind: NodeKind, data: Vec<u8>| {
+            let kind = git_kind(kind);
+            let id = id_of(kind, &data);
+            // The head comes last.
+            head = manifest::head(&data).ok();
+            if !self.volume.repo().has(&id)? {
+                bytes += data.len();
+                let data = Arc::new(data);
+                objects.push((id, Object { kind, data }));
+            }
+            Ok(id)
+        };
+        manifest::write(survey, &mut put).map_err(VolumeError::Objects)?;
+        let volume = &*self.volume;
+        if bytes > LOGGED_COMMIT_BYTES_MAX {
+            chain::flush(volume, objects)?;
+        } else {
+            if !objects.is_empty() {
+                let pack = pack::encode(&objects).map_err(failed("keep a manifest"))?;
+                volume.hold(pack, objects)?;
+            }
+            volume.sync(volume.last())?;
+        }
+        head.ok_or_else(|| failed("keep a manifest")(io::Error::other("it has no head")))
+    }
+}
+
+fn git_kind(kind: NodeKind) -> ObjectKind {
+    match kind {
+        NodeKind::Blob => ObjectKind::Blob,
+        NodeKind::Tree => ObjectKind::Tree,
+    }
+}
