@@ -26,7 +26,7 @@ pub(crate) fn git(dir: &Path, words: &[&str]) -> Command {
     c
 }
 
-fn both(out: &Output) -> String {
+pub(crate) fn both(out: &Output) -> String {
     String::from_utf8_lossy(&[&out.stdout[..], &out.stderr[..]].concat()).into_owned()
 }
 

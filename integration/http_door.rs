@@ -122,7 +122,7 @@ fn one_port_speaks_tls_and_plain() {
     }
 }
 
-fn certificate(dir: &Path) -> (std::path::PathBuf, std::path::PathBuf) {
+pub(crate) fn certificate(dir: &Path) -> (std::path::PathBuf, std::path::PathBuf) {
     let (cert, key) = (dir.join("cert.pem"), dir.join("key.pem"));
     let done = Command::new("openssl")
         .args(["req", "-x509", "-newkey", "ec", "-pkeyopt"])

@@ -10,6 +10,7 @@ mod growth;
 #[path = "../fuse-tests/harness.rs"]
 mod harness;
 mod http_door;
+mod lfs_door;
 mod mount;
 mod oracle;
 mod packaging;

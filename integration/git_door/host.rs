@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use cellfs::base::id::VolumeName;
 use cellfs::doors::git::{Access, GitDoor, GitHost, GitRefusal, RefUpdate, repo};
 use cellfs::doors::http::{self, Pages, Site};
+use cellfs::doors::lfs::LfsDoor;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
@@ -24,7 +25,9 @@ pub(crate) struct Pushed {
 }
 
 pub(crate) struct Host {
-    dir: PathBuf,
+    pub(crate) dir: PathBuf,
+    /// Whether no large file finds room.
+    pub(crate) is_full: AtomicBool,
     hand_outs: AtomicUsize,
     pushes: Mutex<Vec<Pushed>>,
     refused: Mutex<Option<String>>,
@@ -177,6 +180,7 @@ impl Served {
         let dir = tempfile::tempdir().expect("tempdir");
         let host = Arc::new(Host {
             dir: dir.path().to_owned(),
+            is_full: AtomicBool::new(false),
             hand_outs: AtomicUsize::new(0),
             pushes: Mutex::default(),
             refused: Mutex::default(),
@@ -189,7 +193,7 @@ impl Served {
             let door = GitDoor::open(host.clone(), &dir.path().join("door"), cellfs);
             let mut site = Site {
                 pages: host.clone(),
-                door: Arc::new(door.expect("open")),
+                door: Arc::new(LfsDoor::before(Arc::new(door.expect("open")), host.clone())),
                 tls: None,
                 plain_http: false,
             };

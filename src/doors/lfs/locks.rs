@@ -231,7 +231,7 @@ mod tests {
             let _ = locks.unlock(next, "anna", false);
         }
         assert_eq!(seen, [1, 2, 3, 6, 7, 8, 10]);
-        assert_eq!(locks.list(0, 3, |id, _| id == 7).locks.len(), 0);
+        assert_eq!(locks.list(0, 3, |id, _| id == 4).locks.len(), 0);
         assert_eq!(locks.list(0, 3, |id, _| id == 8).next, None);
     }
 
