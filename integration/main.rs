@@ -11,6 +11,7 @@ mod growth;
 mod harness;
 mod http_door;
 mod lfs_door;
+mod lfs_node;
 mod mount;
 mod oracle;
 mod packaging;

@@ -10,6 +10,8 @@
 //! `lfs/heads` is `cellfsL1`, then records of 66 bytes: a manifest's head and the CRC-32 of it.
 //! What follows the last sound record at the end is cut off at the next opening.
 
+mod source;
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
@@ -86,15 +88,6 @@ pub(super) enum Found {
     Whole(u64),
     Partly(u64),
     Nothing,
-}
-
-/// How a large file can be read.
-#[derive(Debug)]
-pub(super) enum Bytes {
-    /// From a file that has all of it.
-    File(File),
-    /// Piece by piece.
-    Pieces(Head),
 }
 
 /// Which manifests are known, and the file that says so.
@@ -200,18 +193,13 @@ impl Shelf {
         })
     }
 
-    /// The store of chunks.
-    pub(super) fn chunks(&self) -> &Arc<Chunks> {
-        &self.chunks
-    }
-
     fn head(&self, sha256: &Sha256) -> Option<Head> {
         let heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
         heads.known.get(sha256).copied()
     }
 
     /// A node of a manifest.
-    pub(super) fn node(&self, id: &Oid, kind: NodeKind) -> Result<Arc<Vec<u8>>, ObjectError> {
+    fn node(&self, id: &Oid, kind: NodeKind) -> Result<Arc<Vec<u8>>, ObjectError> {
         let repo = self.volume.repo();
         let malformed = |why: String| ObjectError::Malformed {
             id: *id,
@@ -251,18 +239,6 @@ impl Shelf {
             }
         }
         Ok(true)
-    }
-
-    /// How a large file can be read, and how long it is, if all of it is here.
-    pub(super) fn bytes(&self, sha256: &Sha256) -> Result<Option<(Bytes, u64)>, ShelfError> {
-        if let Some((file, true)) = self.chunks.container(sha256)? {
-            let meta = file.metadata().map_err(failed("look at a container"))?;
-            return Ok(Some((Bytes::File(file), meta.len())));
-        }
-        Ok(match self.head(sha256) {
-            Some(head) if self.has_pieces(&head)? => Some((Bytes::Pieces(head), head.len)),
-            _ => None,
-        })
     }
 
     /// Takes a file over as this one, durable.
@@ -329,3 +305,6 @@ fn git_kind(kind: NodeKind) -> ObjectKind {
         NodeKind::Tree => ObjectKind::Tree,
     }
 }
+
+#[cfg(test)]
+mod tests;
