@@ -89,9 +89,12 @@ fn what_is_not_on_a_node_is_said_and_can_be_pushed_again() {
     let (node, client) = pushed(&lab, &[("a.bin", b"a"), ("b.bin", &large)]);
     // The bytes stay with the node that they were sent to.
     let other = lab.node("b").join(&node.invite(1)).serve().start();
-    let main = git::rev(&node.repo("cell"), "refs/heads/main");
-    let came = || git::rev(&other.repo("cell"), "refs/heads/main") == main;
-    wait_until(SOON, came, || "the commit did not come".to_owned());
+    let main = |n: &Node| {
+        let words = ["ls-remote", &n.url("cell"), "refs/heads/main"];
+        client.ok(&client.home(), &words)
+    };
+    let (want, came) = (main(&node), || main(&other));
+    wait_until(SOON, || came() == want, came);
     clone_pointers(&client, &other, "there");
     let there = client.path("there");
     let said = client.fails(&there, &["lfs", "pull"]);
