@@ -10,8 +10,11 @@
 mod trace;
 
 use std::ffi::OsString;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
+
+use sha2::Digest;
 
 use crate::harness::{self, Lab, git};
 use trace::{Call, Trace};
@@ -173,4 +176,52 @@ fn no_ok_to_a_push_before_its_objects_are_durable() {
     let durable = small_commit(&t, dir);
     assert!(durable < ok, "ok was said in call {ok}, before {durable}");
     assert!(t.calls[durable].time <= answered);
+}
+
+#[test]
+fn no_answer_to_an_upload_by_git_lfs_before_it_is_durable() {
+    let lab = Lab::new();
+    let log = lab.path("trace");
+    let a = lab.node("a").serve().under(strace(&log)).start();
+    let url = a.url("cell");
+    let rest = url.strip_prefix("http://").expect("plain");
+    let (user, rest) = rest.split_once('@').expect("with a token");
+    let (addr, _) = rest.split_once('/').expect("a path");
+    let bytes = b"large".repeat(50_000);
+    let id = data_encoding::HEXLOWER.encode(&sha2::Sha256::digest(&bytes));
+    let head = format!(
+        "PUT /cell.git/info/lfs/objects/{id} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\
+         Authorization: Basic {}\r\nConnection: close\r\n\r\n",
+        bytes.len(),
+        data_encoding::BASE64.encode(user.as_bytes())
+    );
+    let began = now();
+    let mut stream = std::net::TcpStream::connect(addr).expect("connected");
+    stream.write_all(head.as_bytes()).expect("sent");
+    stream.write_all(&bytes).expect("sent");
+    let mut said = String::new();
+    stream.read_to_string(&mut said).expect("an answer");
+    assert!(said.starts_with("HTTP/1.1 200"), "{said}");
+    assert!(a.end(), "it ended in order");
+    let t = trace::read(&log);
+    let from = find(&t, 0, "call after the upload", |c| c.time >= began);
+    let ok = find(&t, from, "ok", |c| {
+        let says = |b: &[u8]| b.starts_with(b"HTTP/1.1 200");
+        matches!(c.name.as_str(), "write" | "writev" | "sendto" | "sendmsg")
+            && c.args.iter().any(|a| says(&a.bytes))
+    });
+    let synced = |from: usize, what: &str| {
+        find(&t, from, what, |c| {
+            is_sync(c) && path(c).to_string_lossy().contains(what)
+        })
+    };
+    let manifest = synced(from, "/journal/");
+    let noted = synced(manifest, "/lfs/heads");
+    let whole = synced(noted, "/lfs/incoming/");
+    let named = find(&t, whole, "rename of the file", |c| {
+        let to = c.args.last().map(|a| a.bytes.clone()).unwrap_or_default();
+        c.name.starts_with("rename") && String::from_utf8_lossy(&to).ends_with(".data")
+    });
+    let durable = synced(named, "/chunks/containers");
+    assert!(durable < ok, "ok was said in call {ok}, before {durable}");
 }

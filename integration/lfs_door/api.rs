@@ -538,3 +538,18 @@ fn locks_are_as_the_api_has_them_and_outlive_the_node() {
     assert_eq!(kept["locks"].as_object().map(serde_json::Map::len), Some(5));
     json(&served, "POST", "none", "locks", WRITE, "{\"path\":\"a\"}").error(404);
 }
+
+#[test]
+fn locks_that_cannot_be_read_are_said_and_keep_no_file_from_coming() {
+    let served = Served::start();
+    let lfs = served.lfs("cell");
+    std::fs::create_dir_all(&lfs).expect("made");
+    std::fs::write(lfs.join("locks"), b"damaged").expect("written");
+    let object = format!("objects/{}", sha256(b"x"));
+    assert_eq!(put(&served, &object, 1, b"x").status, 200);
+    let said = get(&served, "locks", READ, "").error(500);
+    assert!(said.contains("could not read the locks"), "{said}");
+    let body = "{\"path\":\"a\"}";
+    json(&served, "POST", "cell", "locks", WRITE, body).error(500);
+    assert_eq!(std::fs::read(lfs.join("locks")).expect("there"), b"damaged");
+}

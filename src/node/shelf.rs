@@ -5,12 +5,13 @@
 //!
 //! Invariants: a manifest is durable before it is noted, and noted before the bytes are taken, so
 //! whatever bytes are here can be named again. A note says nothing about which bytes are here.
-//! Threads: any. One survey runs at a time in the process, as it takes two cores and 28 MiB.
+//! Threads: any, and one of its own, which surveys.
 //!
 //! `lfs/heads` is `cellfsL1`, then records of 66 bytes: a manifest's head and the CRC-32 of it.
 //! What follows the last sound record at the end is cut off at the next opening.
 
 mod source;
+mod survey;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -26,7 +27,7 @@ use crate::base::limit::LOGGED_COMMIT_BYTES_MAX;
 use crate::base::{durable, format};
 use crate::chunk::manifest::{self, HEAD_BYTES, Head, NODE_BYTES_MAX, NodeKind};
 use crate::chunk::store::{ChunkError, Chunks};
-use crate::chunk::{Sha256, Survey, cut};
+use crate::chunk::{Sha256, Survey};
 use crate::store::objects::{Object, ObjectError, ObjectKind, Objects, id_of};
 use crate::store::pack;
 use crate::volume::Volume;
@@ -44,9 +45,6 @@ const MAGIC: [u8; 8] = [
     b'0' + format::LFS_HEADS,
 ];
 const RECORD_BYTES: usize = HEAD_BYTES + 4;
-
-/// Held by the one who surveys.
-static SURVEYING: Mutex<()> = Mutex::new(());
 
 /// Why a large file was not taken or read.
 #[derive(Debug, thiserror::Error)]
@@ -247,11 +245,7 @@ impl Shelf {
             return Ok(());
         }
         let file = File::open(&path).map_err(failed("read an upload"))?;
-        let survey = {
-            let _one = SURVEYING.lock().unwrap_or_else(PoisonError::into_inner);
-            cut::survey(&file).map_err(failed("read an upload"))?
-        };
-        drop(file);
+        let survey = survey::survey(file).map_err(failed("read an upload"))?;
         if survey.sha256 != *sha256 {
             return Err(ShelfError::Wrong(*sha256));
         }

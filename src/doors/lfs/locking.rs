@@ -1,7 +1,6 @@
 //! The requests for locks. Whoever may push may lock, and take any lock away by force; others may
 //! look. A lock keeps nobody from writing: git-lfs looks at them before it pushes.
 
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hyper::body::Incoming;
@@ -10,7 +9,6 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::locks::{Lock, LockError, Locks, Page};
-use super::room::Room;
 use super::route::Caller;
 use super::wire::{self, Answered, Refused, because, body, disk, refused};
 use super::{LOCKS_LISTED_MAX, LfsDoor, LfsRefusal};
@@ -53,7 +51,7 @@ pub(super) async fn lock(
 ) -> Answered {
     let wish: ToLock = body(request).await?;
     let owner = caller.name.clone();
-    let done = change(door, volume, move |locks| {
+    let done = with_locks(door, volume, move |locks| {
         locks.lock(&wish.path, &owner, now())
     });
     let (id, lock) = done.await?;
@@ -72,7 +70,7 @@ pub(super) async fn unlock(
 ) -> Answered {
     let wish: ToUnlock = body(request).await?;
     let who = caller.name.clone();
-    let done = change(door, volume, move |locks| {
+    let done = with_locks(door, volume, move |locks| {
         locks.unlock(id, &who, wish.force)
     });
     let lock = done.await?;
@@ -84,14 +82,13 @@ pub(super) async fn unlock(
 
 pub(super) async fn list(door: &LfsDoor, uri: &Uri, volume: &VolumeName) -> Answered {
     let filter = filter(uri.query().unwrap_or_default())?;
-    let room = door.room(volume, false).await;
-    let room = room.map_err(|r| because(&r))?;
-    let page = room
-        .locks()
-        .list(filter.from, most(filter.limit), |id, lock| {
+    let page = with_locks(door, volume, move |locks| {
+        Ok(locks.list(filter.from, most(filter.limit), |id, lock| {
             filter.id.is_none_or(|want| want == id)
                 && filter.path.as_ref().is_none_or(|want| *want == lock.path)
-        });
+        }))
+    });
+    let page = page.await?;
     let told = with_next(json!({ "locks": shown(&page.locks) }), &page);
     Ok(wire::json(StatusCode::OK, &told))
 }
@@ -104,11 +101,15 @@ pub(super) async fn verify(
 ) -> Answered {
     let wish: ToVerify = body(request).await?;
     let from = cursor(wish.cursor.as_deref())?;
-    let page = match door.room(volume, false).await {
-        Ok(room) => room.locks().list(from, most(wish.limit), |_, _| true),
+    let page = match door.host.dir(volume, false).await {
         // It is asked for before the first push to a volume, too.
         Err(LfsRefusal::NotFound(_)) => Page::default(),
-        Err(r) => return Err(because(&r)),
+        _ => {
+            let all = with_locks(door, volume, move |locks| {
+                Ok(locks.list(from, most(wish.limit), |_, _| true))
+            });
+            all.await?
+        }
     };
     let (ours, theirs): (Vec<_>, Vec<_>) = page
         .locks
@@ -119,14 +120,15 @@ pub(super) async fn verify(
     Ok(wire::json(StatusCode::OK, &with_next(told, &page)))
 }
 
-/// Changes the locks of a volume, on a thread that may wait for the disk.
-async fn change<T: Send + 'static>(
+/// Does something with the locks of a volume, on a thread that may wait for the disk.
+async fn with_locks<T: Send + 'static>(
     door: &LfsDoor,
     volume: &VolumeName,
     work: impl FnOnce(&mut Locks) -> Result<T, LockError> + Send + 'static,
 ) -> Result<T, Refused> {
-    let room: Arc<Room> = door.room(volume, false).await.map_err(|r| because(&r))?;
-    let done = tokio::task::spawn_blocking(move || work(&mut room.locks())).await;
+    let room = door.room(volume, false).await;
+    let room = room.map_err(|r| because(&r))?;
+    let done = tokio::task::spawn_blocking(move || room.with_locks(work)).await;
     match done {
         Ok(done) => done.map_err(|e| why(&e)),
         Err(e) => Err(because(&LfsRefusal::Failed(e.to_string()))),
@@ -143,7 +145,7 @@ fn why(e: &LockError) -> Refused {
         LockError::Many => StatusCode::INSUFFICIENT_STORAGE,
         LockError::Absent(_) => StatusCode::NOT_FOUND,
         LockError::Foreign(_) => StatusCode::FORBIDDEN,
-        LockError::Io(e) => return because(&disk("write the locks", e)),
+        LockError::Io(what, e) => return because(&disk(what, e)),
     };
     refused(status, e.to_string())
 }

@@ -56,8 +56,8 @@ pub(super) enum LockError {
     Absent(u64),
     #[error("the lock is of {0}; --force takes it away all the same")]
     Foreign(String),
-    #[error("could not write the locks")]
-    Io(#[source] io::Error),
+    #[error("could not {0}")]
+    Io(&'static str, #[source] io::Error),
 }
 
 /// Some of the locks.
@@ -101,7 +101,7 @@ impl Locks {
     fn write(&self) -> Result<(), LockError> {
         let text = serde_json::to_vec(&self.kept).map_err(io::Error::from);
         text.and_then(|t| durable::replace(&self.path, &t, 0o600))
-            .map_err(LockError::Io)
+            .map_err(|e| LockError::Io("write the locks", e))
     }
 
     /// Takes a lock.
@@ -260,10 +260,13 @@ mod tests {
         let mut locks = open(&dir);
         locks.lock("a", "anna", 0).unwrap();
         std::fs::create_dir(dir.path().join("locks.new")).unwrap();
-        assert!(matches!(locks.lock("b", "anna", 0), Err(LockError::Io(_))));
+        assert!(matches!(
+            locks.lock("b", "anna", 0),
+            Err(LockError::Io(_, _))
+        ));
         assert!(matches!(
             locks.unlock(1, "anna", false),
-            Err(LockError::Io(_))
+            Err(LockError::Io(_, _))
         ));
         let paths = |l: &Locks| -> Vec<String> {
             let page = l.list(0, 9, |_, _| true);

@@ -4,9 +4,9 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::locks::Locks;
+use super::locks::{LockError, Locks};
 use super::wire::disk;
 use super::{LfsDoor, LfsRefusal};
 use crate::base::durable;
@@ -16,7 +16,9 @@ use crate::base::id::VolumeName;
 #[derive(Debug)]
 pub(super) struct Room {
     incoming: PathBuf,
-    locks: Mutex<Locks>,
+    locks_path: PathBuf,
+    /// Read when somebody first asks for them: locks that cannot be read keep no file from coming.
+    locks: Mutex<Option<Locks>>,
 }
 
 impl Room {
@@ -28,7 +30,8 @@ impl Room {
         }
         Ok(Self {
             incoming,
-            locks: Mutex::new(Locks::open(&dir.join("locks"))?),
+            locks_path: dir.join("locks"),
+            locks: Mutex::default(),
         })
     }
 
@@ -37,9 +40,19 @@ impl Room {
         &self.incoming
     }
 
-    /// The locks. A change of them writes to the disk: not on a thread of the runtime.
-    pub(super) fn locks(&self) -> MutexGuard<'_, Locks> {
-        self.locks.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Does something with the locks. Uses the disk: not on a thread of the runtime.
+    pub(super) fn with_locks<T>(
+        &self,
+        work: impl FnOnce(&mut Locks) -> Result<T, LockError>,
+    ) -> Result<T, LockError> {
+        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *locks {
+            Some(locks) => work(locks),
+            none => {
+                let read = Locks::open(&self.locks_path);
+                work(none.insert(read.map_err(|e| LockError::Io("read the locks", e))?))
+            }
+        }
     }
 }
 

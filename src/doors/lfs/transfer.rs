@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use sha2::Digest;
 use tempfile::TempPath;
@@ -162,18 +163,7 @@ pub(super) async fn upload(
     id: LfsId,
 ) -> Answered {
     let (head, mut body) = request.into_parts();
-    let size = length(head.uri.query().unwrap_or_default(), &head.headers)?;
-    let place = place(&door.uploads).await?;
-    let done = match receive(door, &mut body, volume, size, id).await {
-        Ok(Some(file)) => {
-            let taken = door.host.take(volume, id, file).await;
-            taken.map_err(|r| because(&r))
-        }
-        Ok(None) => Ok(()),
-        Err(r) => Err(r),
-    };
-    drop(place);
-    if let Err(r) = done {
+    if let Err(r) = keep(door, &head, &mut body, volume, id).await {
         linger(body).await;
         return Err(r);
     }
@@ -182,6 +172,23 @@ pub(super) async fn upload(
         "application/octet-stream",
         Bytes::new(),
     ))
+}
+
+/// Takes the body in and gives it to the host.
+async fn keep(
+    door: &LfsDoor,
+    head: &Parts,
+    body: &mut Incoming,
+    volume: &VolumeName,
+    id: LfsId,
+) -> Result<(), Refused> {
+    let size = length(head.uri.query().unwrap_or_default(), &head.headers)?;
+    let _place = place(&door.uploads).await?;
+    if let Some(file) = receive(door, body, volume, size, id).await? {
+        let taken = door.host.take(volume, id, file).await;
+        taken.map_err(|r| because(&r))?;
+    }
+    Ok(())
 }
 
 /// How long the object is that comes: as was said in the batch and as is said now.
