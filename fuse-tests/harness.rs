@@ -446,7 +446,14 @@ impl Starting {
         let pid = if setup.wrap.is_empty() {
             self.child.id()
         } else {
-            status(&setup.state).pid
+            match ask_status(&setup.state) {
+                Ok(status) => status.pid,
+                // It may have ended since.
+                Err(e) => {
+                    let ended = self.child.wait().expect("a child");
+                    return Err(format!("{ended}, and {e}"));
+                }
+            }
         };
         let mut running = setup.running.lock().expect("unpoisoned");
         running.pids.push(pid);
@@ -476,9 +483,13 @@ impl Starting {
     }
 }
 
-fn status(state: &Path) -> Status {
+fn ask_status(state: &Path) -> Result<Status, String> {
     let out = cellfs(state, &["status", "--json"]);
-    serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{e}: {out:?}"))
+    serde_json::from_slice(&out.stdout).map_err(|e| format!("{e}: {out:?}"))
+}
+
+fn status(state: &Path) -> Status {
+    ask_status(state).unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// Runs a command of `cellfs` on a state directory.
