@@ -380,7 +380,10 @@ impl Fs {
             Some(file) => {
                 let now = &live.inode(file)?.shown;
                 let unseen = |o: &Shown| o.id() == now.id() && o.versions != now.versions;
-                match over.filter(unseen) {
+                // Nor what came beside the bytes that were seen, once these were in a commit, too.
+                let own = seen.filter(|(before, _)| *before != file);
+                let own = own.and_then(|(before, _)| Some(live.inodes.get(&before)?.shown.clone()));
+                match over.or(own).filter(unseen) {
                     Some(over) => {
                         // It is merged with that, and then the name shows both.
                         live.stale.insert((to, new.clone()));

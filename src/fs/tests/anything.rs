@@ -438,13 +438,15 @@ fn whatever_programs_do_both_nodes_and_their_kernels_show_the_same() {
 /// when it was moved here; what was written after a file's last name had gone went with it; a copy
 /// that took the plain name and another one in one commit was a copy there; what was removed above a
 /// copy put the bytes of one who was still writing to it in place of those shown; a file that got
-/// its first name again showed the time that it had before.
-const FOUND_STILL: [(u64, u64); 5] = [
+/// its first name again showed the time that it had before; a save of a file whose bytes went into a
+/// commit meanwhile took away what had come beside them.
+const FOUND_STILL: [(u64, u64); 6] = [
     (298, 1),
     (63785, 2),
     (104_135, 3),
     (402_749, 6),
     (209_226, 4),
+    (806_344, 8),
 ];
 
 #[test]
