@@ -202,8 +202,11 @@ impl Volume {
     /// in a commit. What is aside already is looked at again: its programs may have ended.
     pub(super) fn keep_orphans(&self, bound: &[u64]) -> VolumeResult<()> {
         for path in self.aside()? {
-            let file = File::open(&path)?;
-            self.orphans().push((path, file));
+            // People may take files away from there, and put others there.
+            match File::open(&path) {
+                Ok(file) => self.orphans().push((path, file)),
+                Err(e) => tracing::warn!(path = %path.display(), error = %e, "it stays"),
+            }
         }
         let mut kept = Vec::new();
         for number in bound {
@@ -239,7 +242,14 @@ impl Volume {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(e) => return Err(e),
         };
-        all.map(|e| Ok(e?.path())).collect()
+        let mut files = Vec::new();
+        for e in all {
+            let e = e?;
+            if e.file_type()?.is_file() {
+                files.push(e.path());
+            }
+        }
+        Ok(files)
     }
 
     /// Where files are kept whose bytes are in no commit and never will be, and how many, if any.
