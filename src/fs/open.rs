@@ -241,7 +241,11 @@ impl Fs {
             ready = i.writers == 0 && settle(&mut live, ino).unwrap_or(false);
             if last {
                 self.volume.end_reading(&mut live, ino);
-                live.give_up_closed(ino);
+                // What an earlier view alone made is on no disk.
+                let blob = live.inode(ino).map(|i| i.shown.blob);
+                if blob.is_ok_and(|b| self.volume.is_stored(&b).unwrap_or(false)) {
+                    live.give_up_closed(ino);
+                }
             }
         }
         live.drop_if_idle(ino);
