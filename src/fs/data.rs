@@ -215,13 +215,14 @@ impl Fs {
     /// Bytes changed: note it for the committer, and the time.
     pub(super) fn wrote(&self, live: &mut Live, ino: Ino) -> Result<()> {
         let now = clock::now_ns();
+        let taken = live.taken;
         let i = live.inode_mut(ino)?;
         i.attr.mtime = now;
         i.attr.ctime = now;
         if i.removed {
             return Ok(());
         }
-        i.dirty = Some(Dirty::after(i.dirty));
+        i.dirty = Some(i.dirty.unwrap_or_else(|| Dirty::new(taken)).more());
         let id = i.id();
         live.dirty.insert(ino);
         live.writing.insert(id, ino);

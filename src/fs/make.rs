@@ -211,10 +211,8 @@ fn add_inode(
     };
     let ino = live.fresh_ino();
     let dirty = kind.has_bytes().then(|| Dirty {
-        since_ms: clock::now_ms(),
         settled: !open,
-        synced: false,
-        generation: 1,
+        ..Dirty::new(live.taken).more()
     });
     let inode = Inode {
         ino,

@@ -129,6 +129,7 @@ pub(super) fn take_over(
     let (place, id) = (o.place.clone(), o.id());
     let before = o.before.clone();
     live.mark_removed(old, now);
+    let taken = live.taken;
     let i = live.inode_mut(new)?;
     let was = i.id();
     let dirty = i.dirty;
@@ -140,10 +141,8 @@ pub(super) fn take_over(
     i.born = false;
     i.attr.ctime = now;
     i.dirty = Some(Dirty {
-        since_ms: dirty.map_or_else(clock::now_ms, |d| d.since_ms),
         settled: i.writers == 0 || dirty.is_some_and(|d| d.settled),
-        synced: dirty.is_some_and(|d| d.synced),
-        generation: dirty.map_or(1, |d| d.generation + 1),
+        ..dirty.unwrap_or_else(|| Dirty::new(taken)).more()
     });
     live.dirty.insert(new);
     live.touched.insert(new);

@@ -294,6 +294,49 @@ fn a_reopened_volume_shows_what_was_written_up_to_the_crash() {
     v.stop().unwrap();
 }
 
+/// Two programs write by turns: one of two files is in no commit at any time.
+#[test]
+fn the_journal_does_not_grow_while_somebody_always_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("v");
+    let v = volume(&home, 1);
+    let f = fs(&v);
+    for name in ["a", "b"] {
+        put(&f, name, "");
+    }
+    v.flush_all().unwrap();
+    v.be_still();
+    let segments = || -> Vec<_> {
+        let all = std::fs::read_dir(home.join("journal")).unwrap();
+        all.map(|e| e.unwrap().file_name()).collect()
+    };
+    let (first, text) = (segments(), "x".repeat(2 << 10));
+    let open = |name| {
+        let ino = walk(&f, name);
+        f.open(ino, true, false).unwrap();
+        f.write(ino, 0, text.as_bytes()).unwrap();
+        ino
+    };
+    let mut writing = open("a");
+    for turn in 0.. {
+        let next = open(["b", "a"][turn % 2]);
+        f.release(writing, true);
+        v.commit_now().unwrap();
+        v.settle().unwrap();
+        assert!(v.dirty() > 0, "nothing waits");
+        if !segments().iter().any(|s| first.contains(s)) {
+            break;
+        }
+        assert!(turn < 100, "segments stay");
+        writing = next;
+    }
+    f.write(writing, 5, b"last").unwrap();
+    let v = crash(&v, &home, 1);
+    let all = get(&fs(&v), "a") + &get(&fs(&v), "b");
+    assert_eq!((all.len(), all.matches("last").count()), (4 << 10, 1));
+    v.stop().unwrap();
+}
+
 #[test]
 fn two_nodes_that_wrote_apart_show_the_same_with_both_edits() {
     let (da, db) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

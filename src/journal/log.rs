@@ -10,8 +10,8 @@ use super::entry::Entry;
 use super::segment::{self, FRAME_BYTES_MAX, MAGIC, Rest};
 use crate::base::durable;
 
-/// A segment is closed and a new one begun above this size.
-const SEGMENT_BYTES: u64 = 64 << 20;
+/// A segment is closed and a new one begun above this size; in tests often.
+const SEGMENT_BYTES: u64 = if cfg!(test) { 4 << 10 } else { 64 << 20 };
 /// A sync that has to make the file's new length durable writes so many zeros behind it, for what
 /// comes next: to overwrite those costs the disk a fraction of what it costs to make a file longer.
 const ROOM_BYTES: usize = 256 << 10;
@@ -572,7 +572,7 @@ mod tests {
         let big = Entry::Op(vec![Patch::Bytes {
             id: FileId::ROOT,
             at: 0,
-            data: vec![1; 33 << 20],
+            data: vec![1; usize::try_from(SEGMENT_BYTES).unwrap() / 2 + 1],
             mtime: 0,
         }]);
         j.append(&big).unwrap();

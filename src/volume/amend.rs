@@ -74,13 +74,16 @@ impl Volume {
         self.still.store(true, std::sync::atomic::Ordering::Release);
     }
 
-    /// Does this while nothing is committed.
+    /// Does this while nothing is committed and no packs are rolled up.
     #[cfg(test)]
     pub(crate) fn while_still<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> VolumeResult<T> {
-        self.run(|_| work())
+        self.run(|w| {
+            w.await_repack();
+            work()
+        })
     }
 
     fn run<T: Send + 'static>(

@@ -256,10 +256,11 @@ pub(super) fn take(volume: &Volume, live: &mut Live, all: bool) -> Batch {
         .collect();
     let (changes, held_entries) = split(live, &mut held);
     let stamp = live.numbers.next(clock::now_ms());
+    live.taken = volume.journal().last();
     let mut batch = Batch {
         stamp,
         births: 0,
-        upto: volume.journal().last(),
+        upto: live.taken,
         held,
         held_entries,
         changes,

@@ -59,7 +59,7 @@ impl Live {
         if i.removed {
             return true;
         }
-        i.dirty = Some(Dirty::after(i.dirty));
+        i.dirty = Some(i.dirty.unwrap_or_else(|| Dirty::new(self.taken)).more());
         let id = i.id();
         self.dirty.insert(ino);
         if self.writer_of(id).is_none() {

@@ -110,6 +110,8 @@ impl Child {
 pub struct Dirty {
     /// When they began to be, milliseconds since 1970.
     pub since_ms: u64,
+    /// The journal has nothing of them in entries up to this one.
+    pub behind: u64,
     /// Someone closed or fsynced the file after the last write: a good moment to commit.
     pub settled: bool,
     /// Someone fsynced the file since: what it held then must not be lost.
@@ -119,19 +121,25 @@ pub struct Dirty {
 }
 
 impl Dirty {
-    /// One more write, after those before it that are in no commit.
+    /// No write yet, after the last of the journal's entries that a commit took up.
     #[must_use]
-    pub fn after(before: Option<Self>) -> Self {
-        let before = before.unwrap_or_else(|| Self {
+    pub fn new(behind: u64) -> Self {
+        Self {
             since_ms: clock::now_ms(),
+            behind,
             settled: false,
             synced: false,
             generation: 0,
-        });
+        }
+    }
+
+    /// One more write.
+    #[must_use]
+    pub fn more(self) -> Self {
         Self {
             settled: false,
-            generation: before.generation + 1,
-            ..before
+            generation: self.generation + 1,
+            ..self
         }
     }
 }

@@ -93,6 +93,8 @@ pub struct Live {
     pub pending: Vec<Pending>,
     /// Inodes with bytes for the next commit.
     pub dirty: BTreeSet<Ino>,
+    /// The journal's last entry when a commit was last begun.
+    pub taken: u64,
     /// Inodes in the commit that is being made.
     pub committing: BTreeSet<Ino>,
     /// Inodes whose overlay files programs may write to by themselves.
@@ -147,6 +149,7 @@ impl Live {
             by_id: HashMap::new(),
             pending: Vec::new(),
             dirty: BTreeSet::new(),
+            taken: 0,
             committing: BTreeSet::new(),
             directs: BTreeSet::new(),
             sealing: HashMap::new(),
@@ -164,6 +167,17 @@ impl Live {
         live.inodes.insert(ROOT_INO, root_inode());
         live.by_id.insert(FileId::ROOT, ROOT_INO);
         live
+    }
+
+    /// The first of the journal's entries that tell of what is in no commit.
+    pub(super) fn first_waiting(&self) -> u64 {
+        if !self.committing.is_empty() {
+            return 0;
+        }
+        let bytes = self.dirty.iter().filter_map(|i| self.inodes.get(i)?.dirty);
+        let bytes = bytes.map(|d| d.behind + 1).min();
+        let changes = self.pending.iter().map(|p| p.entry).min();
+        bytes.into_iter().chain(changes).min().unwrap_or(u64::MAX)
     }
 
     /// A number that no inode of this node ever had.

@@ -401,6 +401,13 @@ impl Worker<'_> {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn await_repack(&mut self) {
+        if let Some(Err(e)) = self.repacking.take().map(std::thread::JoinHandle::join) {
+            std::panic::resume_unwind(e);
+        }
+    }
+
     /// Moves the table from one view to another and to names that waited.
     pub(super) fn reconcile_all(
         &self,
@@ -477,10 +484,7 @@ impl Volume {
             let live = self.lock();
             // While something waits, its entries are needed; and what comes from now on may
             // still go to the segment that is about to be closed.
-            let held = live.pending.iter().map(|p| p.entry).min();
-            let waits = !live.dirty.is_empty() || !live.committing.is_empty();
-            let held = if waits { 0 } else { held.unwrap_or(u64::MAX) };
-            let needed = held.min(waiting).min(last + 1);
+            let needed = live.first_waiting().min(waiting).min(last + 1);
             let branch = live.numbers.branch;
             let mut opening = recover::opening(branch, view, live.last_committed.as_ref());
             let bound = Self::bound_now(&live);
