@@ -156,10 +156,22 @@ fn odd(
 ) -> VolumeResult<Vec<(FileId, EntryName)>> {
     let mut last: HashMap<FileId, Option<(FileId, &EntryName)>> = HashMap::new();
     let mut first: HashMap<FileId, Option<(FileId, &EntryName)>> = HashMap::new();
+    let mut out = Vec::new();
     for c in changes {
-        if let Change::Move { id, prev, .. } = c {
-            let prev = prev.as_ref().map(|(dir, name)| (*dir, name));
+        let prev = match c {
+            Change::Move { prev, .. } => prev.as_ref().map(|(dir, name)| (*dir, name)),
+            _ => None,
+        };
+        if let Change::Move { id, .. } = c {
             first.entry(*id).or_insert(prev);
+        }
+        // Who did this saw it at another name than the one that it was given before: as when that
+        // name waited, and the file had come to this one from elsewhere.
+        if let Change::Move { id, .. } | Change::Drop { id, .. } = c
+            && let Some(Some((dir, name))) = last.get(id)
+            && Some((*dir, *name)) != prev
+        {
+            out.push((*dir, (*name).clone()));
         }
         match c {
             Change::Born {
@@ -176,7 +188,6 @@ fn odd(
             _ => {}
         }
     }
-    let mut out = Vec::new();
     for (id, wanted) in last {
         let record = state.record(src, id)?;
         let place = record.as_ref().and_then(Record::place);

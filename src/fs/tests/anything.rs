@@ -442,8 +442,9 @@ fn whatever_programs_do_both_nodes_and_their_kernels_show_the_same() {
 /// copy put the bytes of one who was still writing to it in place of those shown; a file that got
 /// its first name again showed the time that it had before; a save of a file whose bytes went into a
 /// commit meanwhile took away what had come beside them; a program that saw two names of one file put
-/// another file over it, which had come to one of them (the test was mistaken).
-const FOUND_STILL: [(u64, u64); 7] = [
+/// another file over it, which had come to one of them (the test was mistaken); a file that was moved
+/// from two names in one commit kept both in the table.
+const FOUND_STILL: [(u64, u64); 8] = [
     (298, 1),
     (63785, 2),
     (104_135, 3),
@@ -451,6 +452,7 @@ const FOUND_STILL: [(u64, u64); 7] = [
     (209_226, 4),
     (806_344, 8),
     (709_329, 7),
+    (1_301_260, 12),
 ];
 
 #[test]
