@@ -342,10 +342,9 @@ impl Fs {
             let saved = || moved.is_some_and(|ino| save::saves(&live, ino, *t));
             !is_seen(&live, *t, seen) || (is_newer(&live, *t, seen) && !saved())
         };
-        if let Some(t) = target.filter(|t| mode == RenameMode::Replace && is_other(t)) {
-            // It came to the name while that was waited for: it stays, beside what comes now.
-            live.inode_mut(t)?.unbind(to, &new);
-            live.stale.insert((to, new.clone()));
+        // What came to the name while that was waited for stays, beside what comes now.
+        let stays = target.filter(|t| mode == RenameMode::Replace && is_other(t));
+        if stays.is_some() {
             target = None;
         }
         let ino = self.named(&mut live, from, &old)?;
@@ -415,6 +414,10 @@ impl Fs {
             }));
         }
         let entry = self.volume.log(&mut live, patches)?;
+        if let Some(t) = stays {
+            live.inode_mut(t)?.unbind(to, &new);
+            live.stale.insert((to, new.clone()));
+        }
         if target.is_none() {
             save::leave(&mut live, ino, (from, &old), Some((to, &new)));
         }
