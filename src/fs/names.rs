@@ -344,6 +344,8 @@ impl Fs {
         };
         // What came to the name while that was waited for stays, beside what comes now.
         let stays = target.filter(|t| mode == RenameMode::Replace && is_other(t));
+        // But for the same file, of which nothing happens to either name.
+        let stays = stays.filter(|t| Some(*t) != moved);
         if stays.is_some() {
             target = None;
         }
