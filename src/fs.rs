@@ -238,8 +238,7 @@ impl Fs {
         self.may_change(ino)?;
         let (mut live, moved) = match set.size {
             Some(len) if len > 0 => self.lock_for(ino, len)?,
-            Some(_) if self.is_direct(ino) => self.lock_for(ino, 0)?,
-            Some(_) => (self.lock_alone(|_| Ok(vec![ino]))?, data::Moved::default()),
+            Some(_) => self.lock_to_cut(ino)?,
             None => (self.volume.lock(), data::Moved::default()),
         };
         live.observe(ino);

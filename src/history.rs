@@ -17,11 +17,12 @@ use lru::LruCache;
 
 use crate::base::id::{NodeId, Oid};
 use crate::base::stamp::Stamp;
+use crate::chunk::manifest;
 use crate::record::cache::Cache;
 use crate::record::commit::{self, RecordCommit};
 use crate::record::state::State;
 use crate::record::{RecordError, Source};
-use crate::store::objects::{Memory, ObjectError, Objects};
+use crate::store::objects::{Memory, ObjectError, ObjectKind, Objects};
 use crate::store::repo::Repo;
 
 pub mod conflicts;
@@ -170,6 +171,15 @@ impl History {
             return Ok(o.data.len() as u64);
         }
         Ok(self.repo.size(id)?)
+    }
+
+    /// Bytes of a large file, by the head of its manifest; 0 if that is none.
+    ///
+    /// # Errors
+    /// When it is missing.
+    pub fn large_size(&self, stage: &Memory, head: &Oid) -> Result<u64> {
+        let head = stage.get(head, ObjectKind::Blob)?;
+        Ok(manifest::head(&head).map_or(0, |h| h.len))
     }
 }
 

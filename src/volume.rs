@@ -34,6 +34,7 @@ mod dots;
 pub mod error;
 mod git;
 pub mod inode;
+pub mod large;
 pub mod live;
 mod names;
 pub mod recover;
@@ -129,6 +130,7 @@ pub struct Volume {
     notices: RwLock<BTreeMap<MountId, Arc<dyn Invalidate>>>,
     outlet: Arc<dyn Outlet>,
     blobs: blobs::Blobs,
+    large: large::Large,
     git: git::GitSide,
     spills: AtomicU64,
     worker: Mutex<Option<JoinHandle<()>>>,
@@ -159,6 +161,20 @@ impl Volume {
         who: Identity,
         outlet: Arc<dyn Outlet>,
     ) -> VolumeResult<Arc<Self>> {
+        Self::open_with(dir, name, who, outlet, large::NEVER)
+    }
+
+    /// The same, whose files with more bytes than `large_above` are cut into chunks.
+    ///
+    /// # Errors
+    /// As [`Volume::open`].
+    pub fn open_with(
+        dir: &Path,
+        name: VolumeName,
+        who: Identity,
+        outlet: Arc<dyn Outlet>,
+        large_above: u64,
+    ) -> VolumeResult<Arc<Self>> {
         durable::dirs(dir)?;
         durable::dirs(&dir.join("overlay"))?;
         let repo = Arc::new(Repo::create(&dir.join("git"))?);
@@ -173,6 +189,7 @@ impl Volume {
         let volume = Arc::new(Self {
             name,
             blobs: blobs::Blobs::new(&dir.join("cache"))?,
+            large: large::Large::new(large_above),
             dir: dir.to_owned(),
             who,
             repo,

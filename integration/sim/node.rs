@@ -11,6 +11,7 @@ use cellfs::base::limit::CARRIED_PACK_BYTES_MAX;
 use cellfs::base::stamp::{Dot, Stamp};
 use cellfs::journal::{Committed, Entry};
 use cellfs::record::cache::Cache;
+use cellfs::record::model::Kind;
 use cellfs::replicator::HeadNotice;
 use cellfs::replicator::exchange::{self, Judged, Known};
 use cellfs::replicator::machine::{Cell, Effect, Event, Frontier, Machine, Wanted};
@@ -136,9 +137,9 @@ pub(super) fn frontier(view: &View) -> Frontier {
     }
 }
 
-fn in_memory(data: &Data) -> VolumeResult<Vec<u8>> {
+fn in_memory(stage: &dyn Objects, kind: Kind, data: &Data) -> VolumeResult<(Kind, Oid)> {
     match data {
-        Data::Memory(bytes) => Ok(bytes.as_ref().clone()),
+        Data::Memory(bytes) => Ok((kind, stage.put(ObjectKind::Blob, bytes.as_ref().clone())?)),
         other => panic!("no such data here: {other:?}"),
     }
 }
@@ -206,6 +207,7 @@ impl Node {
             entries: &entries,
             refs: Vec::new(),
             overlay: Path::new("/nowhere"),
+            len_max: 0,
         };
         let now_ns = i64::try_from(self.wall(now)).expect("a date") * 1_000_000;
         self.tried.push((numbers.next(0).dot(), None));

@@ -7,7 +7,7 @@
 //! up to the next cut and two more, or all up to the end. Everything here rests on that: a hole
 //! of zeros need not be read, and cutting anew ends where a new cut meets an old one.
 //!
-//! Memory: three blocks of 9 MiB and what is left of one, 28 MiB at most. Threads: the caller's
+//! Memory: three blocks of 3 MiB and what is left of one, 10 MiB at most. Threads: the caller's
 //! reads, cuts and hashes pieces; a second one, which ends with the call, hashes the whole.
 
 use std::fs::File;
@@ -26,7 +26,7 @@ use super::{ChunkId, FILE_BYTES_MAX, Piece, Sha256, Survey};
 use super::{PIECE_BYTES_MAX, PIECE_BYTES_MIN, PIECE_BYTES_USUAL};
 
 /// Bytes read at once.
-const BLOCK_BYTES: usize = 8 << 20;
+const BLOCK_BYTES: usize = 2 << 20;
 /// Blocks that exist at most.
 const BLOCKS: usize = 3;
 /// Zeros to hash, few enough to stay in the nearest cache.
@@ -231,10 +231,22 @@ fn died() -> io::Error {
 /// As the file system; when the file became shorter; when it is longer than
 /// [`FILE_BYTES_MAX`].
 pub fn survey(file: &File) -> io::Result<Survey> {
-    survey_with(&Cutter::standard(), file)
+    survey_with(&Cutter::standard(), file, &mut |_, _| Ok(()))
 }
 
-pub(crate) fn survey_with(cutter: &Cutter, file: &File) -> io::Result<Survey> {
+/// The same, and hands out each piece with its bytes, in order, but for the largest piece of zeros:
+/// whoever keeps them has exactly what the survey names, whoever wrote to the file meanwhile.
+///
+/// # Errors
+/// As [`survey`] and `each`, whose first error ends it.
+pub fn survey_into(file: &File, each: &mut Each<'_>) -> io::Result<Survey> {
+    survey_with(&Cutter::standard(), file, each)
+}
+
+/// What is done with a piece and its bytes.
+pub type Each<'a> = dyn FnMut(&Piece, &[u8]) -> io::Result<()> + 'a;
+
+pub(crate) fn survey_with(cutter: &Cutter, file: &File, each: &mut Each<'_>) -> io::Result<Survey> {
     let len = length(file)?;
     let (give, parts) = sync_channel(BLOCKS);
     let (back, blocks) = sync_channel(BLOCKS);
@@ -246,7 +258,7 @@ pub(crate) fn survey_with(cutter: &Cutter, file: &File) -> io::Result<Survey> {
             made: 0,
             back: blocks,
         };
-        let pieces = read_pieces(cutter, file, len, &mut blocks, &give);
+        let pieces = read_pieces(cutter, (file, len), &mut blocks, &give, each);
         drop(give);
         drop(blocks);
         let sha256 = whole.join().map_err(|_| died())?;
@@ -260,10 +272,10 @@ pub(crate) fn survey_with(cutter: &Cutter, file: &File) -> io::Result<Survey> {
 
 fn read_pieces(
     cutter: &Cutter,
-    file: &File,
-    len: u64,
+    (file, len): (&File, u64),
     blocks: &mut Blocks,
     give: &SyncSender<Part>,
+    each: &mut Each<'_>,
 ) -> io::Result<Vec<Piece>> {
     let give = |part| give.send(part).map_err(|_| died());
     let mut out = Vec::new();
@@ -276,7 +288,14 @@ fn read_pieces(
             Run::Zeros(r) => {
                 at = r.end;
                 give(Part::Zeros(r.end - r.start))?;
-                cut_zeros(cutter, r.end - r.start, at == len, &mut rest, &mut out);
+                cut_zeros(
+                    cutter,
+                    r.end - r.start,
+                    at == len,
+                    &mut rest,
+                    &mut out,
+                    each,
+                )?;
             }
             Run::Bytes(r) => {
                 let mut block = blocks.next()?;
@@ -288,13 +307,25 @@ fn read_pieces(
                 let end = rest.len() + want;
                 let block = Arc::new(block);
                 give(Part::Bytes(block.clone(), rest.len()..end))?;
+                let known = out.len();
                 let left = cutter.pieces(&block[..end], at == len, &mut out);
+                hand_out(&block[..end], &out[known..], each)?;
                 rest.clear();
                 rest.extend_from_slice(left);
             }
         }
     }
     Ok(out)
+}
+
+/// Hands out pieces that bytes begin with.
+fn hand_out(mut bytes: &[u8], pieces: &[Piece], each: &mut Each<'_>) -> io::Result<()> {
+    for p in pieces {
+        let (piece, rest) = bytes.split_at(p.len as usize);
+        each(p, piece)?;
+        bytes = rest;
+    }
+    Ok(())
 }
 
 /// Cuts what is left of what came before, and so many zeros behind it.
@@ -304,7 +335,8 @@ fn cut_zeros(
     last: bool,
     rest: &mut Vec<u8>,
     out: &mut Vec<Piece>,
-) {
+    each: &mut Each<'_>,
+) -> io::Result<()> {
     let mut of_zeros = 0;
     while zeros > 0 {
         if rest.is_empty() && zeros >= cutter.max as u64 {
@@ -319,7 +351,9 @@ fn cut_zeros(
         let n = usize::try_from(n).unwrap_or(0);
         of_zeros += n;
         rest.resize(rest.len() + n, 0);
+        let known = out.len();
         let left = cutter.pieces(rest, last && zeros == 0, out).len();
+        hand_out(rest, &out[known..], each)?;
         rest.drain(..rest.len() - left);
         if left <= of_zeros && zeros > 0 {
             // The cut is within the hole: count what is behind it among the zeros again.
@@ -328,6 +362,7 @@ fn cut_zeros(
             rest.clear();
         }
     }
+    Ok(())
 }
 
 /// The name of a whole file: what [`survey`] finds, without its pieces. Holes are not read.

@@ -5,7 +5,7 @@ use std::sync::{Arc, MutexGuard};
 use super::{Fs, Result, own};
 use crate::base::clock;
 use crate::base::id::Oid;
-use crate::base::limit::{FILE_BYTES_MAX, SMALL_FILE_BYTES_MAX};
+use crate::base::limit::SMALL_FILE_BYTES_MAX;
 use crate::journal::Patch;
 use crate::record::model::Kind;
 use crate::volume::error::VolumeError;
@@ -38,7 +38,23 @@ impl Fs {
             }
             i.data.clone()
         };
-        self.volume.read(&data, at, len)
+        self.volume.supplied(|| self.volume.read(&data, at, len))
+    }
+
+    /// Whether a read or change of a file may have to wait for bytes that are not on this node.
+    #[must_use]
+    pub fn may_wait(&self, ino: Ino) -> bool {
+        if !self.volume.is_supplied() {
+            return false;
+        }
+        if own::is_own(ino) {
+            return self.own.may_wait(ino);
+        }
+        let data = {
+            let live = self.volume.lock();
+            live.inodes.get(&ino).map(|i| i.data.clone())
+        };
+        data.is_some_and(|d| self.volume.may_lack(&d).unwrap_or(false))
     }
 
     /// Writes bytes at `at`; how many, which are fewer only when the disk fails or is full.
@@ -83,8 +99,9 @@ impl Fs {
     /// the overlay is there, and durable as far as it holds what must not be lost. A record
     /// that it is there may survive a power cut alone.
     pub(super) fn lock_for(&self, ino: Ino, end: u64) -> Result<(MutexGuard<'_, Live>, Moved)> {
-        if end > FILE_BYTES_MAX {
-            return Err(VolumeError::TooLarge(FILE_BYTES_MAX));
+        let max = self.volume.file_bytes_max();
+        if end > max {
+            return Err(VolumeError::TooLarge(max));
         }
         let mut moved = Moved::default();
         loop {
@@ -92,6 +109,11 @@ impl Fs {
             let i = live.inode(ino)?;
             let opens = is_opening(i);
             match &i.data {
+                Data::Spilled(s) if s.is_sealed() => {
+                    let s = s.clone();
+                    drop(live);
+                    self.volume.open_seal(&s)?;
+                }
                 // Synced when it was bound.
                 Data::Spilled(_) if i.is_shared() => return Ok((live, moved)),
                 Data::Spilled(s) if opens && !moved.is_synced(s) => {
@@ -101,7 +123,7 @@ impl Fs {
                     moved.synced = Some(s);
                 }
                 Data::Memory(_) | Data::Blob { .. }
-                    if i.data.len().max(end) > SMALL_FILE_BYTES_MAX && !moved.is_copy_of(i) =>
+                    if is_for_overlay(&i.data, end) && !moved.is_copy_of(i) =>
                 {
                     let data = i.data.clone();
                     let precious = !(i.removed || i.born && i.dirty.is_some_and(|d| !d.synced));
@@ -115,6 +137,14 @@ impl Fs {
                 _ => return Ok((live, moved)),
             }
         }
+    }
+
+    /// The lock, once a file can be made empty. What it has is not read.
+    pub(super) fn lock_to_cut(&self, ino: Ino) -> Result<(MutexGuard<'_, Live>, Moved)> {
+        if self.is_direct(ino) {
+            return self.lock_for(ino, 0);
+        }
+        Ok((self.lock_alone(|_| Ok(vec![ino]))?, Moved::default()))
     }
 
     /// The lock, once no other inode of the files that `of` names has bytes for a commit: the
@@ -164,10 +194,14 @@ impl Fs {
         let (id, opens) = (i.id(), is_opening(i));
         let mut patches = Vec::new();
         let mut data = None;
+        let mut untold = None;
         match &i.data {
             Data::None => {}
-            Data::Spilled(s) => patches.push(Patch::Spill { id, file: s.number }),
-            Data::Memory(_) | Data::Blob { .. } if i.data.len().max(end) > SMALL_FILE_BYTES_MAX => {
+            Data::Spilled(s) => {
+                untold = s.is_untold().then(|| s.clone());
+                patches.push(Patch::Spill { id, file: s.number });
+            }
+            Data::Memory(_) | Data::Blob { .. } if is_for_overlay(&i.data, end) => {
                 let copy = moved.copy.map(|(_, s)| s);
                 let copy = copy.ok_or(VolumeError::Invalid("a file that moved meanwhile"))?;
                 let file = copy.number;
@@ -199,12 +233,15 @@ impl Fs {
             }
             let blob = if known { i.shown.blob } else { null_oid() };
             patches.insert(0, open_patch(i, blob));
-        } else if data.is_none() {
+        } else if data.is_none() && untold.is_none() {
             // Its overlay file is in the journal already.
             patches.clear();
         }
         if !i.removed && !patches.is_empty() {
             self.volume.log(live, patches)?;
+        }
+        if let Some(s) = untold {
+            s.told();
         }
         if let Some(data) = data {
             live.inode_mut(ino)?.data = data;
@@ -243,8 +280,10 @@ impl Fs {
             self.begin(live, ino, len, moved)?;
         }
         let i = live.inode(ino)?;
-        let (id, removed, opens) = (i.id(), i.removed, is_opening(i) && !direct);
-        let is_anew = len == 0 && (opens || matches!(i.data, Data::Blob { .. }));
+        let is_sealed = matches!(&i.data, Data::Spilled(s) if s.is_sealed());
+        let (id, removed) = (i.id(), i.removed);
+        let opens = (is_opening(i) || is_sealed && !removed) && !direct;
+        let is_anew = len == 0 && (opens || is_sealed || matches!(i.data, Data::Blob { .. }));
         let is_anew = is_anew && !direct;
         let mut patches = Vec::new();
         if len == 0 && opens {
@@ -352,9 +391,16 @@ fn open_patch(i: &Inode, blob: Oid) -> Patch {
     Patch::Open {
         id: i.id(),
         base: i.shown.versions.iter().map(|v| v.content).collect(),
-        kind: i.kind,
+        // What the name is one of.
+        kind: if blob.is_null() { i.kind } else { i.shown.kind },
         blob,
     }
+}
+
+/// Whether bytes that end there at least are changed in an overlay file.
+fn is_for_overlay(data: &Data, end: u64) -> bool {
+    let chunked = matches!(data, Data::Blob { chunked: true, .. });
+    chunked || data.len().max(end) > SMALL_FILE_BYTES_MAX
 }
 
 /// Marks written bytes as fit for a commit, with the time they were written.

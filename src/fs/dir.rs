@@ -59,7 +59,7 @@ impl Fs {
                     .or_else(|| l.shown.as_ref().map(stable_ino))
                     .unwrap_or_default(),
                 name: l.name,
-                kind: l.kind,
+                kind: l.kind.plain(),
             })
             .collect();
         entries.sort_unstable_by_key(|e| e.cookie);

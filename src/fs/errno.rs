@@ -29,7 +29,11 @@ pub fn errno(e: &VolumeError) -> i32 {
             Some(libc::EMFILE | libc::ENFILE) => libc::EMFILE,
             _ => libc::EIO,
         },
-        VolumeError::Journal(_)
+        VolumeError::Chunks(_) if e.is_full() => libc::ENOSPC,
+        VolumeError::Chunks(_)
+        | VolumeError::Lacking { .. }
+        | VolumeError::Unsupplied(_)
+        | VolumeError::Journal(_)
         | VolumeError::Objects(_)
         | VolumeError::Record(_)
         | VolumeError::Records(_)

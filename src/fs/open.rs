@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::data::{Moved, settle};
+use super::data::settle;
 use super::{Fs, Result, own, xattr};
 use crate::base::id::Oid;
 use crate::base::limit::SMALL_FILE_BYTES_MAX;
@@ -55,9 +55,10 @@ impl Fs {
         };
         let opened = self.open_as(ino, access)?;
         if truncate && write {
-            let mut live = self.lock_alone(|_| Ok(vec![ino]))?;
-            if let Err(e) = self.resize(&mut live, ino, 0, Moved::default()) {
-                drop(live);
+            let done = self
+                .lock_to_cut(ino)
+                .and_then(|(mut live, moved)| self.resize(&mut live, ino, 0, moved));
+            if let Err(e) = done {
                 self.release(ino, write);
                 return Err(e);
             }
@@ -129,7 +130,8 @@ impl Fs {
         let plain = i.kind == Kind::File && !(i.removed && i.direct.is_none());
         match (&i.data, &i.direct) {
             (Data::Spilled(s), Some(d)) if direct => {
-                if access.write && !d.writable && !ready.is_synced(s) {
+                let waits = s.is_sealed() || !(d.writable || ready.is_synced(s));
+                if access.write && waits {
                     return Way::Prepare(i.data.clone());
                 }
                 Way::Direct(s.clone())
@@ -137,19 +139,23 @@ impl Fs {
             (_, Some(_)) => Way::Cached,
             _ if is_open || !plain || !direct => Way::Cached,
             (Data::Spilled(s), None) => {
-                if access.write && !ready.is_synced(s) {
+                if access.write && (s.is_sealed() || !ready.is_synced(s)) {
                     return Way::Prepare(i.data.clone());
                 }
                 Way::Direct(s.clone())
             }
-            (Data::Blob { id, len }, None) => {
+            (Data::Blob { id, len, chunked }, None) => {
                 let large = match access.write {
                     true => *len > SMALL_FILE_BYTES_MAX,
                     false => *len > DIRECT_READ_MIN,
                 };
                 // Who begins with an empty file needs no copy of the old one.
-                let cheap = access.keeps || self.volume.is_cached(id);
-                match ready.of(id) {
+                let is_there = match chunked {
+                    true => !access.write,
+                    false => self.volume.is_cached(id),
+                };
+                let cheap = access.keeps || is_there;
+                match ready.of(id).filter(|s| !(access.write && s.is_sealed())) {
                     Some(s) => Way::Direct(s),
                     None if large && cheap => Way::Prepare(i.data.clone()),
                     None => Way::Cached,
@@ -171,7 +177,23 @@ impl Fs {
     /// What takes long, without the lock.
     fn prepare(&self, data: &Data, write: bool, ready: &mut Ready) -> Result<()> {
         let s = match data {
-            Data::Spilled(s) => s.clone(),
+            Data::Spilled(s) => {
+                if write && s.is_sealed() {
+                    self.volume.open_seal(s)?;
+                }
+                s.clone()
+            }
+            Data::Blob { id, chunked, .. } if *chunked => {
+                let s = match write {
+                    true => self.volume.spill(data)?,
+                    false => {
+                        let found = self.volume.hand_container(id)?;
+                        found.ok_or(VolumeError::Unsupported("a container of several"))?
+                    }
+                };
+                ready.taken = Some((*id, s.clone()));
+                s
+            }
             Data::Blob { id, .. } => {
                 let s = self.volume.take_cached(id)?;
                 ready.taken = Some((*id, s.clone()));

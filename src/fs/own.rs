@@ -187,7 +187,7 @@ impl Own {
         };
         Stat {
             ino,
-            kind: e.kind,
+            kind: e.kind.plain(),
             attr,
             size: n.size,
             blocks: blocks_of(n.size),
@@ -369,14 +369,15 @@ impl Own {
         if n.entry.kind == Kind::Dir {
             return Err(VolumeError::IsDir);
         }
-        let data = match n.past.staged(&n.entry.blob) {
-            Some(bytes) => Data::Memory(bytes),
-            None => Data::Blob {
-                id: n.entry.blob,
-                len: n.size,
-            },
-        };
-        self.volume.read(&data, at, len)
+        let data = data_of(&n);
+        self.volume.supplied(|| self.volume.read(&data, at, len))
+    }
+
+    /// See [`super::Fs::may_wait`].
+    pub(super) fn may_wait(&self, ino: Ino) -> bool {
+        let has_bytes = ino != CONFLICTS && self.fixed(ino).is_none();
+        let n = self.node(ino).ok().filter(|_| has_bytes);
+        n.is_some_and(|n| self.volume.may_lack(&data_of(&n)).unwrap_or(false))
     }
 
     /// How many bytes can be read by a handle.
@@ -401,5 +402,17 @@ impl Own {
 
     pub(super) fn forget(&self, ino: Ino) {
         self.table().nodes.pop(&ino);
+    }
+}
+
+/// Where the bytes of a file or link of the past are.
+fn data_of(n: &Node) -> Data {
+    match n.past.staged(&n.entry.blob) {
+        Some(bytes) if n.entry.kind != Kind::Large => Data::Memory(bytes),
+        _ => Data::Blob {
+            id: n.entry.blob,
+            len: n.size,
+            chunked: n.entry.kind == Kind::Large,
+        },
     }
 }

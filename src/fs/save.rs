@@ -44,7 +44,8 @@ pub(super) fn saves(live: &Live, new: Ino, old: Ino) -> bool {
     let young = n.made_ms > 0 && clock::now_ms().saturating_sub(n.made_ms) <= YOUNG_MS;
     // What was born here and is in no commit yet nobody edits elsewhere.
     let known = !o.born && o.shown.versions.iter().all(|v| v.content != OWN);
-    let large = matches!(n.data, Data::Blob { len, .. } if len > SMALL_FILE_BYTES_MAX);
+    let large =
+        matches!(n.data, Data::Blob { len, chunked, .. } if chunked || len > SMALL_FILE_BYTES_MAX);
     is_plain(n) && is_plain(o) && young && known && !(large && o.dirty.is_some())
 }
 
@@ -62,10 +63,10 @@ impl Fs {
         let ended = self.drop_changes(live, new)?;
         let mut patches: Vec<Patch> = ended.into_iter().map(Patch::Meta).collect();
         let mtime = n.attr.mtime;
-        let open = |blob| Patch::Open {
+        let open = |kind, blob| Patch::Open {
             id,
             base: over.versions.iter().map(|v| v.content).collect(),
-            kind: o.kind,
+            kind,
             blob,
         };
         // What the journal has of the old bytes goes by what it has of the new ones, not by their name.
@@ -78,13 +79,22 @@ impl Fs {
         };
         match &data {
             Data::None => {}
-            Data::Blob { id: blob, .. } => patches.push(open(*blob)),
-            Data::Spilled(s) => {
-                patches.push(open(null_oid()));
-                patches.push(Patch::Spill { id, file: s.number });
+            Data::Blob { id, chunked, .. } => {
+                let kind = if *chunked { Kind::Large } else { o.kind };
+                patches.push(open(kind, *id));
             }
+            Data::Spilled(s) => match s.contained() {
+                // It may have no name in the overlay.
+                Some((_, head)) if self.volume.is_stored(&head)? => {
+                    patches.push(open(Kind::Large, head));
+                }
+                _ => {
+                    patches.push(open(o.kind, null_oid()));
+                    patches.push(Patch::Spill { id, file: s.number });
+                }
+            },
             Data::Memory(bytes) => {
-                patches.push(open(null_oid()));
+                patches.push(open(o.kind, null_oid()));
                 patches.push(Patch::Size { id, len: 0, mtime });
                 let data = bytes.as_ref().clone();
                 let at = 0;
@@ -235,7 +245,7 @@ impl Fs {
                 id: copy,
                 parent: shown.parents.first().copied().unwrap_or(FileId::ROOT),
                 name: shown.name.clone(),
-                kind: Kind::File,
+                kind: shown.kind,
                 blob: shown.blob,
             }));
             let mut fields = vec![Field::SetMode(attr.mode), Field::SetMtime(attr.mtime)];

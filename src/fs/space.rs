@@ -2,7 +2,6 @@
 
 use super::{Fs, Result, data, own};
 use crate::base::clock;
-use crate::base::limit::FILE_BYTES_MAX;
 use crate::journal::Patch;
 use crate::volume::error::VolumeError;
 use crate::volume::inode::{Data, Ino};
@@ -36,8 +35,9 @@ impl Fs {
         }
         let end = at.saturating_add(len);
         let grows = matches!(what, Allocate::Grow | Allocate::Zero);
-        if grows && end > FILE_BYTES_MAX {
-            return Err(VolumeError::TooLarge(FILE_BYTES_MAX));
+        let max = self.volume.file_bytes_max();
+        if grows && end > max {
+            return Err(VolumeError::TooLarge(max));
         }
         if own::is_own(ino) {
             return Err(VolumeError::ReadOnly);

@@ -12,6 +12,7 @@ use crate::record::model::Kind;
 use crate::replicator::exchange::{self, Known};
 use crate::store::{closure, incoming};
 use crate::volume::inode::{Ino, ROOT_INO};
+use crate::volume::large::NEVER;
 use crate::volume::view::HeadInfo;
 use crate::volume::{Identity, Outlet, Volume};
 
@@ -19,6 +20,7 @@ mod anything;
 mod direct;
 mod failing;
 mod held;
+mod large;
 mod links;
 mod overlay;
 mod past;
@@ -47,7 +49,16 @@ fn volume(dir: &Path, node: u8) -> Arc<Volume> {
         node: NodeId([node; 32]),
         name: format!("n{node}"),
     };
-    Volume::open(dir, "cell".parse().unwrap(), who, Arc::<Heads>::default()).unwrap()
+    let above = std::env::var("CELLFS_LARGE").ok();
+    let above = above.map_or(NEVER, |n| n.parse().unwrap());
+    Volume::open_with(
+        dir,
+        "cell".parse().unwrap(),
+        who,
+        Arc::<Heads>::default(),
+        above,
+    )
+    .unwrap()
 }
 
 /// The process dies, and a new one opens what is on the disk: the volume in `dir`, of node `n`.

@@ -56,7 +56,7 @@ pub(super) fn ns(t: TimeOrNow) -> i64 {
 pub(super) fn file_type(kind: Kind) -> FileType {
     match kind {
         Kind::Dir | Kind::Gitlink => FileType::Directory,
-        Kind::File => FileType::RegularFile,
+        Kind::File | Kind::Large => FileType::RegularFile,
         Kind::Symlink => FileType::Symlink,
         Kind::Fifo => FileType::NamedPipe,
         Kind::Socket => FileType::Socket,

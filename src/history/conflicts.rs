@@ -53,7 +53,7 @@ pub struct Version {
 pub(super) fn kind_name(kind: Kind) -> &'static str {
     match kind {
         Kind::Dir => "directory",
-        Kind::File => "file",
+        Kind::File | Kind::Large => "file",
         Kind::Symlink => "link",
         Kind::Gitlink => "submodule",
         Kind::Fifo => "fifo",
@@ -190,6 +190,7 @@ impl Claimed {
                 name,
                 time: i64::try_from(ms / 1000).unwrap_or(0),
                 size: match s.kind {
+                    Kind::Large => history.large_size(&now.stage, &s.blob)?,
                     Kind::File | Kind::Symlink => history.size(&now.stage, &s.blob)?,
                     _ => 0,
                 },

@@ -195,6 +195,7 @@ impl Past {
     /// When they are missing.
     pub fn size(&self, e: &Entry) -> Result<u64> {
         match e.kind {
+            Kind::Large => self.history.large_size(&self.stage, &e.blob),
             Kind::File | Kind::Symlink => self.history.size(&self.stage, &e.blob),
             _ => Ok(0),
         }

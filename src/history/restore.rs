@@ -288,7 +288,7 @@ impl Work<'_, '_> {
 
     /// Bytes that only a merge of then derived are in no pack.
     fn hold(&mut self, e: &Entry) -> Result<()> {
-        let has_bytes = matches!(e.kind, Kind::File | Kind::Symlink);
+        let has_bytes = e.kind.has_bytes();
         if has_bytes && !self.sight.src.objs.has(&e.blob)? {
             (self.keep)(&e.blob, self.past.bytes(&e.blob)?)?;
         }

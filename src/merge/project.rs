@@ -8,13 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::id::{FileId, Oid};
 use crate::base::name::EntryName;
+use crate::chunk::{manifest, pointer};
 use crate::merge::escape::escape;
 use crate::merge::shown::{self, Shown};
 use crate::record::git_tree::{self, EXECUTABLE, Edits, FILE, GITLINK, LINK, TREE, TreeEntry};
 use crate::record::model::{Kind, Record};
 use crate::record::state::State;
 use crate::record::{Result, Source, conflict, trie};
-use crate::store::objects::{ObjectKind, id_of};
+use crate::store::objects::{ObjectKind, Objects, id_of};
 
 /// git reads no tree below this many others (its `core.maxTreeDepth`, less some).
 const DEPTH_MAX: usize = 2000;
@@ -215,7 +216,7 @@ impl Projector<'_> {
         let entry = TreeEntry {
             mode: mode_of(shown),
             name: name.clone(),
-            id: shown.blob,
+            id: blob_of(self.src.objs, shown)?,
         };
         frame.entries.insert(name, Some(entry));
         Ok(())
@@ -233,13 +234,29 @@ fn insert_tree(frame: &mut Frame, name: Vec<u8>, tree: Option<Oid>) {
     }
 }
 
+/// git's blob of what is shown: of a file whose bytes are chunks, a pointer.
+///
+/// # Errors
+/// When the store fails.
+pub fn blob_of(objs: &dyn Objects, shown: &Shown) -> Result<Oid> {
+    if shown.kind != Kind::Large {
+        return Ok(shown.blob);
+    }
+    // Of one that is no manifest, which only a member that lies makes, git gets what it is.
+    match manifest::head(&objs.get(&shown.blob, ObjectKind::Blob)?) {
+        Ok(head) => Ok(objs.put(ObjectKind::Blob, pointer::pointer(&head))?),
+        Err(_) => Ok(shown.blob),
+    }
+}
+
 /// git's mode of what is shown.
 #[must_use]
 pub fn mode_of(shown: &Shown) -> u32 {
     match shown.kind {
         Kind::Dir => TREE,
-        Kind::File if shown.mode & 0o100 != 0 => EXECUTABLE,
+        Kind::File | Kind::Large if shown.mode & 0o100 != 0 => EXECUTABLE,
         Kind::File
+        | Kind::Large
         | Kind::Fifo
         | Kind::Socket
         | Kind::CharDevice(_)

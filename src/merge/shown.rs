@@ -459,6 +459,7 @@ impl<'a> Group<'a> {
             Kind::CharDevice(_) => 6,
             Kind::BlockDevice(_) => 7,
             Kind::Link(_) => 8,
+            Kind::Large => 9,
         }]);
         match kind {
             Kind::CharDevice(n) | Kind::BlockDevice(n) => {

@@ -17,7 +17,7 @@ use crate::base::name::EntryName;
 use crate::merge::ahead::Ahead;
 use crate::merge::escape::{escape, unescape};
 use crate::merge::intent::{self, Sight, Target};
-use crate::merge::project::mode_of;
+use crate::merge::project::{blob_of, mode_of};
 use crate::merge::shown::{self, Role, Shown, Version, default_mode};
 use crate::record::change::{Change, SetField};
 use crate::record::git_tree::{self, EXECUTABLE, GITLINK, LINK, TREE, TreeEntry};
@@ -210,7 +210,7 @@ impl Reader<'_> {
         let fresh = self.id_for(path)?;
         self.met.insert(path.to_vec());
         self.acted.push(shown.clone());
-        let kind = kind_of(entry.mode);
+        let (kind, blob) = self.bytes_of(shown, entry)?;
         let mut made = if shown.links > 0 {
             // git knows nothing of the other names: this one becomes a file of its own.
             let target = Target {
@@ -218,16 +218,16 @@ impl Reader<'_> {
                 name: &shown.name,
             };
             let mut made = intent::delete(self.at, shown)?;
-            made.extend(intent::create(target, fresh, (kind, entry.id)));
+            made.extend(intent::create(target, fresh, (kind, blob)));
             made
         } else {
-            intent::write(self.at, shown, (kind, entry.id), fresh)?
+            intent::write(self.at, shown, (kind, blob), fresh)?
         };
         self.put_on(&mut made, path);
         // A sibling's bytes go to a file of their own, which has no mode yet.
         let born = made.iter().any(|c| matches!(c, Change::Born { .. }));
         self.out.changes.extend(made);
-        if entry.mode != mode_of(shown) && kind == Kind::File {
+        if entry.mode != mode_of(shown) && kind.plain() == Kind::File {
             let field = set_mode(shown.mode, entry.mode);
             let changes = if born {
                 vec![Change::Field { id: fresh, field }]
@@ -237,6 +237,18 @@ impl Reader<'_> {
             self.out.changes.extend(changes);
         }
         Ok(())
+    }
+
+    /// What an entry makes of a file: a pointer to the bytes that it has means those.
+    fn bytes_of(&self, shown: &Shown, entry: &TreeEntry) -> Result<intent::Bytes> {
+        let kind = kind_of(entry.mode);
+        let is_it = kind == Kind::File
+            && shown.kind == Kind::Large
+            && blob_of(self.at.src.objs, shown)? == entry.id;
+        Ok(match is_it {
+            true => (shown.kind, shown.blob),
+            false => (kind, entry.id),
+        })
     }
 
     /// Ends an entry, with all that is in it.
@@ -261,7 +273,7 @@ impl Reader<'_> {
 
     fn finish(mut self) -> Result<Meant> {
         self.assert_ahead()?;
-        let moves = self.moves();
+        let moves = self.moves()?;
         let born = std::mem::take(&mut self.born);
         let mut gone = std::mem::take(&mut self.gone);
         for new in &born {
@@ -333,10 +345,11 @@ impl Reader<'_> {
     }
 
     /// New paths whose bytes, on either side, no other path has: which vanished entry each was.
-    fn moves(&self) -> BTreeMap<Vec<u8>, usize> {
+    fn moves(&self) -> Result<BTreeMap<Vec<u8>, usize>> {
         let mut gone: BTreeMap<intent::Bytes, Vec<usize>> = BTreeMap::new();
         for (i, shown) in self.gone.iter().enumerate() {
-            gone.entry((shown.kind, shown.blob)).or_default().push(i);
+            let bytes = (shown.kind.plain(), blob_of(self.at.src.objs, shown)?);
+            gone.entry(bytes).or_default().push(i);
         }
         let mut born: BTreeMap<intent::Bytes, Vec<&Born>> = BTreeMap::new();
         for new in &self.born {
@@ -367,7 +380,7 @@ impl Reader<'_> {
                 out.insert(new.path.clone(), *i);
             }
         }
-        out
+        Ok(out)
     }
 
     fn arrive(&mut self, new: &Born, from: Option<&Shown>) -> Result<()> {
@@ -379,13 +392,16 @@ impl Reader<'_> {
             dirs: &new.dirs,
             name: &new.name,
         };
-        let kind = kind_of(new.entry.mode);
-        let bytes = (kind, new.entry.id);
+        let bytes = match from {
+            Some(from) => self.bytes_of(from, &new.entry)?,
+            None => (kind_of(new.entry.mode), new.entry.id),
+        };
+        let kind = bytes.0;
         let mut made = match from {
             Some(from) => intent::rename(self.at, from, target, None, fresh)?,
             None => intent::create(target, fresh, bytes),
         };
-        self.bring(&mut made, new, from, fresh);
+        self.bring(&mut made, new, (from, bytes), fresh);
         let is_here = |c: &Change| match c {
             Change::Move { id, .. } => Some((*id, from.map_or(0o644, |f| f.mode))),
             Change::Born { id, .. } => {
@@ -396,7 +412,7 @@ impl Reader<'_> {
         let here = made.iter().find_map(is_here);
         self.out.changes.extend(made);
         if let Some((id, mode)) = here
-            && kind == Kind::File
+            && kind.plain() == Kind::File
             && (mode & 0o100 != 0) != (new.entry.mode == EXECUTABLE)
         {
             let field = set_mode(mode, new.entry.mode);
@@ -430,8 +446,13 @@ impl Reader<'_> {
     }
 
     /// A file that arrives has the bytes of the commit, on top of what was brought ahead.
-    fn bring(&self, made: &mut Vec<Change>, new: &Born, from: Option<&Shown>, fresh: FileId) {
-        let (kind, blob) = (kind_of(new.entry.mode), new.entry.id);
+    fn bring(
+        &self,
+        made: &mut Vec<Change>,
+        new: &Born,
+        (from, (kind, blob)): (Option<&Shown>, intent::Bytes),
+        fresh: FileId,
+    ) {
         let dots = self.stock.ahead.dots(&new.path);
         let same = from.is_none_or(|f| (f.kind, f.blob) == (kind, blob));
         if same && dots.is_empty() {

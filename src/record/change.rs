@@ -185,6 +185,15 @@ impl Change {
         }
     }
 
+    /// What the bytes that the change names are of.
+    #[must_use]
+    pub fn kind(&self) -> Option<Kind> {
+        match self {
+            Self::Born { kind, .. } | Self::Write { kind, .. } => Some(*kind),
+            _ => None,
+        }
+    }
+
     /// The same change with other dots in place of those it names.
     #[must_use]
     pub fn map_dots(mut self, f: impl Fn(Dot) -> Dot) -> Self {

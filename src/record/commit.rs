@@ -208,18 +208,27 @@ fn keep_chain(objs: &dyn Objects, tips: &[Oid], seconds: i64) -> Result<Oid> {
     Ok(last.unwrap_or(tree))
 }
 
-/// A commit that keeps blobs alive, to be one of [`NewCommit::tips`]: versions that the commit
-/// adds and that its content shows merged with others.
+/// A commit that keeps blobs and trees alive, to be one of [`NewCommit::tips`]: versions that the
+/// commit adds and that its content shows merged with others, or as pointers.
 ///
 /// # Errors
 /// When the store fails.
-pub fn keep_blobs(objs: &dyn Objects, blobs: BTreeSet<Oid>, head: Stamp) -> Result<Oid> {
-    let entry = |id: Oid| TreeEntry {
-        mode: FILE,
-        name: id.to_string().into(),
-        id,
+pub fn keep_alive(
+    objs: &dyn Objects,
+    blobs: BTreeSet<Oid>,
+    trees: BTreeSet<Oid>,
+    head: Stamp,
+) -> Result<Oid> {
+    let entry = |mode| {
+        move |id: Oid| TreeEntry {
+            mode,
+            name: id.to_string().into(),
+            id,
+        }
     };
-    let tree = git_tree::put(objs, blobs.into_iter().map(entry).collect())?;
+    let blobs = blobs.into_iter().map(entry(FILE));
+    let all = blobs.chain(trees.into_iter().map(entry(TREE)));
+    let tree = git_tree::put(objs, all.collect())?;
     let seconds = i64::try_from(head.hlc.wall_ms() / 1000).unwrap_or(i64::MAX);
     plain(tree, Vec::new(), seconds, KEEP_MESSAGE).put(objs)
 }

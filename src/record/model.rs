@@ -29,19 +29,34 @@ pub enum Kind {
     BlockDevice(u32),
     /// Another name of a file: a hard link. What the name shows is that file's.
     Link(FileId),
+    /// A regular file whose bytes are chunks; the blob is the head of their manifest
+    /// ([`crate::chunk::manifest`]). git sees a pointer of git-lfs.
+    Large,
 }
 
 impl Kind {
     /// Whether git can hold it: the others are in records only.
     #[must_use]
     pub fn is_in_git(self) -> bool {
-        matches!(self, Self::Dir | Self::File | Self::Symlink | Self::Gitlink)
+        matches!(
+            self,
+            Self::Dir | Self::File | Self::Symlink | Self::Gitlink | Self::Large
+        )
     }
 
     /// Whether it has bytes that the mount writes and shows.
     #[must_use]
     pub fn has_bytes(self) -> bool {
-        matches!(self, Self::File | Self::Symlink)
+        matches!(self, Self::File | Self::Symlink | Self::Large)
+    }
+
+    /// What programs take it for: a regular file is one whatever its size.
+    #[must_use]
+    pub fn plain(self) -> Self {
+        match self {
+            Self::Large => Self::File,
+            other => other,
+        }
     }
 
     /// The file that it is another name of, if it is one.

@@ -100,7 +100,7 @@ impl<'a> Skip<'a> {
         self.numbers(3)?;
         // The number of a device, or the file of another name.
         match self.number()? {
-            0..=5 => {}
+            0..=5 | 9 => {}
             6 | 7 => self.numbers(1)?,
             8 => self.numbers(2)?,
             _ => return None,
@@ -157,7 +157,7 @@ mod tests {
         let mut r = Record::new(id(next(), next()));
         let mut content = |n: u64| Content {
             stamp: stamp(n),
-            kind: match n % 9 {
+            kind: match n % 10 {
                 0 => Kind::Dir,
                 1 => Kind::File,
                 2 => Kind::Symlink,
@@ -166,6 +166,7 @@ mod tests {
                 5 => Kind::Socket,
                 6 => Kind::CharDevice(u32::MAX),
                 7 => Kind::BlockDevice(3),
+                8 => Kind::Large,
                 _ => Kind::Link(id(n, !n)),
             },
             blob: Oid::from([7; 20]),

@@ -15,11 +15,12 @@ use std::time::Duration;
 
 use lru::LruCache;
 
-use super::inode::{Data, Ino};
+use super::inode::{Data, Ino, Inode};
 use super::live::Live;
 use super::spill::Spill;
 use super::{Volume, VolumeResult};
 use crate::base::id::Oid;
+use crate::record::model::Kind;
 use crate::store::objects::{ObjectKind, Objects};
 
 /// Blobs above this are read from a file in the cache.
@@ -75,7 +76,7 @@ fn part(bytes: &[u8], at: u64, len: u32) -> Vec<u8> {
     bytes.get(at..end).unwrap_or_default().to_vec()
 }
 
-fn read_at(file: &File, at: u64, len: u64) -> VolumeResult<Vec<u8>> {
+pub(super) fn read_at(file: &File, at: u64, len: u64) -> VolumeResult<Vec<u8>> {
     let mut buf = vec![0; usize::try_from(len).map_err(std::io::Error::other)?];
     let mut done = 0;
     while let Some(room) = buf.get_mut(done..)
@@ -104,7 +105,8 @@ impl Volume {
             Data::None => Ok(Vec::new()),
             Data::Memory(v) => Ok(part(v, at, len)),
             Data::Spilled(s) => read_at(s.file(), at, want),
-            Data::Blob { id, len: size } if *size > LARGE_BYTES => {
+            Data::Blob { id, chunked, .. } if *chunked => self.read_large(id, at, len),
+            Data::Blob { id, len: size, .. } if *size > LARGE_BYTES => {
                 read_at(&*self.large(id)?, at, want)
             }
             Data::Blob { id, .. } => {
@@ -209,9 +211,14 @@ impl Volume {
 
     fn know(&self, spill: Spill) -> Arc<Spill> {
         let spill = Arc::new(spill);
-        let weak = Arc::downgrade(&spill);
-        self.overlays().insert(spill.number, weak);
+        self.list_overlay(&spill);
         spill
+    }
+
+    /// An overlay file is on the disk, and goes when nothing refers to it.
+    pub(super) fn list_overlay(&self, spill: &Arc<Spill>) {
+        let weak = Arc::downgrade(spill);
+        self.overlays().insert(spill.number, weak);
     }
 
     /// Moves an overlay file, which nobody writes to any more, to the cache as that blob's file.
@@ -238,6 +245,14 @@ impl Volume {
         let number = self.next_spill();
         let spill = self.know(Spill::create(&self.overlay_dir(), number)?);
         let to = spill.writer()?;
+        if let Data::Blob { id, chunked, .. } = data
+            && *chunked
+        {
+            self.bring(id)?;
+            self.supplied(|| self.copy_large(id, &to))?;
+            spill.set_derived();
+            return Ok(spill);
+        }
         let mut at = 0;
         loop {
             let bytes = self.read(data, at, 1 << 20)?;
@@ -307,19 +322,35 @@ impl Volume {
         }
     }
 
+    /// Whether a file is closed and its bytes are in a commit.
+    pub(super) fn is_clean(live: &Live, ino: Ino) -> bool {
+        let is_clean = |i: &Inode| {
+            let idle = i.opens == 0 && i.direct.is_none();
+            i.dirty.is_none() && !i.born && idle && !i.removed && !i.shown.blob.is_null()
+        };
+        live.inodes.get(&ino).is_some_and(is_clean) && !live.committing.contains(&ino)
+    }
+
     /// A closed file whose bytes are in a commit needs no overlay file any more.
     pub(crate) fn unspill_if_clean(&self, live: &mut Live, ino: Ino) {
+        if !Self::is_clean(live, ino) {
+            return;
+        }
         let Some(i) = live.inodes.get_mut(&ino) else {
             return;
         };
         let Data::Spilled(s) = &i.data else { return };
         let s = s.clone();
-        let idle = i.opens == 0 && i.direct.is_none();
-        let clean = i.dirty.is_none() && !i.born && idle && !i.removed;
-        if !clean || live.committing.contains(&ino) || i.shown.blob.is_null() {
+        let (id, len) = (i.shown.blob, s.len());
+        let chunked = i.shown.kind == Kind::Large;
+        if chunked && !s.is_sealed() {
+            self.wait_to_contain(ino);
             return;
         }
-        let (id, len) = (i.shown.blob, s.len());
+        if chunked && self.large_head(&id).is_ok() {
+            i.data = Data::Blob { id, len, chunked };
+            return;
+        }
         if !self.repo.has(&id).unwrap_or(false) {
             // A merge made it, and only the view has it.
             let staged = live.view.stage.staged(&id);
@@ -328,7 +359,7 @@ impl Volume {
             }
             return;
         }
-        i.data = Data::Blob { id, len };
+        i.data = Data::Blob { id, len, chunked };
         if let Err(e) = self.give_to_cache(&s, id) {
             tracing::warn!(error = %e, "an overlay file is not kept as a cache");
         }

@@ -16,6 +16,7 @@ use super::{Identity, VolumeResult};
 use crate::base::id::{BranchId, FileId, Oid};
 use crate::base::limit::{CARRIED_PACK_BYTES_MAX, LOGGED_COMMIT_BYTES_MAX};
 use crate::base::stamp::{Hlc, Stamp};
+use crate::chunk::manifest;
 use crate::journal::{Committed, Entry};
 use crate::merge::{project, view as merge_view};
 use crate::record::Source;
@@ -25,7 +26,7 @@ use crate::record::commit::{self as record_commit, Carried};
 use crate::record::model::Kind;
 use crate::record::state::State;
 use crate::store::closure;
-use crate::store::objects::{Memory, Object, ObjectError, Objects};
+use crate::store::objects::{Memory, Object, ObjectError, ObjectKind, Objects};
 use crate::store::pack;
 
 /// Where what must last goes.
@@ -269,7 +270,7 @@ pub fn change(
 }
 
 /// New versions that the content does not show, because it shows what a merge made of them and
-/// others: no tree names their bytes, and whoever merges them again needs them.
+/// others, or a pointer: no tree names their bytes, and whoever merges or reads them needs them.
 ///
 /// # Errors
 /// As the store.
@@ -288,7 +289,16 @@ pub fn keep(
     if blobs.is_empty() {
         return Ok(None);
     }
-    Ok(Some(record_commit::keep_blobs(stage, blobs, deed.stamp)?))
+    let is_large = |c: &&Change| c.kind() == Some(Kind::Large);
+    let large = deed.changes.iter().filter(is_large);
+    let mut lists = BTreeSet::new();
+    for head in large.filter_map(Change::blob) {
+        let head = stage.get(&head, ObjectKind::Blob)?;
+        // What is none names nothing.
+        lists.extend(manifest::head(&head).ok().map(|h| h.top));
+    }
+    let kept = record_commit::keep_alive(stage, blobs, lists, deed.stamp)?;
+    Ok(Some(kept))
 }
 
 fn content_commit(

@@ -15,7 +15,6 @@ use super::view::{HeadInfo, View};
 use super::{Volume, VolumeResult};
 use crate::base::clock;
 use crate::base::id::{FileId, Oid};
-use crate::base::limit::FILE_BYTES_MAX;
 use crate::base::name::EntryName;
 use crate::base::stamp::{Dot, Stamp};
 use crate::journal::Committed;
@@ -26,10 +25,13 @@ use crate::record::change::{Change, OWN, SetField as Field};
 use crate::record::conflict;
 use crate::record::model::{Kind, Record};
 use crate::record::state::State;
-use crate::store::objects::{Memory, ObjectKind, Objects};
+use crate::store::objects::{Memory, Objects};
 
 /// A file that is not closed is committed all the same after this long, milliseconds.
 const OPEN_COMMIT_MS: u64 = 1_000;
+/// Once more for each so many bytes of it, up to a minute.
+const OPEN_COMMIT_BYTES: u64 = 64 << 20;
+const OPEN_COMMIT_MS_MAX: u64 = 60_000;
 
 /// What written bytes replace.
 #[derive(Debug)]
@@ -78,7 +80,7 @@ impl Batch {
 }
 
 /// Which dirty inodes are fit for a commit now.
-fn ready(live: &Live, all: bool) -> BTreeSet<Ino> {
+fn ready(live: &Live, all: bool, len_max: u64) -> BTreeSet<Ino> {
     let now = clock::now_ms();
     let mut ids = HashSet::new();
     let fit = |ino: &Ino| {
@@ -87,10 +89,12 @@ fn ready(live: &Live, all: bool) -> BTreeSet<Ino> {
         // A pending change has bytes of the file: those that programs wrote by themselves meanwhile
         // go into the commit after it.
         let next = i.is_shared() && live.rewritten.contains(&i.id());
-        if next || i.data.len() > FILE_BYTES_MAX {
+        if next || i.data.len() > len_max {
             return None;
         }
-        let old = now.saturating_sub(d.since_ms) >= OPEN_COMMIT_MS;
+        // Who looks at all of a large file does so less often.
+        let wait = OPEN_COMMIT_MS.saturating_mul(1 + i.data.len() / OPEN_COMMIT_BYTES);
+        let old = now.saturating_sub(d.since_ms) >= wait.min(OPEN_COMMIT_MS_MAX);
         (all || d.settled || i.writers == 0 || old).then_some(*ino)
     };
     live.dirty
@@ -251,7 +255,7 @@ fn is_contested(
 
 /// Snapshots what is fit for a commit; `all` takes files that are being written, too.
 pub(super) fn take(volume: &Volume, live: &mut Live, all: bool) -> Batch {
-    let ready = ready(live, all);
+    let ready = ready(live, all, volume.file_bytes_max());
     let ids: HashSet<FileId> = ready
         .iter()
         .filter_map(|i| live.inodes.get(i).map(Inode::id))
@@ -296,6 +300,13 @@ pub(super) fn take(volume: &Volume, live: &mut Live, all: bool) -> Batch {
         live.committing.insert(ino);
         live.sealing.insert(ino, None);
         batch.detached |= i.place.is_none();
+        if i.writers == 0
+            && let Data::Spilled(s) = &i.data
+            && volume.is_for_container(i.kind, &i.data)
+        {
+            // If somebody has it in hand it is read like others.
+            let _is_sealed = s.seal();
+        }
         let is_copy = !i.born && i.shown.role != Role::Main && i.shown.link.is_empty();
         // Errors come again when it is written.
         let apart = is_copy && intent::goes_apart(sight, &i.shown).unwrap_or(false);
@@ -452,17 +463,23 @@ pub(super) struct Done {
     pub(super) contested: bool,
     /// Names at which the state shows something else than the changes say.
     pub(super) odd: Vec<(FileId, EntryName)>,
-    blobs: HashMap<Ino, Oid>,
+    blobs: Blobs,
 }
 
-/// Makes the batch durable on top of `base`. `read` gets the bytes of what was written; `pin` is
-/// told of them before there is a head record.
+/// What bytes are in a commit, and their name there.
+pub(super) type Blobs = HashMap<Ino, (Kind, Oid)>;
+
+/// Puts bytes where a commit finds them: into its stage, or into the store.
+pub(super) type Keep<'a> = dyn Fn(&dyn Objects, Kind, &Data) -> VolumeResult<(Kind, Oid)> + 'a;
+
+/// Makes the batch durable on top of `base`. `keep` keeps what was written; `pin` is told of it
+/// before there is a head record.
 pub(super) fn write(
     desk: &Desk<'_>,
     base: &View,
     batch: &Batch,
-    read: &dyn Fn(&Data) -> VolumeResult<Vec<u8>>,
-    pin: &dyn Fn(&HashMap<Ino, Oid>) -> VolumeResult<()>,
+    keep: &Keep<'_>,
+    pin: &dyn Fn(&Blobs) -> VolumeResult<()>,
 ) -> VolumeResult<Done> {
     let below: Arc<dyn Objects> = base.stage.clone();
     let stage = Memory::over(below);
@@ -470,32 +487,30 @@ pub(super) fn write(
     let mut blobs = HashMap::new();
     let mut by_id = HashMap::new();
     for w in &batch.written {
-        let blob = stage.put(ObjectKind::Blob, read(&w.data)?)?;
+        let blob = keep(&stage, w.kind, &w.data)?;
         blobs.insert(w.ino, blob);
         by_id.insert(w.id, (blob, matches!(w.over, Over::Nothing)));
     }
     let mut changes = batch.changes.clone();
     for c in &mut changes {
-        if let Change::Born { id, blob, .. } = c
+        if let Change::Born { id, kind, blob, .. } = c
             && let Some((b, true)) = by_id.get(id)
         {
-            *blob = *b;
+            (*kind, *blob) = *b;
         }
     }
     for w in &batch.written {
-        let blob = blobs
-            .get(&w.ino)
-            .copied()
-            .unwrap_or_else(super::live::null_oid);
+        let none = || (w.kind, super::live::null_oid());
+        let (kind, blob) = blobs.get(&w.ino).copied().unwrap_or_else(none);
         match &w.over {
             Over::Nothing => {}
             Over::Shown(s) => {
-                changes.extend(write_over(src, &base.state, s, (w.kind, blob), w)?);
+                changes.extend(write_over(src, &base.state, s, (kind, blob), w)?);
             }
             Over::Dots(base) => changes.push(Change::Write {
                 id: w.id,
                 base: base.clone(),
-                kind: w.kind,
+                kind,
                 blob,
             }),
         }
@@ -631,7 +646,7 @@ pub(super) fn settle(live: &mut Live, batch: &Batch, done: &Done) {
                 i.id() == id && version.is_some_and(|v| v.content == batch.stamp.dot())
             };
             if let Some(i) = live.inodes.get_mut(&ino).filter(has_it) {
-                i.shown.blob = *blob;
+                (i.shown.kind, i.shown.blob) = *blob;
             }
         }
     }
@@ -656,7 +671,7 @@ pub(super) fn settle(live: &mut Live, batch: &Batch, done: &Done) {
     live.sealing.clear();
     let all = std::mem::take(&mut live.committing);
     for w in &batch.written {
-        if let Some(blob) = done.blobs.get(&w.ino) {
+        if let Some((_, blob)) = done.blobs.get(&w.ino) {
             live.give_up_committed(w.ino, &w.data, *blob);
         }
     }

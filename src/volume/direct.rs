@@ -17,24 +17,22 @@
 //! Invariant: an inode's opens all go to its overlay file, or none does: the kernel mixes no two
 //! caches of one inode. Threads: any, under the table's lock, but for what says otherwise.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
+use super::commit::Blobs;
 use super::inode::{Data, Direct, Dirty, Ino, Told};
 use super::live::{Live, Stale};
 use super::recover::{aside_of, move_aside};
 use super::spill::Spill;
 use super::{Volume, VolumeResult};
-use crate::base::id::{FileId, Oid};
-use crate::base::limit::FILE_BYTES_MAX;
+use crate::base::id::FileId;
 use crate::base::stamp::Dot;
 use crate::base::sys;
 use crate::journal::{Entry, Patch};
 use crate::record::change::{Change, OWN};
-use crate::store::objects::{ObjectKind, id_of};
 
 impl Live {
     /// Sees what programs wrote by themselves: it is for the next commit. Whether there was any.
@@ -70,19 +68,25 @@ impl Live {
 
     /// What the journal has to say of an overlay file that programs may write to; nothing while
     /// what it says of bytes that are in no commit names the file.
-    fn bound(&self, ino: Ino, blobs: Option<&HashMap<Ino, Oid>>) -> Option<Told> {
+    fn bound(&self, ino: Ino, blobs: Option<&Blobs>) -> Option<Told> {
         let i = self.inodes.get(&ino)?;
         let base: Vec<Dot> = i.shown.versions.iter().map(|v| v.content).collect();
         if !i.is_shared() || i.removed || i.born || base.contains(&OWN) {
             return None;
         }
         let sealed = blobs.and_then(|b| b.get(&ino).copied());
-        let blob = match self.sealing.get(&ino) {
+        let (kind, blob) = match self.sealing.get(&ino) {
             Some(known) => sealed.or(*known)?,
-            None => i.shown.blob,
+            None => (i.shown.kind, i.shown.blob),
         };
         let id = i.id();
-        (!blob.is_null()).then_some(Told { id, base, blob })
+        let told = Told {
+            id,
+            base,
+            kind,
+            blob,
+        };
+        (!blob.is_null()).then_some(told)
     }
 }
 
@@ -95,6 +99,10 @@ impl Volume {
         };
         if live.inode(ino)?.is_shared() {
             return Ok(());
+        }
+        // The journal would name what others name, too.
+        if s.is_sealed() {
+            return Err(io::Error::from(io::ErrorKind::ResourceBusy).into());
         }
         s.note(s.times()?);
         let i = live.inode_mut(ino)?;
@@ -112,22 +120,17 @@ impl Volume {
         Ok(())
     }
 
-    fn tell_journal(
-        &self,
-        live: &mut Live,
-        ino: Ino,
-        blobs: Option<&HashMap<Ino, Oid>>,
-    ) -> VolumeResult<()> {
+    fn tell_journal(&self, live: &mut Live, ino: Ino, blobs: Option<&Blobs>) -> VolumeResult<()> {
         let told = live.bound(ino, blobs);
         let i = live.inode_mut(ino)?;
-        let (kind, number) = (i.kind, overlay_number(&i.data));
+        let number = overlay_number(&i.data);
         let (Some(d), Some(file)) = (&mut i.direct, number) else {
             return Ok(());
         };
         let last = self.journal.last();
         match told {
             Some(t) if d.told.as_ref() != Some(&t) => {
-                let bind = bind_patch(&t, kind, file);
+                let bind = bind_patch(&t, file);
                 d.entry = self.journal.append(&Entry::Op(vec![bind]))?;
                 d.told = Some(t);
             }
@@ -138,7 +141,7 @@ impl Volume {
 
     /// What is about to be committed of files that programs write to by themselves is what they
     /// began as from then on. Before the head record is in the journal.
-    pub(super) fn pin(&self, blobs: &HashMap<Ino, Oid>) -> VolumeResult<()> {
+    pub(super) fn pin(&self, blobs: &Blobs) -> VolumeResult<()> {
         let mut live = self.lock();
         for (ino, blob) in blobs {
             if let Some(known) = live.sealing.get_mut(ino) {
@@ -193,7 +196,7 @@ impl Volume {
         let each = live.directs.iter().filter_map(|ino| {
             let i = live.inodes.get(ino)?;
             let told = i.direct.as_ref()?.told.as_ref()?;
-            Some(bind_patch(told, i.kind, overlay_number(&i.data)?))
+            Some(bind_patch(told, overlay_number(&i.data)?))
         });
         each.collect()
     }
@@ -279,11 +282,10 @@ impl Volume {
                 continue;
             }
             let known = || {
-                if file.metadata()?.len() > FILE_BYTES_MAX {
+                if file.metadata()?.len() > self.file_bytes_max() {
                     return Ok(false);
                 }
-                let is = id_of(ObjectKind::Blob, &std::fs::read(&path)?);
-                self.is_stored(&is)
+                self.is_stored(&self.name_now(&file)?)
             };
             match known() {
                 Ok(true) => {
@@ -382,10 +384,10 @@ fn overlay_number(data: &Data) -> Option<u64> {
     }
 }
 
-fn bind_patch(t: &Told, kind: crate::record::model::Kind, file: u64) -> Patch {
+fn bind_patch(t: &Told, file: u64) -> Patch {
     Patch::Bind {
         id: t.id,
-        kind,
+        kind: t.kind,
         base: t.base.clone(),
         blob: t.blob,
         file,

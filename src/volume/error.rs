@@ -1,6 +1,11 @@
 //! Why an operation on a volume failed.
 
+use std::ops::Range;
+
+use super::large::Lacking;
+use crate::base::id::Oid;
 use crate::base::name::BadName;
+use crate::chunk::store::ChunkError;
 use crate::journal::JournalError;
 use crate::store::objects::ObjectError;
 
@@ -65,6 +70,20 @@ pub enum VolumeError {
     /// The records could not be read or written.
     #[error("records: {0}")]
     Records(#[from] crate::record::RecordError),
+    /// The chunk store failed.
+    #[error("chunks: {0}")]
+    Chunks(#[from] ChunkError),
+    /// Bytes of a large file are not here; they may be fetched.
+    #[error("bytes {range:?} of the file {head} are not here")]
+    Lacking {
+        /// The head of its manifest.
+        head: Oid,
+        /// Which bytes are needed.
+        range: Range<u64>,
+    },
+    /// They did not come.
+    #[error(transparent)]
+    Unsupplied(#[from] Lacking),
     /// The node is shutting down.
     #[error("the node is shutting down")]
     Stopped,
@@ -77,6 +96,7 @@ impl VolumeError {
         use std::io::ErrorKind::{QuotaExceeded, StorageFull};
         match self {
             Self::Journal(e) => matches!(e, JournalError::Full),
+            Self::Chunks(e) => matches!(e, ChunkError::Full),
             Self::Io(e) => matches!(e.kind(), StorageFull | QuotaExceeded),
             _ => false,
         }

@@ -43,8 +43,10 @@ pub enum Data {
     Blob {
         /// Which object.
         id: Oid,
-        /// Bytes in it.
+        /// Bytes in it, or in what it lists.
         len: u64,
+        /// It is the head of a manifest, which lists the chunks that hold the bytes.
+        chunked: bool,
     },
     /// In memory, and in the journal if they differ from the store.
     Memory(Arc<Vec<u8>>),
@@ -185,7 +187,9 @@ pub struct Told {
     pub id: FileId,
     /// The versions that the bytes began as.
     pub base: Vec<Dot>,
-    /// The bytes it had then.
+    /// What its bytes were in the commit: those of a large file have another name.
+    pub kind: Kind,
+    /// The name they had there.
     pub blob: Oid,
 }
 

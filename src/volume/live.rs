@@ -101,7 +101,7 @@ pub struct Live {
     pub directs: BTreeSet<Ino>,
     /// Inodes whose bytes are in the commit that is being made, and what they are there once that
     /// is known.
-    pub sealing: HashMap<Ino, Option<Oid>>,
+    pub sealing: HashMap<Ino, Option<(Kind, Oid)>>,
     /// Which inode a file was last written through: a version that lost its name to one from
     /// elsewhere, or a copy beside it, has the same id. One at a time has bytes for a commit.
     pub writing: HashMap<FileId, Ino>,
@@ -306,7 +306,8 @@ impl Live {
         if self.committing.contains(&ino) || self.view.stage.staged(&id).is_some() {
             return;
         }
-        i.data = Data::Blob { id, len };
+        let chunked = false;
+        i.data = Data::Blob { id, len, chunked };
     }
 
     /// The same of a file with these bytes, which a commit has as this blob.

@@ -12,9 +12,11 @@ use super::inode::{Attr, Child, Data, Ino, Inode, OtherName, Subdirs};
 use super::live::{Context, Live, Stale};
 use crate::base::id::FileId;
 use crate::base::name::EntryName;
+use crate::chunk::manifest;
 use crate::merge::shown::{self, Role, Shown};
 use crate::record::Source;
 use crate::record::model::Kind;
+use crate::store::objects::{ObjectKind, Objects};
 
 impl Live {
     /// The inode that a name leads to, if any.
@@ -68,7 +70,7 @@ impl Live {
                 let data = self.data_of(cx, &s)?;
                 let inode = Inode {
                     ino,
-                    kind: s.kind,
+                    kind: s.kind.plain(),
                     attr: attr_of(&s),
                     shown: s.clone(),
                     place: None,
@@ -122,7 +124,7 @@ impl Live {
         };
         let has_names = s.links > 0 || !s.link.is_empty();
         let names = !is_copy(s) && !is_copy(&i.shown);
-        let same = i.kind == s.kind && ids(&i.shown) == ids(s) && i.names > 0 && !i.removed;
+        let same = i.kind == s.kind.plain() && ids(&i.shown) == ids(s) && i.names > 0 && !i.removed;
         let contents = |s: &Shown| {
             s.versions
                 .iter()
@@ -174,7 +176,7 @@ impl Live {
         // Who writes to a file goes on with it, not with a copy beside it: also who is about to
         // open it by a name that the kernel has yet to forget.
         let apart = s.role != Role::Main && (i.writers > 0 || i.shown.role == Role::Main);
-        let free = i.place.is_none() && !i.removed && i.kind == s.kind && !apart;
+        let free = i.place.is_none() && !i.removed && i.kind == s.kind.plain() && !apart;
         let clean = i.dirty.is_none() && !i.born && !self.committing.contains(&ino);
         free && (s.kind == Kind::Dir || (clean && i.shown.blob == s.blob))
     }
@@ -184,11 +186,19 @@ impl Live {
         if !s.kind.has_bytes() {
             return Ok(Data::None);
         }
-        if let Some(o) = self.view.stage.staged(&s.blob) {
+        let id = s.blob;
+        if s.kind == Kind::Large {
+            let head = self.view.stage.get(&id, ObjectKind::Blob)?;
+            let len = manifest::head(&head).map_or(0, |h| h.len);
+            let chunked = true;
+            return Ok(Data::Blob { id, len, chunked });
+        }
+        if let Some(o) = self.view.stage.staged(&id) {
             return Ok(Data::Memory(o.data));
         }
-        let len = cx.repo.size(&s.blob)?;
-        Ok(Data::Blob { id: s.blob, len })
+        let len = cx.repo.size(&id)?;
+        let chunked = false;
+        Ok(Data::Blob { id, len, chunked })
     }
 
     /// Takes over what the view now shows under a name. Pushes what the kernel must be told.
@@ -242,7 +252,7 @@ impl Live {
             return Ok(None);
         };
         let same = match (&now, self.inodes.get(&ino)) {
-            (Some(s), Some(i)) if s.kind == i.kind => match s.kind {
+            (Some(s), Some(i)) if s.kind == i.shown.kind => match s.kind {
                 Kind::Dir => s.dirs.iter().any(|d| i.shown.dirs.contains(d)),
                 // Under several names it is the same files by each, or none of them is it.
                 _ if !i.others.is_empty() => s.blob == i.shown.blob && ids(s) == ids(&i.shown),

@@ -10,22 +10,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::chain::{Desk, Numbers};
-use super::commit::{self, Batch, Over, Written};
+use super::commit::{self, Batch, Keep, Over, Written};
 use super::derive;
 use super::error::VolumeError;
 use super::inode::{Data, Told};
 use super::spill::Spill;
 use super::view::{HeadInfo, View};
-use super::{Volume, VolumeResult, room};
+use super::{Volume, VolumeResult, large, room};
 use crate::base::clock;
 use crate::base::durable;
 use crate::base::id::{BranchId, FileId, Oid};
 use crate::base::limit::FILE_BYTES_MAX;
 use crate::base::stamp::Dot;
+use crate::chunk::manifest;
 use crate::journal::{Committed, Entry, Patch, Recovered};
 use crate::record::change::Change;
 use crate::record::model::Kind;
-use crate::store::objects::{Memory, Object, ObjectError, ObjectKind, Objects, id_of};
+use crate::store::objects::{Memory, Object, ObjectError, ObjectKind, Objects};
 use crate::store::{closure, incoming};
 
 /// What an earlier run left on the disk.
@@ -37,6 +38,8 @@ pub struct Found<'a> {
     pub refs: Vec<Oid>,
     /// Where files of larger bytes are.
     pub overlay: &'a Path,
+    /// Bytes that a file may have.
+    pub len_max: u64,
 }
 
 /// What the new run starts with.
@@ -51,7 +54,7 @@ pub struct Replayed {
 }
 
 /// Finds the heads that were known, begins the branch of this run, and commits on it what the
-/// journal holds beyond the last head record. Objects are here already. `read` gets the bytes
+/// journal holds beyond the last head record. Objects are here already. `keep` keeps the bytes
 /// of what was written; the time is in nanoseconds since 1970.
 ///
 /// # Errors
@@ -61,12 +64,12 @@ pub fn replay(
     found: Found<'_>,
     numbers: &mut Numbers,
     now_ns: i64,
-    read: &dyn Fn(&Data) -> VolumeResult<Vec<u8>>,
+    keep: &Keep<'_>,
 ) -> VolumeResult<Replayed> {
     let heads = known_heads(desk, &found)?;
     let view = derive::derive(desk.objects.clone(), desk.cache, heads)?;
     numbers.saw(&view.heads);
-    let tail = Tail::read(&*view.stage, &found, now_ns, read)?;
+    let tail = Tail::read(&*view.stage, &found, now_ns)?;
     let committed = tail.committed.clone();
     desk.disk.append(&Entry::Started(numbers.branch))?;
     let wall_ms = u64::try_from(now_ns / 1_000_000).unwrap_or(0);
@@ -77,7 +80,7 @@ pub fn replay(
     };
     let mut tail = tail;
     while let Some(batch) = tail.next_batch(numbers, wall_ms) {
-        let made = commit::write(desk, &done.view, &batch, read, &|_| Ok(()))?;
+        let made = commit::write(desk, &done.view, &batch, keep, &|_| Ok(()))?;
         numbers.took(batch.stamp);
         done.view = made.view;
         done.committed = Some(made.record);
@@ -92,6 +95,7 @@ pub(super) struct Left {
     recovered: Recovered,
     refs: Vec<Oid>,
     overlay: PathBuf,
+    len_max: u64,
     /// Of this start: who recovers the same twice makes the same of it.
     now_ns: i64,
 }
@@ -102,6 +106,7 @@ impl Left {
             entries: &self.recovered.entries,
             refs: self.refs.clone(),
             overlay: &self.overlay,
+            len_max: self.len_max,
         }
     }
 
@@ -122,11 +127,12 @@ pub(super) fn recover(volume: &Volume, found: Recovered) -> VolumeResult<()> {
     let left = Left {
         refs: head_refs(volume)?,
         overlay: volume.overlay_dir(),
+        len_max: volume.file_bytes_max(),
         now_ns: clock::now_ns(),
         recovered: found,
     };
     restore_objects(volume, &left.recovered)?;
-    let (done, numbers) = match replay_left(volume, &volume.desk(), &left) {
+    let (done, numbers) = match replay_left(volume, &volume.desk(), &left, &keep_all(volume)) {
         Ok(done) => done,
         Err(e) if e.is_full() && left.recovered.damage.is_none() => {
             tracing::error!(volume = %volume.name(), error = %e, "nothing is written until there is room");
@@ -155,11 +161,27 @@ pub(super) fn replay_left(
     volume: &Volume,
     desk: &Desk<'_>,
     left: &Left,
+    keep: &Keep<'_>,
 ) -> VolumeResult<(Replayed, Numbers)> {
     let mut numbers = volume.lock().numbers;
-    let read = |data: &Data| volume.read(data, 0, u32::MAX);
-    let done = replay(desk, left.found(), &mut numbers, left.now_ns, &read)?;
+    let done = replay(desk, left.found(), &mut numbers, left.now_ns, keep)?;
     Ok((done, numbers))
+}
+
+/// Keeps what an earlier run left. A file that no program has from then becomes a container as it
+/// is.
+pub(super) fn keep_all(
+    volume: &Volume,
+) -> impl Fn(&dyn Objects, Kind, &Data) -> VolumeResult<(Kind, Oid)> {
+    |stage, kind, data| {
+        if let Data::Spilled(s) = data
+            && volume.is_for_container(kind, data)
+            && !s.has_writers().unwrap_or(true)
+        {
+            let _is_sealed = s.seal();
+        }
+        volume.keep(stage, kind, data)
+    }
 }
 
 /// All is in a commit: the rest of what the earlier run left goes.
@@ -364,7 +386,7 @@ struct Tail {
     /// Commits that came to be, by the branches that this journal began.
     done: HashMap<BranchId, u64>,
     /// What overlay files that programs could write to began as, by their numbers.
-    bound: BTreeMap<u64, (Kind, Vec<Told>)>,
+    bound: BTreeMap<u64, Vec<Told>>,
     /// What such files began as whose entries an operation ended, by its number and their ids.
     ended: HashMap<(u64, FileId), Vec<Told>>,
     /// Other versions of files that are in `files`: each goes into a commit of its own.
@@ -374,12 +396,7 @@ struct Tail {
 }
 
 impl Tail {
-    fn read(
-        objs: &dyn Objects,
-        found: &Found<'_>,
-        now_ns: i64,
-        read: &dyn Fn(&Data) -> VolumeResult<Vec<u8>>,
-    ) -> VolumeResult<Self> {
+    fn read(objs: &dyn Objects, found: &Found<'_>, now_ns: i64) -> VolumeResult<Self> {
         let mut tail = Self {
             now_ns,
             ..Self::default()
@@ -419,8 +436,8 @@ impl Tail {
         for (n, p) in waiting {
             tail.patch(objs, found.overlay, n, p.clone())?;
         }
-        for (number, (kind, told)) in std::mem::take(&mut tail.bound) {
-            tail.compare(found.overlay, number, (kind, told), read)?;
+        for (number, told) in std::mem::take(&mut tail.bound) {
+            tail.compare(&found, number, told)?;
         }
         Ok(tail)
     }
@@ -434,11 +451,16 @@ impl Tail {
                 blob,
                 file,
             } => {
-                let (_, told) = self.bound.entry(file).or_insert((kind, Vec::new()));
-                told.push(Told { id, base, blob });
+                let told = self.bound.entry(file).or_default();
+                told.push(Told {
+                    id,
+                    base,
+                    kind,
+                    blob,
+                });
             }
             Patch::Unbind { file } => {
-                for told in self.bound.remove(&file).into_iter().flat_map(|(_, t)| t) {
+                for told in self.bound.remove(&file).into_iter().flatten() {
                     self.ended.entry((n, told.id)).or_default().push(told);
                 }
             }
@@ -461,13 +483,7 @@ impl Tail {
 
     /// What programs wrote by themselves into an overlay file is a version over those that it began
     /// as. What else the journal says of the file names the overlay file already.
-    fn compare(
-        &mut self,
-        overlay: &Path,
-        number: u64,
-        (kind, told): (Kind, Vec<Told>),
-        read: &dyn Fn(&Data) -> VolumeResult<Vec<u8>>,
-    ) -> VolumeResult<()> {
+    fn compare(&mut self, found: &Found<'_>, number: u64, told: Vec<Told>) -> VolumeResult<()> {
         let is_it = |b: &Bytes| matches!(&b.data, Data::Spilled(s) if s.number == number);
         if self.files.values().any(is_it) {
             return Ok(());
@@ -476,16 +492,22 @@ impl Tail {
         let Some(told) = told.iter().rev().find(came) else {
             return Ok(());
         };
+        let kind = told.kind.plain();
         let mut b = Bytes::empty(Over::Dots(told.base.clone()), kind, self.now_ns);
-        b.spill(overlay, number);
-        if !b.data.is_spilled() {
+        b.spill(found.overlay, number);
+        let Data::Spilled(s) = &b.data else {
             return Ok(());
+        };
+        let size = s.len();
+        if size > found.len_max {
+            return set_aside(found.overlay, number, size);
         }
-        let size = b.data.len();
-        if size > FILE_BYTES_MAX {
-            return set_aside(overlay, number, size);
-        }
-        if id_of(ObjectKind::Blob, &read(&b.data)?) != told.blob {
+        // One that was a blob and is too long to be one has changed.
+        let is_same = match told.kind != Kind::Large && size > FILE_BYTES_MAX {
+            true => false,
+            false => large::name_of(told.kind, s.file())? == told.blob,
+        };
+        if !is_same {
             // One version of a file in one commit.
             match self.files.contains_key(&told.id) {
                 true => self.later.push((told.id, b)),
@@ -529,13 +551,21 @@ impl Tail {
                     true => Arc::default(),
                     false => objs.get(&blob, ObjectKind::Blob)?,
                 };
+                let data = match manifest::head(&bytes) {
+                    Ok(head) if kind == Kind::Large => Data::Blob {
+                        id: blob,
+                        len: head.len,
+                        chunked: true,
+                    },
+                    _ => Data::Memory(bytes),
+                };
                 // A file may begin anew before the commit of what it was came to be. What follows
                 // builds on this, not on what was; an overlay file would hide it.
                 let b = self.files.entry(id).or_insert_with(|| {
                     let base = base.into_iter().filter(|d| !lost(&self.done, *d)).collect();
-                    Bytes::empty(Over::Dots(base), kind, self.now_ns)
+                    Bytes::empty(Over::Dots(base), kind.plain(), self.now_ns)
                 });
-                b.data = Data::Memory(bytes);
+                b.data = data;
             }
             Patch::Bytes {
                 id,
@@ -630,6 +660,9 @@ impl Bytes {
 
     fn resize(&mut self, len: u64, mtime: i64) {
         self.mtime = mtime;
+        if len == 0 && matches!(self.data, Data::Blob { .. }) {
+            self.data = Data::Memory(Arc::default());
+        }
         if let Data::Memory(m) = &mut self.data
             && let Ok(len) = usize::try_from(len)
         {

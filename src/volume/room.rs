@@ -10,13 +10,14 @@ use std::sync::{Arc, PoisonError};
 
 use super::chain::{Desk, Disk};
 use super::derive;
+use super::inode::Data;
 use super::recover::{self, Left};
 use super::view::View;
 use super::worker::Worker;
 use super::{Volume, VolumeResult};
 use crate::base::id::Oid;
 use crate::journal::{Entry, JournalError};
-use crate::store::objects::Object;
+use crate::store::objects::{Object, Objects};
 
 /// A disk on which nothing can be written.
 struct NoRoom<'a>(&'a Volume);
@@ -62,7 +63,8 @@ pub(super) fn show(volume: &Volume, left: Left) -> VolumeResult<()> {
     };
     let heads = recover::known_heads(&desk, &left.found())?;
     let base = derive::derive(desk.objects.clone(), desk.cache, heads)?;
-    let (done, _) = recover::replay_left(volume, &desk, &left)?;
+    let keep = |stage: &dyn Objects, kind, data: &Data| volume.keep_in_mind(stage, kind, data);
+    let (done, _) = recover::replay_left(volume, &desk, &left, &keep)?;
     volume.lock().view = View {
         state: done.view.state,
         stage: done.view.stage,
@@ -129,7 +131,8 @@ impl Worker<'_> {
         let volume = self.volume;
         // What was made in memory lasts before a head names it.
         volume.repo().settle()?;
-        let (done, numbers) = recover::replay_left(volume, &volume.desk(), left)?;
+        let keep = recover::keep_all(volume);
+        let (done, numbers) = recover::replay_left(volume, &volume.desk(), left, &keep)?;
         let base = volume.view();
         let mut stale = Vec::new();
         {
@@ -139,6 +142,7 @@ impl Worker<'_> {
             live.last_committed = done.committed;
             self.reconcile_all(&mut live, &base, &done.view, &mut stale)?;
         }
+        volume.out_of_mind();
         volume.tell(None, stale);
         if let (Some(_), Some(head)) = (done.caught_up, done.view.heads.first()) {
             volume.outlet.committed(volume.name(), head, None);

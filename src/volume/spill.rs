@@ -2,16 +2,20 @@
 //!
 //! Invariant: its number names it in the journal and is used once while the node runs. While the
 //! kernel hands programs the file itself, nobody is told of their writes: they are seen by the
-//! file's times alone ([`Spill::changed`]). Threads: any.
+//! file's times alone ([`Spill::changed`]). One that is sealed is written to by nobody: it is
+//! becoming the container of a large file, or is one, by another name. Threads: any.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
+use crate::base::id::Oid;
 use crate::base::{clock, sys};
+use crate::chunk::Sha256;
 
 /// What is written within this long of another write may have the same time: two ticks of the
 /// slowest clock that a kernel stamps files by, and some.
@@ -41,6 +45,25 @@ pub struct Spill {
     reader: File,
     writer: Mutex<Option<Arc<File>>>,
     watch: Mutex<Watch>,
+    /// Asked where nobody may wait; set while [`Self::seal`] is held.
+    sealed: AtomicBool,
+    seal: Mutex<Seal>,
+    /// It began as a copy of what is in chunks: most of it is.
+    derived: AtomicBool,
+    /// The journal has yet to hear that it holds the bytes again.
+    untold: AtomicBool,
+}
+
+/// Whether an overlay file may be written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Seal {
+    /// It may.
+    #[default]
+    Open,
+    /// Not without saying so: somebody names its bytes.
+    Sealed,
+    /// Not at all: it is the container of this file, whose manifest has this head.
+    Container(Sha256, Oid),
 }
 
 #[derive(Debug, Default)]
@@ -77,13 +100,105 @@ impl Spill {
     /// As the file system.
     pub fn open(dir: &Path, number: u64) -> io::Result<Self> {
         let path = dir.join(number.to_string());
-        Ok(Self {
+        let reader = File::open(&path)?;
+        Ok(Self::new(path, number, reader, Seal::Open))
+    }
+
+    /// The file of a container, to be read. It has no name in the overlay, but will have this one
+    /// when somebody writes to it.
+    #[must_use]
+    pub fn container(dir: &Path, number: u64, file: File, of: (Sha256, Oid)) -> Self {
+        let path = dir.join(number.to_string());
+        Self::new(path, number, file, Seal::Container(of.0, of.1))
+    }
+
+    fn new(path: PathBuf, number: u64, reader: File, seal: Seal) -> Self {
+        Self {
             number,
-            reader: File::open(&path)?,
             path,
+            reader,
             writer: Mutex::default(),
             watch: Mutex::default(),
-        })
+            sealed: AtomicBool::new(seal != Seal::Open),
+            seal: Mutex::new(seal),
+            derived: AtomicBool::new(false),
+            untold: AtomicBool::new(false),
+        }
+    }
+
+    /// From now on nobody writes to it unless he opens the seal. False if somebody has it in hand.
+    /// Under the table's lock, as writes are.
+    pub fn seal(&self) -> bool {
+        let mut s = match self.seal.try_lock() {
+            Ok(s) => s,
+            Err(TryLockError::Poisoned(s)) => s.into_inner(),
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        if *s == Seal::Open {
+            lock(&self.writer).take();
+            *s = Seal::Sealed;
+            self.sealed.store(true, Ordering::Release);
+        }
+        true
+    }
+
+    /// Whether a writer has to open the seal first.
+    #[must_use]
+    pub fn is_sealed(&self) -> bool {
+        self.sealed.load(Ordering::Acquire)
+    }
+
+    /// How it is sealed, which stays so as long as this is kept. Waits for who changes it; not under
+    /// the table's lock.
+    pub fn sealed(&self) -> MutexGuard<'_, Seal> {
+        lock(&self.seal)
+    }
+
+    /// Opens the seal: it may be written to. What it was is out of the way.
+    pub fn open_seal(&self, mut seal: MutexGuard<'_, Seal>) {
+        if matches!(*seal, Seal::Container(..)) {
+            self.set_derived();
+        }
+        *seal = Seal::Open;
+        self.untold.store(true, Ordering::Release);
+        self.sealed.store(false, Ordering::Release);
+    }
+
+    /// The container that it is, and the head of its manifest, as far as that is known without
+    /// waiting.
+    #[must_use]
+    pub fn contained(&self) -> Option<(Sha256, Oid)> {
+        let s = match self.seal.try_lock() {
+            Ok(s) => s,
+            Err(TryLockError::Poisoned(s)) => s.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        match *s {
+            Seal::Container(sha256, head) => Some((sha256, head)),
+            _ => None,
+        }
+    }
+
+    /// It holds what is in chunks, or most of that.
+    pub fn set_derived(&self) {
+        self.derived.store(true, Ordering::Release);
+    }
+
+    /// See [`Self::set_derived`].
+    #[must_use]
+    pub fn is_derived(&self) -> bool {
+        self.derived.load(Ordering::Acquire)
+    }
+
+    /// Whether the journal has to be told that this holds the bytes, even if it was before.
+    #[must_use]
+    pub fn is_untold(&self) -> bool {
+        self.untold.load(Ordering::Acquire)
+    }
+
+    /// The journal was told.
+    pub fn told(&self) {
+        self.untold.store(false, Ordering::Release);
     }
 
     /// To read from, and to make its bytes durable.
@@ -103,6 +218,9 @@ impl Spill {
     /// # Errors
     /// As the file system.
     pub fn writer(&self) -> io::Result<Arc<File>> {
+        if self.is_sealed() {
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
         let mut w = lock(&self.writer);
         if let Some(f) = &*w {
             return Ok(f.clone());

@@ -202,14 +202,15 @@ impl Worker<'_> {
             self.watched = Instant::now();
             self.volume.watch_directs();
         }
+        self.volume.contain_waiting(false);
         self.volume.sweep_overlays();
     }
 
     fn finish(&mut self, batch: Batch) -> VolumeResult<()> {
         let base = self.volume.view();
-        let read = |data: &_| self.volume.snapshot(data);
+        let keep = |stage: &dyn Objects, kind, data: &_| self.volume.keep(stage, kind, data);
         let pin = |blobs: &_| self.volume.pin(blobs);
-        let mut done = match commit::write(&self.volume.desk(), &base, &batch, &read, &pin) {
+        let mut done = match commit::write(&self.volume.desk(), &base, &batch, &keep, &pin) {
             Ok(done) => done,
             Err(e) => {
                 self.failed = Some(batch);

@@ -155,7 +155,7 @@ fn a_file_that_gets_shorter_meanwhile_is_an_error() {
     };
     let f = file_of(&noise(5, 1000));
     let (give, _parts) = sync_channel(9);
-    let got = read_pieces(&small(), &f, 2000, &mut blocks, &give);
+    let got = read_pieces(&small(), (&f, 2000), &mut blocks, &give, &mut |_, _| Ok(()));
     assert_eq!(got.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
 }
 
@@ -194,7 +194,17 @@ proptest! {
     #[test]
     fn holes_and_blocks_do_not_matter(parts in content()) {
         let bytes = build(&parts);
-        let s = survey_with(&small(), &sparse(&bytes)).unwrap();
+        let mut handed = Vec::new();
+        let s = survey_with(&small(), &sparse(&bytes), &mut |p, b| {
+            assert_eq!(p.id, ChunkId::of(b));
+            handed.push(*p);
+            Ok(())
+        })
+        .unwrap();
+        let zeros = small().zeros();
+        let all: Vec<_> = s.pieces.iter().filter(|p| **p != zeros).copied().collect();
+        handed.retain(|p| *p != zeros);
+        assert_eq!(handed, all);
         prop_assert_eq!(&s.pieces, &plainly(&small(), &bytes));
         let whole = Sha256(sha2::Sha256::digest(&bytes).into());
         prop_assert_eq!(s.sha256, whole);

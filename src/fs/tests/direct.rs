@@ -40,7 +40,10 @@ fn open(f: &Fs, ino: Ino, write: bool) -> Option<Program> {
     };
     match f.open_as(ino, access).unwrap() {
         Opened::Direct(s) => {
-            let file = OpenOptions::new().read(true).write(write).open(s.path());
+            let file = match write {
+                true => OpenOptions::new().read(true).write(true).open(s.path()),
+                false => s.file().try_clone(),
+            };
             Some(Program {
                 ino,
                 file: file.unwrap(),

@@ -1,0 +1,366 @@
+//! Files whose bytes are chunks: with a low threshold, so that all of it happens with little.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::anything::Rng;
+use super::*;
+use crate::chunk::pointer::parse_pointer;
+use crate::record::git_tree;
+use crate::store::objects::{ObjectKind, Objects};
+use crate::volume::error::VolumeError;
+use crate::volume::inode::Data;
+use crate::volume::large::{Lacking, Supply};
+
+/// Files above this are cut.
+const ABOVE: u64 = 100_000;
+const LEN: usize = 3 << 20;
+
+fn large_volume(dir: &Path, node: u8) -> Arc<Volume> {
+    let who = Identity {
+        node: NodeId([node; 32]),
+        name: format!("n{node}"),
+    };
+    let name = "cell".parse().unwrap();
+    Volume::open_with(dir, name, who, Arc::<Heads>::default(), ABOVE).unwrap()
+}
+
+/// The process dies after this, of which nothing is committed.
+fn dies_after(v: &Volume, dir: &Path, last: impl FnOnce() + Send + 'static) -> Arc<Volume> {
+    let (from, to) = (dir.to_owned(), dir.with_extension("crashed"));
+    let copied = {
+        let to = to.clone();
+        v.while_still(move || {
+            last();
+            Command::new("cp").arg("-a").args([from, to]).status()
+        })
+    };
+    assert!(copied.unwrap().unwrap().success());
+    v.stop().unwrap();
+    std::fs::remove_dir_all(dir).unwrap();
+    std::fs::rename(to, dir).unwrap();
+    large_volume(dir, 1)
+}
+
+fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut rng = Rng(seed);
+    let mut out = Vec::with_capacity(len);
+    while out.len() < len {
+        out.extend((rng.below(usize::MAX) as u64).to_le_bytes());
+    }
+    out.truncate(len);
+    out
+}
+
+fn put_bytes(f: &Fs, name: &str, bytes: &[u8]) -> Ino {
+    let ino = match f.lookup(ROOT_INO, name.as_bytes()).unwrap() {
+        Some(s) => {
+            f.open(s.ino, true, true).unwrap();
+            s.ino
+        }
+        None => {
+            let made = f.create(ROOT_INO, name.as_bytes(), 0o644, ME, true);
+            made.unwrap().ino
+        }
+    };
+    for (n, part) in bytes.chunks(1 << 20).enumerate() {
+        f.write(ino, (n << 20) as u64, part).unwrap();
+    }
+    f.release(ino, true);
+    ino
+}
+
+fn bytes(f: &Fs, name: &str) -> Vec<u8> {
+    f.read(walk(f, name), 0, u32::MAX).unwrap()
+}
+
+fn kind(v: &Arc<Volume>, name: &str) -> Kind {
+    let ino = walk(&fs(v), name);
+    let live = v.lock();
+    live.inodes.get(&ino).unwrap().shown.kind
+}
+
+/// What git has at a name.
+fn in_git(v: &Volume, name: &str) -> Vec<u8> {
+    let tree = v.view().tree;
+    let all = git_tree::read(&*v.view().stage, &tree).unwrap();
+    let e = all.iter().find(|e| e.name == name.as_bytes()).unwrap();
+    let blob = v.view().stage.get(&e.id, ObjectKind::Blob).unwrap();
+    blob.as_ref().clone()
+}
+
+fn head(v: &Arc<Volume>, name: &str) -> Oid {
+    let ino = walk(&fs(v), name);
+    v.lock().inodes.get(&ino).unwrap().shown.blob
+}
+
+fn is_contained(v: &Volume, ino: Ino) -> bool {
+    let live = v.lock();
+    let i = live.inodes.get(&ino);
+    i.is_none_or(|i| matches!(i.data, Data::Blob { chunked: true, .. }))
+}
+
+fn soon(what: &str, mut is: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !is() {
+        assert!(begin.elapsed() < Duration::from_secs(20), "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn give(from: &Volume, to: &Volume, head: &Oid, range: &Range<u64>) -> usize {
+    let (there, here) = (from.chunks().unwrap(), to.chunks().unwrap());
+    let mut n = 0;
+    for p in to.lacks(head, usize::MAX).unwrap() {
+        if p.at < range.end && range.start < p.end() {
+            let bytes = there.read(&p.piece.id).unwrap().unwrap();
+            here.put(&p.piece.id, &bytes).unwrap();
+            n += 1;
+        }
+    }
+    n
+}
+
+/// Another node, as if its connections were calls.
+struct Line {
+    from: Arc<Volume>,
+    to: std::sync::Weak<Volume>,
+    pieces: Arc<AtomicUsize>,
+}
+
+impl Supply for Line {
+    fn fetch(&self, head: Oid, range: Range<u64>, _: Instant) -> Result<(), Lacking> {
+        let to = self.to.upgrade().unwrap();
+        let n = give(&self.from, &to, &head, &range);
+        self.pieces.fetch_add(n, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// `to` is given what it lacks by `from`; how many pieces were.
+fn line(from: &Arc<Volume>, to: &Arc<Volume>) -> Arc<AtomicUsize> {
+    let pieces = Arc::new(AtomicUsize::new(0));
+    to.set_supply(Arc::new(Line {
+        from: from.clone(),
+        to: Arc::downgrade(to),
+        pieces: pieces.clone(),
+    }));
+    pieces
+}
+
+#[test]
+fn a_large_file_is_in_the_store_once_and_a_pointer_in_git() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("v");
+    let v = large_volume(&home, 1);
+    let f = fs(&v);
+    let content = noise(1, LEN);
+    let ino = put_bytes(&f, "big", &content);
+    put(&f, "small", "text");
+    v.flush_all().unwrap();
+    assert_eq!(
+        (kind(&v, "big"), kind(&v, "small")),
+        (Kind::Large, Kind::File)
+    );
+    let (_, len) = parse_pointer(&in_git(&v, "big")).unwrap();
+    assert_eq!(len, LEN as u64);
+    assert_eq!(f.getattr(ino).unwrap().size, LEN as u64);
+    let s = v.chunks().unwrap().stats();
+    assert_eq!((s.containers, s.live_bytes), (1, 0), "{s:?}");
+    assert!(bytes(&f, "big") == content);
+    fsck(&v);
+    soon("no overlay file", || {
+        std::fs::read_dir(home.join("overlay")).unwrap().count() == 0
+    });
+    assert!(bytes(&f, "big") == content);
+    assert_eq!(v.chunks().unwrap().stats(), s);
+    v.stop().unwrap();
+    drop(f);
+    let v = large_volume(&home, 1);
+    assert!(bytes(&fs(&v), "big") == content);
+    assert_eq!(f_read(&v, "big", LEN as u64 - 3, 100), content[LEN - 3..]);
+    v.stop().unwrap();
+}
+
+fn f_read(v: &Arc<Volume>, name: &str, at: u64, len: u32) -> Vec<u8> {
+    let f = fs(v);
+    f.read(walk(&f, name), at, len).unwrap()
+}
+
+#[test]
+fn a_change_of_a_large_file_costs_what_changed_and_the_old_one_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let v = large_volume(dir.path(), 1);
+    let f = fs(&v);
+    let mut content = noise(2, LEN);
+    let ino = put_bytes(&f, "big", &content);
+    v.flush_all().unwrap();
+    let old = head(&v, "big");
+    soon("a container", || is_contained(&v, ino));
+    for n in 0..4_usize {
+        let at = (n + 1) * 500_000;
+        f.open(ino, true, false).unwrap();
+        f.write(ino, at as u64, b"changed").unwrap();
+        f.release(ino, true);
+        content[at..at + 7].copy_from_slice(b"changed");
+        v.flush_all().unwrap();
+        assert!(bytes(&f, "big") == content, "{n}");
+        assert_ne!(head(&v, "big"), old);
+    }
+    let s = v.chunks().unwrap().stats();
+    assert!(s.live_bytes < 5 << 20, "{s:?}");
+    assert!(f_copy(&v, &old) == noise(2, LEN), "the old version");
+    soon("the new one is a container", || is_contained(&v, ino));
+    assert!(bytes(&f, "big") == content);
+    assert!(f_copy(&v, &old) == noise(2, LEN), "the old version");
+    // Cut short it is a plain file, and grown again a large one.
+    let set = SetAttr {
+        size: Some(1000),
+        ..SetAttr::default()
+    };
+    f.setattr(ino, set).unwrap();
+    v.flush_all().unwrap();
+    assert_eq!(
+        (kind(&v, "big"), bytes(&f, "big")),
+        (Kind::File, content[..1000].to_vec())
+    );
+    assert_eq!(in_git(&v, "big"), content[..1000]);
+    put_bytes(&f, "big", &content);
+    v.flush_all().unwrap();
+    assert_eq!(kind(&v, "big"), Kind::Large);
+    assert!(bytes(&f, "big") == content);
+    fsck(&v);
+    v.stop().unwrap();
+}
+
+fn f_copy(v: &Volume, head: &Oid) -> Vec<u8> {
+    let mut to = tempfile::NamedTempFile::new().unwrap();
+    v.copy_large(head, to.as_file()).unwrap();
+    let mut out = Vec::new();
+    std::io::Read::read_to_end(to.as_file_mut(), &mut out).unwrap();
+    out
+}
+
+#[test]
+fn what_others_wrote_is_read_when_its_bytes_come() {
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (
+        large_volume(&dir.path().join("a"), 1),
+        large_volume(&dir.path().join("b"), 2),
+    );
+    let (fa, fb) = (fs(&a), fs(&b));
+    let content = noise(3, LEN);
+    put_bytes(&fa, "big", &content);
+    put_bytes(&fa, "cut", &noise(4, LEN));
+    sync(&a, &b);
+    let ino = walk(&fb, "big");
+    assert_eq!(fb.getattr(ino).unwrap().size, LEN as u64);
+    assert_eq!(in_git(&a, "big"), in_git(&b, "big"));
+    // Nobody brings it.
+    let lacks = fb.read(ino, 0, 10);
+    assert!(
+        matches!(lacks, Err(VolumeError::Unsupplied(_))),
+        "{lacks:?}"
+    );
+    let pieces = line(&a, &b);
+    // To cut a file takes nothing of it.
+    put_bytes(&fb, "cut", b"short");
+    assert_eq!(pieces.load(Ordering::Relaxed), 0);
+    let at = 1_500_000;
+    assert!(fb.may_wait(ino));
+    assert_eq!(
+        fb.read(ino, at, 100).unwrap(),
+        content[at as usize..][..100]
+    );
+    assert!((1..=2).contains(&pieces.load(Ordering::Relaxed)));
+    // To write to it takes all.
+    fb.open(ino, true, false).unwrap();
+    fb.write(ino, at, b"of b").unwrap();
+    fb.release(ino, true);
+    let mut changed = content.clone();
+    changed[at as usize..][..4].copy_from_slice(b"of b");
+    assert!(bytes(&fb, "big") == changed);
+    line(&b, &a);
+    sync(&a, &b);
+    assert!(bytes(&fa, "big") == changed);
+    // Both change it: neither is lost, and nobody merges them.
+    for (f, text) in [(&fa, b"of a"), (&fb, b"of B")] {
+        let ino = walk(f, "big");
+        f.open(ino, true, false).unwrap();
+        f.write(ino, 7, text).unwrap();
+        f.release(ino, true);
+    }
+    sync(&a, &b);
+    let all = manifest(&fa);
+    assert_eq!(all.keys().filter(|k| k.contains(".conflict-")).count(), 1);
+    assert!(all == manifest(&fb));
+    for v in [&a, &b] {
+        fsck(v);
+        v.stop().unwrap();
+    }
+}
+
+#[test]
+fn a_large_file_survives_a_crash_before_and_after_its_commit() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("v");
+    let content = noise(5, LEN);
+    let mut v = large_volume(&home, 1);
+    // Before.
+    let (f, c) = (fs(&v), content.clone());
+    v = dies_after(&v, &home, move || {
+        let ino = put_bytes(&f, "big", &c);
+        f.fsync(ino).unwrap();
+    });
+    assert!(bytes(&fs(&v), "big") == content);
+    assert_eq!(kind(&v, "big"), Kind::Large);
+    // After.
+    let f = fs(&v);
+    put_bytes(&f, "more", &content);
+    put_bytes(&f, "other", &noise(6, LEN));
+    drop(f);
+    v.commit_now().unwrap();
+    v = dies_after(&v, &home, || ());
+    assert!(bytes(&fs(&v), "more") == content);
+    assert!(bytes(&fs(&v), "other") == noise(6, LEN));
+    // A change of a container, with and without a commit after it.
+    let f = fs(&v);
+    v = dies_after(&v, &home, move || {
+        let ino = walk(&f, "more");
+        f.open(ino, true, false).unwrap();
+        f.write(ino, 0, b"more").unwrap();
+        f.fsync(ino).unwrap();
+    });
+    let mut more = content.clone();
+    more[..4].copy_from_slice(b"more");
+    assert!(bytes(&fs(&v), "more") == more);
+    assert!(bytes(&fs(&v), "big") == content);
+    // A save over it by a new name that was committed, and a write after that.
+    let f = fs(&v);
+    put_bytes(&f, "tmp", &noise(7, LEN));
+    v.flush_all().unwrap();
+    v = dies_after(&v, &home, move || {
+        let ino = walk(&f, "tmp");
+        let (from, to) = ((ROOT_INO, &b"tmp"[..]), (ROOT_INO, &b"big"[..]));
+        f.rename(from, to, RenameMode::Replace).unwrap();
+        f.open(ino, true, false).unwrap();
+        f.write(ino, 9, b"saved").unwrap();
+        f.fsync(ino).unwrap();
+    });
+    let mut saved = noise(7, LEN);
+    saved[9..14].copy_from_slice(b"saved");
+    assert!(bytes(&fs(&v), "big") == saved);
+    // The same without the write.
+    let f = fs(&v);
+    put_bytes(&f, "tmp", &noise(8, LEN));
+    v.flush_all().unwrap();
+    v = dies_after(&v, &home, move || {
+        let (from, to) = ((ROOT_INO, &b"tmp"[..]), (ROOT_INO, &b"big"[..]));
+        f.rename(from, to, RenameMode::Replace).unwrap();
+        f.fsync(walk(&f, "big")).unwrap();
+    });
+    assert!(bytes(&fs(&v), "big") == noise(8, LEN));
+    assert_eq!(kind(&v, "big"), Kind::Large);
+    fsck(&v);
+    v.stop().unwrap();
+}

@@ -1,0 +1,717 @@
+//! Files whose bytes are chunks: committed from overlay files, read, and copied to be written.
+//!
+//! A file that is larger than a volume's threshold when it is committed becomes a manifest, which
+//! is in the commit, and pieces in the chunk store. Nobody holds all of it in memory.
+//!
+//! - One that nobody writes to becomes a container as it is: its overlay file gets a second name
+//!   there (a hard link), and is sealed from before it is read until somebody writes to it.
+//!   Then its pieces move into packs, the container goes, and it is an overlay file alone.
+//! - Of one that somebody writes to, or that began as a copy, the pieces that are not here are put
+//!   into packs as they are read. It becomes a container when nobody touched it for a while.
+//! - A container is handed to programs that read it, as overlay files are: one inode at a time has
+//!   it, since a writer takes it along.
+//!
+//! Invariants: what a commit names of the store is durable before the commit's head is in the
+//! journal; the journal's overlay file stays until then. A sealed file is not written to. Reads
+//! here wait for nobody: what is not here is [`VolumeError::Lacking`], and who may wait asks
+//! [`Supply`]. Threads: any; nothing here is done under the table's lock but what says so.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
+use std::time::{Duration, Instant};
+
+use lru::LruCache;
+
+use super::blobs::read_at;
+use super::error::VolumeError;
+use super::inode::{Data, Ino};
+use super::spill::{Seal, Spill};
+use super::{Volume, VolumeResult};
+use crate::base::id::Oid;
+use crate::base::limit::FILE_BYTES_MAX;
+use crate::chunk::manifest::{self, Cursor, Head, NODE_BYTES_MAX, NodeKind, Place};
+use crate::chunk::store::{ChunkError, Chunks};
+use crate::chunk::{self, ChunkId, Sha256, Survey, cut};
+use crate::record::model::Kind;
+use crate::store::objects::{ObjectError, ObjectKind, Objects, id_of};
+
+/// A threshold that no file reaches.
+pub const NEVER: u64 = u64::MAX;
+/// Files whose heads are parsed and whose containers are open.
+const KNOWN_MAX: usize = 64;
+/// Pieces that were read last: who reads on gets the rest of one.
+const PIECES_MAX: usize = 8;
+/// Bytes that are asked for at a time when all of a file is needed.
+const STEP_BYTES: u64 = 64 << 20;
+/// How long a program waits for a step.
+const WAIT: Duration = Duration::from_secs(30);
+/// A file that began as a copy becomes a container when nobody touched it for so long.
+const CONTAIN_AFTER: Duration = match cfg!(test) {
+    true => Duration::from_millis(500),
+    false => Duration::from_secs(60),
+};
+/// Or when more than so many wait.
+const CONTAIN_MAX: usize = 8;
+
+/// Brings bytes that are not here.
+pub trait Supply: Send + Sync {
+    /// Blocks until these bytes of the file whose manifest has this head are in the chunk store,
+    /// or the deadline.
+    ///
+    /// # Errors
+    /// When they did not come.
+    fn fetch(&self, head: Oid, range: Range<u64>, deadline: Instant) -> Result<(), Lacking>;
+}
+
+/// Bytes did not come in time, or nobody has them.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("bytes of a large file did not come: {0}")]
+pub struct Lacking(pub String);
+
+/// A large file that is read.
+#[derive(Debug)]
+struct Known {
+    head: Head,
+    /// Its container, while all of it is there. Who takes the container away empties this.
+    file: RwLock<Option<File>>,
+}
+
+/// See the module.
+pub(super) struct Large {
+    /// Files with more bytes than this are cut.
+    above: u64,
+    store: Mutex<Option<Arc<Chunks>>>,
+    supply: OnceLock<Arc<dyn Supply>>,
+    known: Mutex<LruCache<Oid, Arc<Known>>>,
+    pieces: Mutex<LruCache<ChunkId, Arc<Vec<u8>>>>,
+    /// Containers that are overlay files, too, or that programs have.
+    held: Mutex<HashMap<Sha256, Weak<Spill>>>,
+    /// Containers that writers take away: nobody opens them any more.
+    leaving: Mutex<HashSet<Sha256>>,
+    /// Of commits made in memory on a full disk: where the bytes are.
+    instead: Mutex<HashMap<Oid, Arc<Spill>>>,
+    /// Inodes that may become containers, and since when nobody touched them.
+    waiting: Mutex<BTreeMap<Ino, Instant>>,
+}
+
+impl std::fmt::Debug for Large {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Large").finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Large {
+    pub(super) fn new(above: u64) -> Self {
+        let n = |n| NonZeroUsize::new(n).unwrap_or(NonZeroUsize::MIN);
+        Self {
+            above,
+            store: Mutex::default(),
+            supply: OnceLock::new(),
+            known: Mutex::new(LruCache::new(n(KNOWN_MAX))),
+            pieces: Mutex::new(LruCache::new(n(PIECES_MAX))),
+            held: Mutex::default(),
+            leaving: Mutex::default(),
+            instead: Mutex::default(),
+            waiting: Mutex::default(),
+        }
+    }
+
+    /// Whoever reads the container of a file by a name of its own does so no more.
+    fn let_go(&self, sha256: &Sha256) {
+        let all: Vec<Arc<Known>> = {
+            let known = lock(&self.known);
+            let of = known.iter().filter(|(_, k)| k.head.sha256 == *sha256);
+            of.map(|(_, k)| k.clone()).collect()
+        };
+        for k in all {
+            *k.file.write().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+    }
+}
+
+/// Puts the nodes of a manifest into a stage; the id of the head.
+fn put_manifest(stage: &dyn Objects, survey: &Survey) -> Result<Oid, ObjectError> {
+    let mut put = |kind, bytes| match kind {
+        NodeKind::Blob => stage.put(ObjectKind::Blob, bytes),
+        NodeKind::Tree => stage.put(ObjectKind::Tree, bytes),
+    };
+    Ok(manifest::write(survey, &mut put)?.0)
+}
+
+/// The head that the manifest of a survey would have.
+fn head_of(survey: &Survey) -> Oid {
+    let mut put = |kind, bytes: Vec<u8>| {
+        let kind = match kind {
+            NodeKind::Blob => ObjectKind::Blob,
+            NodeKind::Tree => ObjectKind::Tree,
+        };
+        Ok::<_, std::convert::Infallible>(id_of(kind, &bytes))
+    };
+    match manifest::write(survey, &mut put) {
+        Ok((head, _)) => head,
+        Err(never) => match never {},
+    }
+}
+
+/// Reads nodes of manifests.
+fn node(objs: &dyn Objects, id: &Oid, kind: NodeKind) -> Result<Arc<Vec<u8>>, ObjectError> {
+    let bytes = objs.get(
+        id,
+        match kind {
+            NodeKind::Blob => ObjectKind::Blob,
+            NodeKind::Tree => ObjectKind::Tree,
+        },
+    )?;
+    if bytes.len() > NODE_BYTES_MAX {
+        return Err(malformed(*id, "it is too long for a node".to_owned()));
+    }
+    Ok(bytes)
+}
+
+fn malformed(id: Oid, why: String) -> ObjectError {
+    ObjectError::Malformed {
+        id,
+        expected: "a manifest",
+        why,
+    }
+}
+
+/// The name that bytes of a file have in commits, as this kind.
+pub(super) fn name_of(kind: Kind, file: &File) -> VolumeResult<Oid> {
+    if kind == Kind::Large {
+        return Ok(head_of(&cut::survey(file)?));
+    }
+    let len = file.metadata()?.len();
+    if len > FILE_BYTES_MAX {
+        return Err(VolumeError::TooLarge(FILE_BYTES_MAX));
+    }
+    Ok(id_of(ObjectKind::Blob, &read_at(file, 0, len)?))
+}
+
+impl Volume {
+    /// The chunk store, opened when it is first needed: on a full disk it cannot be made.
+    ///
+    /// # Errors
+    /// As the disk.
+    pub fn chunks(&self) -> VolumeResult<Arc<Chunks>> {
+        let mut store = lock(&self.large.store);
+        if let Some(c) = &*store {
+            return Ok(c.clone());
+        }
+        let opened = Arc::new(Chunks::open(&self.dir.join("chunks"))?);
+        *store = Some(opened.clone());
+        Ok(opened)
+    }
+
+    /// Who brings what is not here. Once.
+    pub fn set_supply(&self, supply: Arc<dyn Supply>) {
+        if self.large.supply.set(supply).is_err() {
+            tracing::warn!(volume = %self.name, "missing bytes are brought by another already");
+        }
+    }
+
+    /// Whether there is somebody to wait for.
+    pub(crate) fn is_supplied(&self) -> bool {
+        self.large.supply.get().is_some()
+    }
+
+    /// Bytes that a file may have.
+    pub(crate) fn file_bytes_max(&self) -> u64 {
+        match self.large.above <= FILE_BYTES_MAX {
+            true => chunk::FILE_BYTES_MAX,
+            false => FILE_BYTES_MAX,
+        }
+    }
+
+    /// Whether bytes are cut when they are committed.
+    fn is_large(&self, kind: Kind, data: &Data) -> bool {
+        kind == Kind::File && data.is_spilled() && data.len() > self.large.above
+    }
+
+    /// Whether bytes that nobody writes to become a container: those of a new file. Who writes a
+    /// file again and again would have it moved about each time.
+    pub(super) fn is_for_container(&self, kind: Kind, data: &Data) -> bool {
+        match data {
+            Data::Spilled(s) => self.is_large(kind, data) && !s.is_derived() && !s.is_watched(),
+            _ => false,
+        }
+    }
+
+    /// Puts bytes where the commit to come finds them: into the stage, or the store. What they are
+    /// there, and their name.
+    ///
+    /// # Errors
+    /// As the disk and the store. The same may be tried again.
+    pub(super) fn keep(
+        &self,
+        stage: &dyn Objects,
+        kind: Kind,
+        data: &Data,
+    ) -> VolumeResult<(Kind, Oid)> {
+        match data {
+            Data::Blob { id, chunked, .. } if *chunked => return Ok((Kind::Large, *id)),
+            Data::Spilled(s) if self.is_large(kind, data) => {
+                return Ok((Kind::Large, self.keep_large(stage, s)?));
+            }
+            _ => {}
+        }
+        if data.len() > FILE_BYTES_MAX {
+            return Err(VolumeError::TooLarge(FILE_BYTES_MAX));
+        }
+        let bytes = self.snapshot(data)?;
+        Ok((kind, stage.put(ObjectKind::Blob, bytes)?))
+    }
+
+    fn keep_large(&self, stage: &dyn Objects, s: &Arc<Spill>) -> VolumeResult<Oid> {
+        if let Some((_, head)) = s.contained()
+            && self.repo.has(&head)?
+        {
+            return Ok(head);
+        }
+        if s.is_sealed() {
+            let survey = cut::survey(s.file())?;
+            match self.contain(s, &survey) {
+                Ok(true) => return Ok(put_manifest(stage, &survey)?),
+                Ok(false) => {}
+                Err(e) if e.is_full() => return Err(e),
+                Err(e) => tracing::warn!(error = %e, "a large file is put into packs"),
+            }
+        }
+        if s.is_watched() {
+            s.begin_snapshot()?;
+        }
+        let chunks = self.chunks()?;
+        // What is read is what is kept, whoever writes meanwhile: he is in the commit after this.
+        let mut failed = None;
+        let survey = cut::survey_into(s.file(), &mut |piece, bytes| {
+            chunks.put(&piece.id, bytes).map(drop).map_err(|e| {
+                failed = Some(e);
+                io::Error::other("a piece was not put")
+            })
+        });
+        let survey = match (survey, failed) {
+            (_, Some(e)) => return Err(e.into()),
+            (survey, None) => survey?,
+        };
+        chunks.flush()?;
+        Ok(put_manifest(stage, &survey)?)
+    }
+
+    /// Makes a sealed overlay file the container of what it holds, durable. False if somebody
+    /// opened the seal.
+    fn contain(&self, s: &Arc<Spill>, survey: &Survey) -> VolumeResult<bool> {
+        let chunks = self.chunks()?;
+        self.sync_spill(s)?;
+        let mut seal = s.sealed();
+        if *seal == Seal::Open {
+            return Ok(false);
+        }
+        let link = s.path().with_extension("link");
+        match fs::remove_file(&link) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(e.into()),
+            _ => {}
+        }
+        fs::hard_link(s.path(), &link)?;
+        let adopted = chunks.adopt(&link, survey, true);
+        let adopted = match adopted {
+            Ok(adopted) => adopted,
+            Err(e) => {
+                let _first_error_counts = fs::remove_file(&link);
+                return Err(e.into());
+            }
+        };
+        // With the same content already here, both stay what they are.
+        if adopted == chunk::store::Adopted::Container {
+            *seal = Seal::Container(survey.sha256, head_of(survey));
+            lock(&self.large.held).insert(survey.sha256, Arc::downgrade(s));
+        }
+        Ok(true)
+    }
+
+    /// The name that bytes of a file would have in a commit now.
+    pub(super) fn name_now(&self, file: &File) -> VolumeResult<Oid> {
+        let is_large = file.metadata()?.len() > self.large.above;
+        name_of(if is_large { Kind::Large } else { Kind::File }, file)
+    }
+
+    /// A sealed overlay file may be written to when this returns. If it was a container, its pieces
+    /// are in packs then. Not under the table's lock.
+    pub(crate) fn open_seal(&self, s: &Arc<Spill>) -> VolumeResult<()> {
+        let seal = s.sealed();
+        if let Seal::Container(sha256, _) = *seal {
+            let chunks = self.chunks()?;
+            if let Err(e) = fs::metadata(s.path()) {
+                if e.kind() != ErrorKind::NotFound {
+                    return Err(e.into());
+                }
+                fs::hard_link(self.container_path(&sha256), s.path())?;
+                self.list_overlay(s);
+            }
+            lock(&self.large.leaving).insert(sha256);
+            self.large.let_go(&sha256);
+            let moved = chunks.evict(&sha256, &mut |_| true);
+            lock(&self.large.leaving).remove(&sha256);
+            let moved = moved?;
+            if !moved.lost.is_empty() {
+                tracing::error!(file = %sha256, pieces = moved.lost.len(), "an older version of a file is damaged");
+            }
+            lock(&self.large.held).remove(&sha256);
+        }
+        s.open_seal(seal);
+        Ok(())
+    }
+
+    fn container_path(&self, sha256: &Sha256) -> std::path::PathBuf {
+        let dir = self.dir.join("chunks/containers");
+        dir.join(format!("{sha256}.data"))
+    }
+
+    /// The container of a large file, for one inode's readers; none if it is not complete or
+    /// another inode has it.
+    pub(crate) fn hand_container(&self, head: &Oid) -> VolumeResult<Option<Arc<Spill>>> {
+        let sha256 = self.known(head)?.head.sha256;
+        let mut held = lock(&self.large.held);
+        if held.get(&sha256).is_some_and(|s| s.strong_count() > 0) {
+            return Ok(None);
+        }
+        let Some((file, true)) = self.chunks()?.container(&sha256)? else {
+            return Ok(None);
+        };
+        let number = self.next_spill();
+        let s = Spill::container(&self.overlay_dir(), number, file, (sha256, *head));
+        let s = Arc::new(s);
+        held.insert(sha256, Arc::downgrade(&s));
+        Ok(Some(s))
+    }
+
+    /// What the head of a manifest says.
+    ///
+    /// # Errors
+    /// When it is missing or is none.
+    pub fn large_head(&self, head: &Oid) -> VolumeResult<Head> {
+        Ok(self.known(head)?.head)
+    }
+
+    fn known(&self, id: &Oid) -> VolumeResult<Arc<Known>> {
+        if let Some(k) = lock(&self.large.known).get(id) {
+            return Ok(k.clone());
+        }
+        let bytes = self.repo.get(id, ObjectKind::Blob)?;
+        let head = manifest::head(&bytes).map_err(|e| malformed(*id, e.to_string()))?;
+        let k = Arc::new(Known {
+            head,
+            file: RwLock::default(),
+        });
+        lock(&self.large.known).put(*id, k.clone());
+        Ok(k)
+    }
+
+    /// Up to `len` bytes of a large file from `at` on; [`VolumeError::Lacking`] if one of them is
+    /// not here.
+    pub(super) fn read_large(&self, id: &Oid, at: u64, len: u32) -> VolumeResult<Vec<u8>> {
+        if let Some(s) = lock(&self.large.instead).get(id).cloned() {
+            return read_at(s.file(), at, len.into());
+        }
+        let k = self.known(id)?;
+        let end = at.saturating_add(len.into()).min(k.head.len);
+        if at >= end {
+            return Ok(Vec::new());
+        }
+        {
+            let file = k.file.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(f) = &*file {
+                return read_at(f, at, end - at);
+            }
+        }
+        let chunks = self.chunks()?;
+        if let Some(bytes) = self.by_container(&k, |f| read_at(f, at, end - at))? {
+            return bytes;
+        }
+        let mut out = Vec::new();
+        let mut cursor = Cursor::new(&k.head, at);
+        let mut get = |id: &Oid, kind| node(&*self.repo, id, kind);
+        while at + (out.len() as u64) < end {
+            let place = cursor.next(&mut get).map_err(VolumeError::from)?;
+            let Some(p) = place else { break };
+            let bytes = self.piece(&chunks, &p).map_err(|e| match e {
+                VolumeError::Chunks(ChunkError::Lacking(_)) => VolumeError::Lacking {
+                    head: *id,
+                    range: at..end,
+                },
+                e => e,
+            })?;
+            let from = usize::try_from(at + out.len() as u64 - p.at).unwrap_or(usize::MAX);
+            let to = usize::try_from(end - p.at).unwrap_or(usize::MAX);
+            let part = bytes.get(from..to.min(bytes.len())).unwrap_or_default();
+            out.extend_from_slice(part);
+        }
+        Ok(out)
+    }
+
+    /// Does something with the container of a file, if all of it is here and nobody takes it away.
+    fn by_container<T>(&self, k: &Known, work: impl FnOnce(&File) -> T) -> VolumeResult<Option<T>> {
+        let sha256 = k.head.sha256;
+        let mut file = k.file.write().unwrap_or_else(PoisonError::into_inner);
+        if file.is_none() && !lock(&self.large.leaving).contains(&sha256) {
+            let found = self.chunks()?.container(&sha256)?;
+            *file = found.filter(|(_, is_whole)| *is_whole).map(|(f, _)| f);
+        }
+        Ok(file.as_ref().map(work))
+    }
+
+    fn piece(&self, chunks: &Chunks, p: &Place) -> VolumeResult<Arc<Vec<u8>>> {
+        let id = p.piece.id;
+        if let Some(bytes) = lock(&self.large.pieces).get(&id) {
+            return Ok(bytes.clone());
+        }
+        let bytes = match chunks.read(&id) {
+            Ok(Some(bytes)) => bytes,
+            // It comes again, as what was never here does.
+            Ok(None) | Err(ChunkError::Damaged(_)) => return Err(ChunkError::Lacking(id).into()),
+            Err(e) => return Err(e.into()),
+        };
+        if bytes.len() != p.piece.len as usize {
+            return Err(ChunkError::Mismatch(id).into());
+        }
+        let bytes = Arc::new(bytes);
+        lock(&self.large.pieces).put(id, bytes.clone());
+        Ok(bytes)
+    }
+
+    /// Writes all of a large file to another, which is empty, with holes for zeros; its length.
+    ///
+    /// # Errors
+    /// [`VolumeError::Lacking`] when a piece is not here; as the disk.
+    pub fn copy_large(&self, id: &Oid, to: &File) -> VolumeResult<u64> {
+        if let Some(s) = lock(&self.large.instead).get(id).cloned() {
+            return Ok(io::copy(&mut s.file(), &mut &*to)?);
+        }
+        let k = self.known(id)?;
+        let chunks = self.chunks()?;
+        let cloned = self.by_container(&k, |from| rustix::fs::ioctl_ficlone(to, from).is_ok())?;
+        if cloned == Some(true) {
+            return Ok(k.head.len);
+        }
+        to.set_len(k.head.len)?;
+        let mut cursor = Cursor::new(&k.head, 0);
+        let mut get = |id: &Oid, kind| node(&*self.repo, id, kind);
+        while let Some(p) = cursor.next(&mut get).map_err(VolumeError::from)? {
+            let lacks = |e| match e {
+                ChunkError::Lacking(_) | ChunkError::Damaged(_) => VolumeError::Lacking {
+                    head: *id,
+                    range: p.at..k.head.len.min(p.at + STEP_BYTES),
+                },
+                e => e.into(),
+            };
+            chunks.copy_piece(&p.piece, p.at, to).map_err(lacks)?;
+        }
+        Ok(k.head.len)
+    }
+
+    /// Pieces of a large file that are not here, the first so many.
+    ///
+    /// # Errors
+    /// As the store.
+    pub fn lacks(&self, head: &Oid, most: usize) -> VolumeResult<Vec<Place>> {
+        let k = self.known(head)?;
+        let chunks = self.chunks()?;
+        let mut out = Vec::new();
+        if chunks
+            .container(&k.head.sha256)?
+            .is_some_and(|(_, whole)| whole)
+        {
+            return Ok(out);
+        }
+        let mut cursor = Cursor::new(&k.head, 0);
+        let mut get = |id: &Oid, kind| node(&*self.repo, id, kind);
+        while out.len() < most
+            && let Some(p) = cursor.next(&mut get).map_err(VolumeError::from)?
+        {
+            if !chunks.has(&p.piece.id) {
+                out.push(p);
+            }
+        }
+        Ok(out)
+    }
+
+    fn fetch(&self, head: Oid, range: Range<u64>) -> VolumeResult<()> {
+        let Some(supply) = self.large.supply.get() else {
+            return Err(Lacking("nobody brings them".to_owned()).into());
+        };
+        Ok(supply.fetch(head, range, Instant::now() + WAIT)?)
+    }
+
+    /// Does something that reads, and brings what is lacking for it. For threads that may wait.
+    ///
+    /// # Errors
+    /// [`VolumeError::Unsupplied`] when something did not come.
+    pub(crate) fn supplied<T>(&self, work: impl Fn() -> VolumeResult<T>) -> VolumeResult<T> {
+        let mut before = None;
+        loop {
+            let (head, range) = match work() {
+                Err(VolumeError::Lacking { head, range }) => (head, range),
+                done => return done,
+            };
+            if before.replace((head, range.clone())) == Some((head, range.clone())) {
+                return Err(Lacking("they went again".to_owned()).into());
+            }
+            self.fetch(head, range)?;
+        }
+    }
+
+    /// Brings all of a large file that is lacking.
+    pub(super) fn bring(&self, head: &Oid) -> VolumeResult<()> {
+        if lock(&self.large.instead).contains_key(head) {
+            return Ok(());
+        }
+        let k = self.known(head)?;
+        let chunks = self.chunks()?;
+        if self.by_container(&k, |_| ())?.is_some() {
+            return Ok(());
+        }
+        let mut cursor = Cursor::new(&k.head, 0);
+        let mut get = |id: &Oid, kind| node(&*self.repo, id, kind);
+        while let Some(p) = cursor.next(&mut get).map_err(VolumeError::from)? {
+            if !chunks.has(&p.piece.id) {
+                let step = p.at..k.head.len.min(p.at.saturating_add(STEP_BYTES));
+                self.fetch(*head, step)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether something with these bytes may have to wait for some that are not here.
+    ///
+    /// # Errors
+    /// As the store.
+    pub(crate) fn may_lack(&self, data: &Data) -> VolumeResult<bool> {
+        match data {
+            Data::Blob { id, chunked, .. } if *chunked => {
+                if lock(&self.large.instead).contains_key(id) {
+                    return Ok(false);
+                }
+                let k = self.known(id)?;
+                Ok(self.by_container(&k, |_| ())?.is_none())
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// What a commit on a full disk would be named by, and where its bytes are until there is room.
+    pub(super) fn keep_in_mind(
+        &self,
+        stage: &dyn Objects,
+        kind: Kind,
+        data: &Data,
+    ) -> VolumeResult<(Kind, Oid)> {
+        let Data::Spilled(s) = data else {
+            return self.keep(stage, kind, data);
+        };
+        if !self.is_large(kind, data) {
+            return self.keep(stage, kind, data);
+        }
+        let head = put_manifest(stage, &cut::survey(s.file())?)?;
+        lock(&self.large.instead).insert(head, s.clone());
+        Ok((Kind::Large, head))
+    }
+
+    /// There is room: the store has what [`Self::keep_in_mind`] kept.
+    pub(super) fn out_of_mind(&self) {
+        lock(&self.large.instead).clear();
+    }
+
+    /// An inode whose bytes are in a commit and in an overlay file may become a container.
+    pub(super) fn wait_to_contain(&self, ino: Ino) {
+        lock(&self.large.waiting).insert(ino, Instant::now());
+    }
+
+    /// Makes containers of overlay files that nobody touched for a while.
+    pub(super) fn contain_waiting(&self, all: bool) {
+        let due: Vec<Ino> = {
+            let mut waiting = lock(&self.large.waiting);
+            let over = waiting.len().saturating_sub(CONTAIN_MAX);
+            let mut by_age: Vec<(Instant, Ino)> = waiting.iter().map(|(i, t)| (*t, *i)).collect();
+            by_age.sort_unstable();
+            let is_due = |(n, (t, _)): &(usize, (Instant, Ino))| {
+                all || *n < over || t.elapsed() >= CONTAIN_AFTER
+            };
+            let due = by_age.into_iter().enumerate().filter(is_due);
+            let due: Vec<Ino> = due.map(|(_, (_, ino))| ino).collect();
+            for ino in &due {
+                waiting.remove(ino);
+            }
+            due
+        };
+        for ino in due {
+            if let Err(e) = self.contain_inode(ino) {
+                tracing::warn!(ino, error = %e, "a large file stays in the overlay");
+            }
+        }
+    }
+
+    fn contain_inode(&self, ino: Ino) -> VolumeResult<()> {
+        let (s, blob) = {
+            let live = self.lock();
+            let is_clean = Self::is_clean(&live, ino);
+            let Some(i) = live.inodes.get(&ino).filter(|_| is_clean) else {
+                return Ok(());
+            };
+            let Data::Spilled(s) = &i.data else {
+                return Ok(());
+            };
+            if i.shown.kind != Kind::Large || !s.seal() {
+                return Ok(());
+            }
+            (s.clone(), i.shown.blob)
+        };
+        if s.contained().is_none() {
+            let survey = cut::survey(s.file())?;
+            if head_of(&survey) != blob {
+                // Whoever wrote it has said so by now.
+                return self.open_seal(&s);
+            }
+            self.contain(&s, &survey)?;
+        }
+        drop(s);
+        self.unspill_if_clean(&mut self.lock(), ino);
+        self.chunks()?.reclaim()?;
+        Ok(())
+    }
+
+    /// The container of a version that was replaced is given up: what of it is in no other file
+    /// moves into packs.
+    pub(super) fn give_container_up(&self, head: &Oid) -> VolumeResult<()> {
+        let sha256 = self.known(head)?.head.sha256;
+        let is_held = lock(&self.large.held)
+            .get(&sha256)
+            .is_some_and(|s| s.strong_count() > 0);
+        if is_held {
+            return Ok(());
+        }
+        lock(&self.large.held).remove(&sha256);
+        let chunks = self.chunks()?;
+        if chunks.container(&sha256)?.is_none() {
+            return Ok(());
+        }
+        self.large.let_go(&sha256);
+        chunks.evict(&sha256, &mut |_| true)?;
+        Ok(())
+    }
+}
+
+impl From<manifest::ReadError<ObjectError>> for VolumeError {
+    fn from(e: manifest::ReadError<ObjectError>) -> Self {
+        match e {
+            manifest::ReadError::Get(e) => e.into(),
+            manifest::ReadError::Bad(id, e) => malformed(id, e.to_string()).into(),
+        }
+    }
+}
