@@ -9,6 +9,7 @@ use super::{History, Result};
 use crate::base::id::{FileId, Oid};
 use crate::base::name::EntryName;
 use crate::base::path::VolumePath;
+use crate::chunk::{manifest, pointer};
 use crate::merge::escape::unescape;
 use crate::merge::shown::{self, Shown, default_mode};
 use crate::record::git_tree::{self, EXECUTABLE, GITLINK, LINK, TREE};
@@ -181,6 +182,18 @@ impl Past {
     /// When they are missing.
     pub fn bytes(&self, blob: &Oid) -> Result<Arc<Vec<u8>>> {
         Ok(self.stage.get(blob, ObjectKind::Blob)?)
+    }
+
+    /// The same as git has them: of a large file, a pointer.
+    ///
+    /// # Errors
+    /// When they are missing.
+    pub fn git_bytes(&self, e: &Entry) -> Result<Arc<Vec<u8>>> {
+        let bytes = self.bytes(&e.blob)?;
+        match manifest::head(&bytes) {
+            Ok(head) if e.kind == Kind::Large => Ok(Arc::new(pointer::pointer(&head))),
+            _ => Ok(bytes),
+        }
     }
 
     /// The bytes, if only a merge of then derived them, so that they are on no disk.

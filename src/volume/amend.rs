@@ -104,7 +104,7 @@ impl Volume {
 }
 
 impl Worker<'_> {
-    fn amend<T, E>(
+    pub(super) fn amend<T, E>(
         &mut self,
         make: impl FnOnce(&View, &Memory, &mut dyn FnMut() -> FileId) -> Result<Amendment<T>, E>,
     ) -> VolumeResult<Result<(T, Option<Oid>), E>> {

@@ -248,8 +248,7 @@ impl Volume {
         if let Data::Blob { id, chunked, .. } = data
             && *chunked
         {
-            self.bring(id)?;
-            self.supplied(|| self.copy_large(id, &to))?;
+            self.write_out(id, &to)?;
             spill.set_derived();
             return Ok(spill);
         }

@@ -25,6 +25,7 @@ use crate::record::change::Change;
 use crate::record::commit as record_commit;
 use crate::record::git_commit;
 use crate::record::git_tree;
+use crate::record::model::Kind;
 use crate::store::objects::{Memory, ObjectKind, Objects};
 
 /// The branch that mounts show.
@@ -238,6 +239,16 @@ impl Worker<'_> {
             kept: None,
         };
         self.publish(&base, &stage, s)?;
+        self.pushed = (changes.iter())
+            .filter_map(|c| match c {
+                Change::Born { id, kind, blob, .. } | Change::Write { id, kind, blob, .. }
+                    if *kind == Kind::File =>
+                {
+                    Some((*id, stamp.dot(), *blob))
+                }
+                _ => None,
+            })
+            .collect();
         // The push is durable in any case: a git client sees it a little later then.
         if self.settle_or_warn()
             && let Some(q) = pushed
@@ -250,6 +261,35 @@ impl Worker<'_> {
                 .set_ref(MAIN, if follows { Some(&q) } else { content.as_ref() })?;
         }
         Ok(verdicts)
+    }
+
+    /// Pointers that a push brought, and what they point to is a container here, become large files,
+    /// by a commit after it: whoever has its record knows that the bytes are to be had.
+    pub(super) fn promote(&mut self) -> VolumeResult<()> {
+        let pushed = std::mem::take(&mut self.pushed);
+        let v = self.volume;
+        if pushed.is_empty() || !v.has_chunks() {
+            return Ok(());
+        }
+        let done = self.amend(|_, stage, _| {
+            let mut changes = Vec::new();
+            for (id, dot, blob) in &pushed {
+                if let Some(head) = v.meant_by(stage, blob)? {
+                    changes.push(Change::Write {
+                        id: *id,
+                        base: vec![*dot],
+                        kind: Kind::Large,
+                        blob: head,
+                    });
+                }
+            }
+            Ok::<_, super::error::VolumeError>(super::Amendment {
+                changes,
+                message: "large files of a push\n".to_owned(),
+                told: (),
+            })
+        })?;
+        done.map(drop)
     }
 
     /// Whether an update may be: refusals are texts for the client.

@@ -16,7 +16,7 @@
 //! here wait for nobody: what is not here is [`VolumeError::Lacking`], and who may wait asks
 //! [`Supply`]. Threads: any; nothing here is done under the table's lock but what says so.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::num::NonZeroUsize;
@@ -30,14 +30,17 @@ use super::blobs::read_at;
 use super::error::VolumeError;
 use super::inode::{Data, Ino};
 use super::spill::{Seal, Spill};
+use super::view::View;
 use super::{Volume, VolumeResult};
 use crate::base::id::Oid;
 use crate::base::limit::FILE_BYTES_MAX;
 use crate::chunk::manifest::{self, Cursor, Head, NODE_BYTES_MAX, NodeKind, Place};
+use crate::chunk::pointer::{self, POINTER_BYTES_MAX};
 use crate::chunk::store::{ChunkError, Chunks};
 use crate::chunk::{self, ChunkId, Sha256, Survey, cut};
-use crate::record::model::Kind;
-use crate::store::objects::{ObjectError, ObjectKind, Objects, id_of};
+use crate::record::model::{Kind, Record};
+use crate::record::trie;
+use crate::store::objects::{Both, ObjectError, ObjectKind, Objects, id_of};
 
 /// A threshold that no file reaches.
 pub const NEVER: u64 = u64::MAX;
@@ -96,6 +99,10 @@ pub(super) struct Large {
     instead: Mutex<HashMap<Oid, Arc<Spill>>>,
     /// Inodes that may become containers, and since when nobody touched them.
     waiting: Mutex<BTreeMap<Ino, Instant>>,
+    /// What such inodes replaced since they were containers last.
+    replaced: Mutex<BTreeMap<Ino, Vec<Oid>>>,
+    /// The view whose large files are known to who keeps them.
+    told: Mutex<Option<View>>,
 }
 
 impl std::fmt::Debug for Large {
@@ -121,6 +128,8 @@ impl Large {
             leaving: Mutex::default(),
             instead: Mutex::default(),
             waiting: Mutex::default(),
+            replaced: Mutex::default(),
+            told: Mutex::default(),
         }
     }
 
@@ -211,11 +220,79 @@ impl Volume {
         Ok(opened)
     }
 
+    /// Whether there is a chunk store, which is made when it is first needed.
+    pub(super) fn has_chunks(&self) -> bool {
+        lock(&self.large.store).is_some() || self.dir.join("chunks").exists()
+    }
+
     /// Who brings what is not here. Once.
     pub fn set_supply(&self, supply: Arc<dyn Supply>) {
         if self.large.supply.set(supply).is_err() {
             tracing::warn!(volume = %self.name, "missing bytes are brought by another already");
         }
+    }
+
+    /// Heads of large files that are in the view and were not when this was asked before, of which
+    /// something is not here. Cost follows the difference; the first time it is all files.
+    ///
+    /// # Errors
+    /// As the store.
+    pub fn wanted(&self) -> VolumeResult<Vec<Oid>> {
+        let mut told = lock(&self.large.told);
+        let view = self.view();
+        let mut heads = BTreeSet::new();
+        let mut note = |_, row: &[Option<&Record>]| {
+            if let Some(Some(now)) = row.last() {
+                let large = now.content.iter().filter(|c| c.kind == Kind::Large);
+                heads.extend(large.map(|c| c.blob));
+            }
+            Ok(())
+        };
+        let before = told.clone().unwrap_or_else(|| view.clone());
+        let both = Both::new(before.stage.clone(), view.stage.clone());
+        let both: &dyn Objects = &both;
+        let src = self.source_of(both);
+        let was = match &*told {
+            Some(before) => before.state.ids,
+            None => trie::empty::<Record>(src)?,
+        };
+        trie::visit_differing(src, &[was, view.state.ids], &mut note)?;
+        *told = Some(view);
+        let mut out = Vec::new();
+        for head in heads {
+            match self.lacks(&head, 1) {
+                Ok(lacking) if lacking.is_empty() => {}
+                Ok(_) => out.push(head),
+                // Whoever wrote that lies.
+                Err(e) => tracing::warn!(%head, error = %e, "not the manifest of a file"),
+            }
+        }
+        Ok(out)
+    }
+
+    /// What a file of git means whose bytes are a pointer to what is a container here: the head of
+    /// its manifest, which is put into the stage.
+    pub(super) fn meant_by(&self, stage: &dyn Objects, blob: &Oid) -> VolumeResult<Option<Oid>> {
+        if stage
+            .find(blob)?
+            .is_none_or(|o| o.data.len() >= POINTER_BYTES_MAX)
+        {
+            return Ok(None);
+        }
+        let text = stage.get(blob, ObjectKind::Blob)?;
+        let Some((sha256, len)) = pointer::parse_pointer(&text) else {
+            return Ok(None);
+        };
+        let chunks = self.chunks()?;
+        let Some((file, true)) = chunks.container(&sha256)? else {
+            return Ok(None);
+        };
+        let survey = cut::survey(&file)?;
+        let is_it = (survey.sha256, survey.len) == (sha256, len);
+        if !is_it || len <= self.large.above || !chunks.lacks(&survey.pieces, 1).is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(put_manifest(stage, &survey)?))
     }
 
     /// Whether there is somebody to wait for.
@@ -516,6 +593,15 @@ impl Volume {
         Ok(k.head.len)
     }
 
+    /// The same, once all of it is here. For threads that may wait.
+    ///
+    /// # Errors
+    /// [`VolumeError::Unsupplied`] when something did not come; as the disk.
+    pub fn write_out(&self, id: &Oid, to: &File) -> VolumeResult<u64> {
+        self.bring(id)?;
+        self.supplied(|| self.copy_large(id, to))
+    }
+
     /// Pieces of a large file that are not here, the first so many.
     ///
     /// # Errors
@@ -568,7 +654,7 @@ impl Volume {
     }
 
     /// Brings all of a large file that is lacking.
-    pub(super) fn bring(&self, head: &Oid) -> VolumeResult<()> {
+    fn bring(&self, head: &Oid) -> VolumeResult<()> {
         if lock(&self.large.instead).contains_key(head) {
             return Ok(());
         }
@@ -682,14 +768,36 @@ impl Volume {
         }
         drop(s);
         self.unspill_if_clean(&mut self.lock(), ino);
+        self.give_up_replaced(ino, &blob)?;
         self.chunks()?.reclaim()?;
         Ok(())
     }
 
-    /// The container of a version that was replaced is given up: what of it is in no other file
-    /// moves into packs.
-    pub(super) fn give_container_up(&self, head: &Oid) -> VolumeResult<()> {
-        let sha256 = self.known(head)?.head.sha256;
+    /// Bytes that a commit replaces by those of this inode.
+    pub(super) fn replaces(&self, ino: Ino, head: Oid) {
+        lock(&self.large.replaced)
+            .entry(ino)
+            .or_default()
+            .push(head);
+    }
+
+    /// Versions that an inode replaced, and that are mostly in what it is now, are containers no
+    /// more: what is in them alone moves into packs.
+    fn give_up_replaced(&self, ino: Ino, now: &Oid) -> VolumeResult<()> {
+        let olds = lock(&self.large.replaced).remove(&ino).unwrap_or_default();
+        for old in olds.iter().filter(|o| *o != now) {
+            let (from, to) = (self.known(now)?.head, self.known(old)?.head);
+            let mut get = |id: &Oid, kind| node(&*self.repo, id, kind);
+            let alone = manifest::diff(&from, &to, &mut get)?.bytes();
+            if alone <= to.len / 2 {
+                self.give_container_up(&to.sha256)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn give_container_up(&self, sha256: &Sha256) -> VolumeResult<()> {
+        let sha256 = *sha256;
         let is_held = lock(&self.large.held)
             .get(&sha256)
             .is_some_and(|s| s.strong_count() > 0);

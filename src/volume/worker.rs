@@ -8,15 +8,17 @@ use std::time::{Duration, Instant};
 
 use super::blobs::{OVERLAY_KEPT, OVERLAYS_KEPT_MAX};
 use super::chain;
-use super::commit::{self, Batch};
+use super::commit::{self, Batch, Over};
 use super::inode::{Ino, ROOT_INO};
 use super::live::Stale;
 use super::recover;
 use super::view::View;
 use super::{Volume, VolumeResult, Work};
-use crate::base::id::Oid;
+use crate::base::id::{FileId, Oid};
+use crate::base::stamp::Dot;
 use crate::journal::Entry;
 use crate::merge::diff;
+use crate::record::model::Kind;
 use crate::store::objects::Objects;
 use crate::store::repack::{PACKS_WANTED_MAX, packs, repack};
 
@@ -64,6 +66,8 @@ pub(super) struct Worker<'a> {
     busy: Duration,
     /// When files that programs write to by themselves were last looked at.
     watched: Instant,
+    /// Files that git clients pushed, which may be pointers to what is here.
+    pub(super) pushed: Vec<(FileId, Dot, Oid)>,
 }
 
 /// Runs until told to stop or until nobody can tell it any more.
@@ -79,6 +83,7 @@ pub(super) fn run(volume: &Arc<Volume>, inbox: &Receiver<Work>) {
         spilled: VecDeque::new(),
         busy: Duration::ZERO,
         watched: Instant::now(),
+        pushed: Vec::new(),
     };
     let mut next: Option<Work> = None;
     loop {
@@ -136,6 +141,9 @@ pub(super) fn run(volume: &Arc<Volume>, inbox: &Receiver<Work>) {
             Ok(Work::HandOut(reply)) => reply_to(&reply, w.hand_out()),
             Ok(Work::Push(updates, atomic, reply)) => {
                 reply_to(&reply, w.push(&updates, atomic));
+                if let Err(e) = w.promote() {
+                    tracing::warn!(volume = %volume.name(), error = %e, "pushed pointers stay what they are");
+                }
             }
             Ok(Work::Run(job)) => job(&mut w),
             Ok(Work::Flush(reply)) => {
@@ -222,6 +230,13 @@ impl Worker<'_> {
         let now = Instant::now();
         let spilled = batch.written.iter().filter(|w| w.data.is_spilled());
         self.spilled.extend(spilled.map(|w| (now, w.ino)));
+        for w in &batch.written {
+            if let Over::Shown(s) = &w.over
+                && s.kind == Kind::Large
+            {
+                self.volume.replaces(w.ino, s.blob);
+            }
+        }
         let mut stale = Vec::new();
         {
             let mut live = self.volume.lock();

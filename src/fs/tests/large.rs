@@ -252,7 +252,11 @@ fn what_others_wrote_is_read_when_its_bytes_come() {
     let content = noise(3, LEN);
     put_bytes(&fa, "big", &content);
     put_bytes(&fa, "cut", &noise(4, LEN));
-    sync(&a, &b);
+    a.flush_all().unwrap();
+    pull_records(&a, &b);
+    let wanted = b.wanted().unwrap();
+    assert_eq!(wanted.len(), 2);
+    assert!(b.wanted().unwrap().is_empty(), "told twice");
     let ino = walk(&fb, "big");
     assert_eq!(fb.getattr(ino).unwrap().size, LEN as u64);
     assert_eq!(in_git(&a, "big"), in_git(&b, "big"));
