@@ -30,6 +30,7 @@ mod backing;
 mod mount;
 mod notify;
 mod reply;
+mod wait;
 
 use reply::{GENERATION, attr, caller, fail, file_type, ns, reply_empty, reply_entry, reply_xattr};
 
@@ -46,7 +47,8 @@ struct Adapter {
     fs: Fs,
     listings: Mutex<HashMap<u64, Arc<Vec<DirEntry>>>>,
     next_handle: AtomicU64,
-    backings: backing::Backings,
+    backings: Arc<backing::Backings>,
+    waiters: wait::Waiters,
 }
 
 fn writes(flags: OpenFlags) -> bool {
@@ -59,10 +61,40 @@ impl Adapter {
             fs,
             listings: Mutex::default(),
             next_handle: AtomicU64::new(1),
-            backings: backing::Backings::default(),
+            backings: Arc::default(),
+            waiters: wait::Waiters::default(),
         }
     }
 
+    fn opener(&self) -> Opener {
+        Opener {
+            fs: self.fs.clone(),
+            backings: self.backings.clone(),
+        }
+    }
+
+    /// Answers a request about a file that may have to wait for bytes: here, or where that keeps
+    /// nobody else from being served. With an error, `answer` only passes it on.
+    fn in_turn(&self, ino: u64, answer: impl FnOnce(&Fs, crate::fs::Result<()>) + Send + 'static) {
+        if !self.fs.may_wait(ino) {
+            return answer(&self.fs, Ok(()));
+        }
+        let fs = self.fs.clone();
+        self.waiters.give(move |may| match may {
+            true => answer(&fs, Ok(())),
+            false => answer(&fs, Err(VolumeError::TooMany)),
+        });
+    }
+}
+
+/// Opens files.
+#[derive(Debug, Clone)]
+struct Opener {
+    fs: Fs,
+    backings: Arc<backing::Backings>,
+}
+
+impl Opener {
     /// Opens a file, by the file itself if `direct`.
     fn open_file(&self, ino: u64, flags: OpenFlags, direct: bool, reply: ReplyOpen) {
         let write = writes(flags);
@@ -92,7 +124,9 @@ impl Adapter {
         };
         reply.opened(FileHandle(handle), flags_);
     }
+}
 
+impl Adapter {
     /// The listing of an open directory; made anew when read from the start.
     fn listing(&self, ino: u64, fh: u64, offset: u64) -> crate::fs::Result<Arc<Vec<DirEntry>>> {
         let lock = || self.listings.lock().unwrap_or_else(PoisonError::into_inner);
@@ -219,9 +253,18 @@ impl Filesystem for Adapter {
             (false, Some(_)) => self.fs.end_privileges(ino.0, req.uid() != 0),
             (false, None) => Ok(()),
         };
-        match ended.and_then(|()| self.fs.setattr(ino.0, set)) {
+        let ino = ino.0;
+        let answer = move |fs: &Fs, may: crate::fs::Result<()>| match ended
+            .and(may)
+            .and_then(|()| fs.setattr(ino, set))
+        {
             Ok(s) => reply.attr(&FOREVER, &attr(&s)),
-            Err(e) => reply.error(fail("setattr", ino.0, &e)),
+            Err(e) => reply.error(fail("setattr", ino, &e)),
+        };
+        // Only what is left of a file that is cut is needed.
+        match size {
+            Some(len) if len > 0 => self.in_turn(ino, answer),
+            _ => answer(&self.fs, Ok(())),
         }
     }
 
@@ -343,7 +386,15 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.open_file(ino.0, flags, self.backings.may_work(), reply);
+        let (opener, direct) = (self.opener(), self.backings.may_work());
+        let ino = ino.0;
+        if !writes(flags) {
+            return opener.open_file(ino, flags, direct, reply);
+        }
+        self.in_turn(ino, move |_, may| match may {
+            Ok(()) => opener.open_file(ino, flags, direct, reply),
+            Err(e) => reply.error(fail("open", ino, &e)),
+        });
     }
 
     fn create(
@@ -379,10 +430,13 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        match self.fs.read_by(ino.0, fh.0, offset, size) {
-            Ok(bytes) => reply.data(&bytes),
-            Err(e) => reply.error(fail("read", ino.0, &e)),
-        }
+        let (ino, fh) = (ino.0, fh.0);
+        self.in_turn(ino, move |fs, may| {
+            match may.and_then(|()| fs.read_by(ino, fh, offset, size)) {
+                Ok(bytes) => reply.data(&bytes),
+                Err(e) => reply.error(fail("read", ino, &e)),
+            }
+        });
     }
 
     fn write(
@@ -399,10 +453,21 @@ impl Filesystem for Adapter {
     ) {
         let ids = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let ended = self.fs.end_privileges(ino.0, ids);
-        match ended.and_then(|()| self.fs.write(ino.0, offset, data)) {
-            Ok(n) => reply.written(n),
-            Err(e) => reply.error(fail("write", ino.0, &e)),
+        let ino = ino.0;
+        if !self.fs.may_wait(ino) {
+            return match ended.and_then(|()| self.fs.write(ino, offset, data)) {
+                Ok(n) => reply.written(n),
+                Err(e) => reply.error(fail("write", ino, &e)),
+            };
         }
+        let data = data.to_vec();
+        self.in_turn(ino, move |fs, may| {
+            let done = ended.and(may).and_then(|()| fs.write(ino, offset, &data));
+            match done {
+                Ok(n) => reply.written(n),
+                Err(e) => reply.error(fail("write", ino, &e)),
+            }
+        });
     }
 
     fn fallocate(
@@ -425,11 +490,14 @@ impl Filesystem for Adapter {
             ZERO_KEEP => Ok(Allocate::ZeroKeep),
             _ => Err(VolumeError::Unsupported("this way to allocate")),
         };
-        let done = what.and_then(|what| {
-            self.fs.end_privileges(ino.0, req.uid() != 0)?;
-            self.fs.allocate(ino.0, what, offset, length)
+        let (ino, is_other) = (ino.0, req.uid() != 0);
+        self.in_turn(ino, move |fs, may| {
+            let done = may.and(what).and_then(|what| {
+                fs.end_privileges(ino, is_other)?;
+                fs.allocate(ino, what, offset, length)
+            });
+            reply_empty("fallocate", ino, done, reply);
         });
-        reply_empty("fallocate", ino.0, done, reply);
     }
 
     fn flush(
@@ -655,10 +723,16 @@ impl Filesystem for Adapter {
         let from = (ino_in.0, fh_in.0, offset_in);
         let to = (ino_out.0, offset_out);
         let ended = self.fs.end_privileges(ino_out.0, req.uid() != 0);
-        match ended.and_then(|()| self.fs.copy_range(from, to, len)) {
-            Ok(n) => reply.written(n),
-            Err(e) => reply.error(fail("copy_file_range", ino_out.0, &e)),
-        }
+        let waits = [ino_out.0, ino_in.0]
+            .into_iter()
+            .find(|i| self.fs.may_wait(*i));
+        self.in_turn(waits.unwrap_or(ino_out.0), move |fs, may| {
+            let done = ended.and(may).and_then(|()| fs.copy_range(from, to, len));
+            match done {
+                Ok(n) => reply.written(n),
+                Err(e) => reply.error(fail("copy_file_range", to.0, &e)),
+            }
+        });
     }
 
     fn ioctl(

@@ -33,6 +33,7 @@ pub fn errno(e: &VolumeError) -> i32 {
         VolumeError::Chunks(_)
         | VolumeError::Lacking { .. }
         | VolumeError::Unsupplied(_)
+        | VolumeError::TooMany
         | VolumeError::Journal(_)
         | VolumeError::Objects(_)
         | VolumeError::Record(_)

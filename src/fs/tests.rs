@@ -1,5 +1,6 @@
 //! Volumes without a kernel: what operations do, what survives, what two nodes make of it.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
@@ -49,16 +50,13 @@ fn volume(dir: &Path, node: u8) -> Arc<Volume> {
         node: NodeId([node; 32]),
         name: format!("n{node}"),
     };
-    let above = std::env::var("CELLFS_LARGE").ok();
-    let above = above.map_or(NEVER, |n| n.parse().unwrap());
-    Volume::open_with(
-        dir,
-        "cell".parse().unwrap(),
-        who,
-        Arc::<Heads>::default(),
-        above,
-    )
-    .unwrap()
+    let (name, outlet) = ("cell".parse().unwrap(), Arc::<Heads>::default());
+    Volume::open_with(dir, name, who, outlet, ABOVE.get()).unwrap()
+}
+
+thread_local! {
+    /// Files above this are cut into chunks, on volumes that this test opens.
+    static ABOVE: Cell<u64> = Cell::new(anything::number("CELLFS_LARGE", NEVER));
 }
 
 /// The process dies, and a new one opens what is on the disk: the volume in `dir`, of node `n`.

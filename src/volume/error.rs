@@ -81,6 +81,9 @@ pub enum VolumeError {
         /// Which bytes are needed.
         range: Range<u64>,
     },
+    /// So many wait for such bytes that there is no room for more.
+    #[error("too many wait for bytes that are not here")]
+    TooMany,
     /// They did not come.
     #[error(transparent)]
     Unsupplied(#[from] Lacking),

@@ -310,7 +310,7 @@ impl Volume {
 
     /// Whether bytes are cut when they are committed.
     fn is_large(&self, kind: Kind, data: &Data) -> bool {
-        kind == Kind::File && data.is_spilled() && data.len() > self.large.above
+        kind == Kind::File && data.len() > self.large.above
     }
 
     /// Whether bytes that nobody writes to become a container: those of a new file. Who writes a
@@ -337,6 +337,11 @@ impl Volume {
             Data::Blob { id, chunked, .. } if *chunked => return Ok((Kind::Large, *id)),
             Data::Spilled(s) if self.is_large(kind, data) => {
                 return Ok((Kind::Large, self.keep_large(stage, s)?));
+            }
+            // As when a merge made them.
+            Data::Memory(_) if self.is_large(kind, data) => {
+                let s = self.spill(data)?;
+                return Ok((Kind::Large, self.keep_large(stage, &s)?));
             }
             _ => {}
         }
@@ -698,12 +703,14 @@ impl Volume {
         kind: Kind,
         data: &Data,
     ) -> VolumeResult<(Kind, Oid)> {
-        let Data::Spilled(s) = data else {
-            return self.keep(stage, kind, data);
+        let s = match data {
+            Data::Spilled(s) if self.is_large(kind, data) => s,
+            // There is no room to cut it.
+            Data::Memory(bytes) => {
+                return Ok((kind, stage.put(ObjectKind::Blob, bytes.as_ref().clone())?));
+            }
+            _ => return self.keep(stage, kind, data),
         };
-        if !self.is_large(kind, data) {
-            return self.keep(stage, kind, data);
-        }
         let head = put_manifest(stage, &cut::survey(s.file())?)?;
         lock(&self.large.instead).insert(head, s.clone());
         Ok((Kind::Large, head))

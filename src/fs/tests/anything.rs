@@ -483,6 +483,14 @@ fn whichever_commits_fall_between_calls_both_nodes_show_the_same() {
     run(&FOUND_STILL, commits, |seed| Some(Rng(seed)));
 }
 
+/// Small files are cut into chunks, too: they are copied beside one another, not merged.
+#[test]
+fn whatever_programs_do_to_large_files_both_nodes_show_the_same() {
+    ABOVE.set(20);
+    run(&[], 0, |_| None);
+    run(&[], number("CELLFS_COMMITS", 1), |seed| Some(Rng(seed)));
+}
+
 /// `commits` says when there are commits, by a seed of each node; if it does not, time does.
 fn run(found: &[(u64, u64)], mixed: u64, commits: impl Fn(u64) -> Option<Rng>) {
     let first = number("CELLFS_SEED", 0);

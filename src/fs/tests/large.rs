@@ -13,34 +13,8 @@ use crate::volume::inode::Data;
 use crate::volume::large::{Lacking, Supply};
 
 /// Files above this are cut.
-const ABOVE: u64 = 100_000;
+const CUT: u64 = 100_000;
 const LEN: usize = 3 << 20;
-
-fn large_volume(dir: &Path, node: u8) -> Arc<Volume> {
-    let who = Identity {
-        node: NodeId([node; 32]),
-        name: format!("n{node}"),
-    };
-    let name = "cell".parse().unwrap();
-    Volume::open_with(dir, name, who, Arc::<Heads>::default(), ABOVE).unwrap()
-}
-
-/// The process dies after this, of which nothing is committed.
-fn dies_after(v: &Volume, dir: &Path, last: impl FnOnce() + Send + 'static) -> Arc<Volume> {
-    let (from, to) = (dir.to_owned(), dir.with_extension("crashed"));
-    let copied = {
-        let to = to.clone();
-        v.while_still(move || {
-            last();
-            Command::new("cp").arg("-a").args([from, to]).status()
-        })
-    };
-    assert!(copied.unwrap().unwrap().success());
-    v.stop().unwrap();
-    std::fs::remove_dir_all(dir).unwrap();
-    std::fs::rename(to, dir).unwrap();
-    large_volume(dir, 1)
-}
 
 fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut rng = Rng(seed);
@@ -150,9 +124,10 @@ fn line(from: &Arc<Volume>, to: &Arc<Volume>) -> Arc<AtomicUsize> {
 
 #[test]
 fn a_large_file_is_in_the_store_once_and_a_pointer_in_git() {
+    ABOVE.set(CUT);
     let dir = tempfile::tempdir().unwrap();
     let home = dir.path().join("v");
-    let v = large_volume(&home, 1);
+    let v = volume(&home, 1);
     let f = fs(&v);
     let content = noise(1, LEN);
     let ino = put_bytes(&f, "big", &content);
@@ -176,7 +151,7 @@ fn a_large_file_is_in_the_store_once_and_a_pointer_in_git() {
     assert_eq!(v.chunks().unwrap().stats(), s);
     v.stop().unwrap();
     drop(f);
-    let v = large_volume(&home, 1);
+    let v = volume(&home, 1);
     assert!(bytes(&fs(&v), "big") == content);
     assert_eq!(f_read(&v, "big", LEN as u64 - 3, 100), content[LEN - 3..]);
     v.stop().unwrap();
@@ -189,8 +164,9 @@ fn f_read(v: &Arc<Volume>, name: &str, at: u64, len: u32) -> Vec<u8> {
 
 #[test]
 fn a_change_of_a_large_file_costs_what_changed_and_the_old_one_stays() {
+    ABOVE.set(CUT);
     let dir = tempfile::tempdir().unwrap();
-    let v = large_volume(dir.path(), 1);
+    let v = volume(dir.path(), 1);
     let f = fs(&v);
     let mut content = noise(2, LEN);
     let ino = put_bytes(&f, "big", &content);
@@ -243,10 +219,11 @@ fn f_copy(v: &Volume, head: &Oid) -> Vec<u8> {
 
 #[test]
 fn what_others_wrote_is_read_when_its_bytes_come() {
+    ABOVE.set(CUT);
     let dir = tempfile::tempdir().unwrap();
     let (a, b) = (
-        large_volume(&dir.path().join("a"), 1),
-        large_volume(&dir.path().join("b"), 2),
+        volume(&dir.path().join("a"), 1),
+        volume(&dir.path().join("b"), 2),
     );
     let (fa, fb) = (fs(&a), fs(&b));
     let content = noise(3, LEN);
@@ -306,13 +283,14 @@ fn what_others_wrote_is_read_when_its_bytes_come() {
 
 #[test]
 fn a_large_file_survives_a_crash_before_and_after_its_commit() {
+    ABOVE.set(CUT);
     let dir = tempfile::tempdir().unwrap();
     let home = dir.path().join("v");
     let content = noise(5, LEN);
-    let mut v = large_volume(&home, 1);
+    let mut v = volume(&home, 1);
     // Before.
     let (f, c) = (fs(&v), content.clone());
-    v = dies_after(&v, &home, move || {
+    v = crash_after(&v, &home, 1, move || {
         let ino = put_bytes(&f, "big", &c);
         f.fsync(ino).unwrap();
     });
@@ -324,12 +302,12 @@ fn a_large_file_survives_a_crash_before_and_after_its_commit() {
     put_bytes(&f, "other", &noise(6, LEN));
     drop(f);
     v.commit_now().unwrap();
-    v = dies_after(&v, &home, || ());
+    v = crash(&v, &home, 1);
     assert!(bytes(&fs(&v), "more") == content);
     assert!(bytes(&fs(&v), "other") == noise(6, LEN));
     // A change of a container, with and without a commit after it.
     let f = fs(&v);
-    v = dies_after(&v, &home, move || {
+    v = crash_after(&v, &home, 1, move || {
         let ino = walk(&f, "more");
         f.open(ino, true, false).unwrap();
         f.write(ino, 0, b"more").unwrap();
@@ -343,7 +321,7 @@ fn a_large_file_survives_a_crash_before_and_after_its_commit() {
     let f = fs(&v);
     put_bytes(&f, "tmp", &noise(7, LEN));
     v.flush_all().unwrap();
-    v = dies_after(&v, &home, move || {
+    v = crash_after(&v, &home, 1, move || {
         let ino = walk(&f, "tmp");
         let (from, to) = ((ROOT_INO, &b"tmp"[..]), (ROOT_INO, &b"big"[..]));
         f.rename(from, to, RenameMode::Replace).unwrap();
@@ -358,13 +336,193 @@ fn a_large_file_survives_a_crash_before_and_after_its_commit() {
     let f = fs(&v);
     put_bytes(&f, "tmp", &noise(8, LEN));
     v.flush_all().unwrap();
-    v = dies_after(&v, &home, move || {
+    v = crash_after(&v, &home, 1, move || {
         let (from, to) = ((ROOT_INO, &b"tmp"[..]), (ROOT_INO, &b"big"[..]));
         f.rename(from, to, RenameMode::Replace).unwrap();
         f.fsync(walk(&f, "big")).unwrap();
     });
     assert!(bytes(&fs(&v), "big") == noise(8, LEN));
     assert_eq!(kind(&v, "big"), Kind::Large);
+    fsck(&v);
+    v.stop().unwrap();
+}
+
+/// Bytes that the process has had in memory at most.
+fn peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap();
+    let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    kib << 10
+}
+
+#[test]
+fn a_file_of_3_gib_takes_no_memory() {
+    const CHILD: &str = "CELLFS_TEST_3_GIB";
+    const NAME: &str = "fs::tests::large::a_file_of_3_gib_takes_no_memory";
+    const LEN: u64 = 3 << 30;
+    if std::env::var_os(CHILD).is_none() {
+        // Other tests' memory does not count.
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        let out = child.args(["--exact", NAME]).env(CHILD, "1").output();
+        let out = out.unwrap();
+        let text = String::from_utf8_lossy(&out.stdout);
+        assert!(out.status.success() && text.contains("1 passed"), "{text}");
+        return;
+    }
+    ABOVE.set(4 << 20);
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("v");
+    let v = volume(&home, 1);
+    let f = fs(&v);
+    let before = peak();
+    let made = f.create(ROOT_INO, b"big", 0o644, ME, true);
+    let ino = made.unwrap().ino;
+    let set = SetAttr {
+        size: Some(LEN),
+        ..SetAttr::default()
+    };
+    f.setattr(ino, set).unwrap();
+    let part = |n: u64| (n * 150_000_000, noise(n, 1 << 20));
+    for (at, part) in (0..20).map(part) {
+        f.write(ino, at, &part).unwrap();
+    }
+    f.release(ino, true);
+    v.flush_all().unwrap();
+    assert_eq!(kind(&v, "big"), Kind::Large);
+    for (at, part) in (0..20).map(part) {
+        assert!(f_read(&v, "big", at, 1 << 20) == part, "at {at}");
+    }
+    assert_eq!(f_read(&v, "big", LEN - 5, 100), [0; 5]);
+    // Another version, by a copy, and a crash before its commit.
+    let v = crash_after(&v, &home, 1, move || {
+        f.open(ino, true, false).unwrap();
+        f.write(ino, LEN - 3, b"end").unwrap();
+        f.fsync(ino).unwrap();
+    });
+    assert_eq!(f_read(&v, "big", LEN - 5, 100), b"\0\0end");
+    v.stop().unwrap();
+    let used = peak() - before;
+    assert!(used < 64 << 20, "{} MiB", used >> 20);
+}
+
+#[test]
+fn a_copy_of_a_large_file_copies_nothing() {
+    ABOVE.set(CUT);
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("v");
+    let v = volume(&home, 1);
+    let f = fs(&v);
+    let mut content = noise(9, LEN);
+    let from = put_bytes(&f, "big", &content);
+    v.flush_all().unwrap();
+    let before = v.chunks().unwrap().stats();
+    let copy = move |f: &Fs, from, name: &str| {
+        let made = f.create(ROOT_INO, name.as_bytes(), 0o644, ME, true);
+        let to = made.unwrap().ino;
+        let n = f.copy_range((from, 0, 0), (to, 0), 1 << 40).unwrap();
+        assert_eq!(n as usize, LEN);
+        let end = LEN as u64;
+        assert_eq!(f.copy_range((from, 0, end), (to, end), 1).unwrap(), 0);
+        f.release(to, true);
+    };
+    copy(&f, from, "copy");
+    assert!(bytes(&f, "copy") == content);
+    v.flush_all().unwrap();
+    assert_eq!(head(&v, "copy"), head(&v, "big"));
+    assert_eq!(v.chunks().unwrap().stats(), before);
+    // What is written to it is its own.
+    let to = walk(&f, "copy");
+    f.open(to, true, false).unwrap();
+    f.write(to, 100, b"copy").unwrap();
+    f.release(to, true);
+    assert!(bytes(&f, "big") == content);
+    let v = crash_after(&v, &home, 1, move || copy(&f, from, "another"));
+    let f = fs(&v);
+    assert!(bytes(&f, "another") == content && bytes(&f, "big") == content);
+    content[100..104].copy_from_slice(b"copy");
+    assert!(bytes(&f, "copy") == content);
+    assert_eq!(kind(&v, "another"), Kind::Large);
+    fsck(&v);
+    v.stop().unwrap();
+}
+
+/// Runs git in a volume's repository; what it says, without the end of the line.
+fn git(v: &Volume, args: &[&str], stdin: &[u8]) -> String {
+    let mut child = Command::new("git")
+        .args(args)
+        .current_dir(v.repo().path())
+        .envs(["GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME"].map(|k| (k, "somebody")))
+        .envs(["GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL"].map(|k| (k, "s@example.org")))
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), stdin).unwrap();
+    let out = child.wait_with_output().unwrap();
+    assert!(out.status.success(), "{args:?}");
+    String::from_utf8(out.stdout).unwrap().trim_end().to_owned()
+}
+
+/// As a client pushes one more commit, in which a name has these bytes.
+fn push(v: &Volume, name: &str, content: &[u8]) {
+    let old = v.hand_out().unwrap().map(|id| id.to_string());
+    let blob = git(v, &["hash-object", "-w", "--stdin"], content);
+    let mut tree = String::new();
+    if let Some(old) = &old {
+        let all = git(v, &["ls-tree", old], b"");
+        let others = all.lines().filter(|l| !l.ends_with(&format!("\t{name}")));
+        tree.extend(others.map(|l| format!("{l}\n")));
+    }
+    tree += &format!("100644 blob {blob}\t{name}\n");
+    let tree = git(v, &["mktree"], tree.as_bytes());
+    let mut args = vec!["commit-tree", "-m", "by git", &tree];
+    if let Some(old) = &old {
+        args.extend(["-p", old]);
+    }
+    let new = git(v, &args, b"");
+    let oid = |hex: &str| Oid::from_hex(hex.as_bytes()).unwrap();
+    let update = crate::volume::RefUpdate {
+        name: "refs/heads/main".to_owned(),
+        old: old.as_deref().map(oid),
+        new: Some(oid(&new)),
+    };
+    assert_eq!(v.push(vec![update], false).unwrap(), [Ok(())]);
+}
+
+#[test]
+fn a_pointer_that_is_pushed_becomes_the_file_if_that_is_here() {
+    ABOVE.set(CUT);
+    let dir = tempfile::tempdir().unwrap();
+    let v = volume(&dir.path().join("v"), 1);
+    let f = fs(&v);
+    let content = noise(10, LEN);
+    put(&f, "small", "text");
+    v.flush_all().unwrap();
+    // As the door of git-lfs does with what is uploaded.
+    let path = dir.path().join("uploaded");
+    std::fs::write(&path, &content).unwrap();
+    let survey = crate::chunk::cut::survey(&std::fs::File::open(&path).unwrap()).unwrap();
+    v.chunks().unwrap().adopt(&path, &survey, true).unwrap();
+    let text = |sha256| {
+        format!("version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {LEN}\n")
+    };
+    let pointer = text(survey.sha256);
+    push(&v, "big", pointer.as_bytes());
+    push(&v, "else", text(crate::chunk::Sha256([7; 32])).as_bytes());
+    v.flush_all().unwrap();
+    assert_eq!(kind(&v, "big"), Kind::Large);
+    assert!(bytes(&f, "big") == content);
+    assert_eq!(in_git(&v, "big"), pointer.as_bytes());
+    assert_eq!(kind(&v, "else"), Kind::File);
+    // A commit on top that changes something else leaves it what it is.
+    push(&v, "small", b"by git");
+    assert_eq!(kind(&v, "big"), Kind::Large);
+    assert_eq!(get(&f, "small"), "by git");
+    assert!(bytes(&f, "big") == content);
+    // With another content by git it is a plain file.
+    push(&v, "big", b"plain");
+    assert_eq!(kind(&v, "big"), Kind::File);
+    assert_eq!(get(&f, "big"), "plain");
     fsck(&v);
     v.stop().unwrap();
 }
