@@ -28,6 +28,7 @@ mod amend;
 pub mod blobs;
 pub mod chain;
 mod commit;
+mod contain;
 pub mod derive;
 mod direct;
 mod dots;

@@ -216,7 +216,10 @@ impl Fs {
         }
         if opens {
             // What is being committed, or was merged and is in no commit, is no object yet.
+            // Nor does the journal change chunks.
+            let is_cut = i.shown.kind == Kind::Large && data.is_none() && !i.data.is_spilled();
             let known = !live.committing.contains(&ino)
+                && !is_cut
                 && !i.shown.blob.is_null()
                 && self.volume.is_stored(&i.shown.blob)?;
             if let (false, Data::Memory(m)) = (known, data.as_ref().unwrap_or(&i.data))

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::{Fs, Result};
 use crate::base::clock;
-use crate::base::id::FileId;
+use crate::base::id::{FileId, Oid};
 use crate::base::limit::SMALL_FILE_BYTES_MAX;
 use crate::base::name::EntryName;
 use crate::base::stamp::Dot;
@@ -21,6 +21,7 @@ use crate::record::change::{Change, OWN, SetField as Field};
 use crate::record::model::Kind;
 use crate::volume::inode::{Attr, Data, Dirty, Ino, Inode};
 use crate::volume::live::{Left, Live, null_oid};
+use crate::volume::spill::Spill;
 
 /// A file that was made no longer ago than this may be what an editor made to save.
 const YOUNG_MS: u64 = 60_000;
@@ -47,6 +48,15 @@ pub(super) fn saves(live: &Live, new: Ino, old: Ino) -> bool {
     let large =
         matches!(n.data, Data::Blob { len, chunked, .. } if chunked || len > SMALL_FILE_BYTES_MAX);
     is_plain(n) && is_plain(o) && young && known && !(large && o.dirty.is_some())
+}
+
+/// The name that the bytes of a sealed overlay file have in a commit.
+fn head_of(live: &Live, i: &Inode, s: &Spill) -> Option<Oid> {
+    let is_clean = i.dirty.is_none() && !i.born && !live.committing.contains(&i.ino);
+    if s.is_sealed() && is_clean && i.shown.kind == Kind::Large {
+        return Some(i.shown.blob);
+    }
+    s.contained().map(|(_, head)| head)
 }
 
 impl Fs {
@@ -83,9 +93,9 @@ impl Fs {
                 let kind = if *chunked { Kind::Large } else { o.kind };
                 patches.push(open(kind, *id));
             }
-            Data::Spilled(s) => match s.contained() {
+            Data::Spilled(s) => match head_of(live, n, s) {
                 // It may have no name in the overlay.
-                Some((_, head)) if self.volume.is_stored(&head)? => {
+                Some(head) if self.volume.is_stored(&head)? => {
                     patches.push(open(Kind::Large, head));
                 }
                 _ => {

@@ -3,22 +3,16 @@
 //! A file that is larger than a volume's threshold when it is committed becomes a manifest, which
 //! is in the commit, and pieces in the chunk store. Nobody holds all of it in memory.
 //!
-//! - One that nobody writes to becomes a container as it is: its overlay file gets a second name
-//!   there (a hard link), and is sealed from before it is read until somebody writes to it.
-//!   Then its pieces move into packs, the container goes, and it is an overlay file alone.
-//! - Of one that somebody writes to, or that began as a copy, the pieces that are not here are put
-//!   into packs as they are read. It becomes a container when nobody touched it for a while.
-//! - A container is handed to programs that read it, as overlay files are: one inode at a time has
-//!   it, since a writer takes it along.
+//! One that nobody writes to becomes a container as it is ([`super::contain`]). Of others the pieces
+//! that are not here are put into packs as they are read.
 //!
 //! Invariants: what a commit names of the store is durable before the commit's head is in the
-//! journal; the journal's overlay file stays until then. A sealed file is not written to. Reads
-//! here wait for nobody: what is not here is [`VolumeError::Lacking`], and who may wait asks
-//! [`Supply`]. Threads: any; nothing here is done under the table's lock but what says so.
+//! journal. Reads wait for nobody: what is not here is [`VolumeError::Lacking`], and who may wait
+//! asks [`Supply`]. Threads: any; nothing here is done under the table's lock but what says so.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::fs::{self, File};
-use std::io::{self, ErrorKind};
+use std::fs::File;
+use std::io;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
@@ -29,7 +23,7 @@ use lru::LruCache;
 use super::blobs::read_at;
 use super::error::VolumeError;
 use super::inode::{Data, Ino};
-use super::spill::{Seal, Spill};
+use super::spill::Spill;
 use super::view::View;
 use super::{Volume, VolumeResult};
 use crate::base::id::Oid;
@@ -52,13 +46,6 @@ const PIECES_MAX: usize = 8;
 const STEP_BYTES: u64 = 64 << 20;
 /// How long a program waits for a step.
 const WAIT: Duration = Duration::from_secs(30);
-/// A file that began as a copy becomes a container when nobody touched it for so long.
-const CONTAIN_AFTER: Duration = match cfg!(test) {
-    true => Duration::from_millis(500),
-    false => Duration::from_secs(60),
-};
-/// Or when more than so many wait.
-const CONTAIN_MAX: usize = 8;
 
 /// Brings bytes that are not here.
 pub trait Supply: Send + Sync {
@@ -77,8 +64,8 @@ pub struct Lacking(pub String);
 
 /// A large file that is read.
 #[derive(Debug)]
-struct Known {
-    head: Head,
+pub(super) struct Known {
+    pub(super) head: Head,
     /// Its container, while all of it is there. Who takes the container away empties this.
     file: RwLock<Option<File>>,
 }
@@ -86,23 +73,23 @@ struct Known {
 /// See the module.
 pub(super) struct Large {
     /// Files with more bytes than this are cut.
-    above: u64,
-    store: Mutex<Option<Arc<Chunks>>>,
-    supply: OnceLock<Arc<dyn Supply>>,
-    known: Mutex<LruCache<Oid, Arc<Known>>>,
-    pieces: Mutex<LruCache<ChunkId, Arc<Vec<u8>>>>,
+    pub(super) above: u64,
+    pub(super) store: Mutex<Option<Arc<Chunks>>>,
+    pub(super) supply: OnceLock<Arc<dyn Supply>>,
+    pub(super) known: Mutex<LruCache<Oid, Arc<Known>>>,
+    pub(super) pieces: Mutex<LruCache<ChunkId, Arc<Vec<u8>>>>,
     /// Containers that are overlay files, too, or that programs have.
-    held: Mutex<HashMap<Sha256, Weak<Spill>>>,
+    pub(super) held: Mutex<HashMap<Sha256, Weak<Spill>>>,
     /// Containers that writers take away: nobody opens them any more.
-    leaving: Mutex<HashSet<Sha256>>,
+    pub(super) leaving: Mutex<HashSet<Sha256>>,
     /// Of commits made in memory on a full disk: where the bytes are.
-    instead: Mutex<HashMap<Oid, Arc<Spill>>>,
+    pub(super) instead: Mutex<HashMap<Oid, Arc<Spill>>>,
     /// Inodes that may become containers, and since when nobody touched them.
-    waiting: Mutex<BTreeMap<Ino, Instant>>,
+    pub(super) waiting: Mutex<BTreeMap<Ino, Instant>>,
     /// What such inodes replaced since they were containers last.
-    replaced: Mutex<BTreeMap<Ino, Vec<Oid>>>,
+    pub(super) replaced: Mutex<BTreeMap<Ino, Vec<Oid>>>,
     /// The view whose large files are known to who keeps them.
-    told: Mutex<Option<View>>,
+    pub(super) told: Mutex<Option<View>>,
 }
 
 impl std::fmt::Debug for Large {
@@ -111,7 +98,7 @@ impl std::fmt::Debug for Large {
     }
 }
 
-fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -134,7 +121,7 @@ impl Large {
     }
 
     /// Whoever reads the container of a file by a name of its own does so no more.
-    fn let_go(&self, sha256: &Sha256) {
+    pub(super) fn let_go(&self, sha256: &Sha256) {
         let all: Vec<Arc<Known>> = {
             let known = lock(&self.known);
             let of = known.iter().filter(|(_, k)| k.head.sha256 == *sha256);
@@ -156,7 +143,7 @@ fn put_manifest(stage: &dyn Objects, survey: &Survey) -> Result<Oid, ObjectError
 }
 
 /// The head that the manifest of a survey would have.
-fn head_of(survey: &Survey) -> Oid {
+pub(super) fn head_of(survey: &Survey) -> Oid {
     let mut put = |kind, bytes: Vec<u8>| {
         let kind = match kind {
             NodeKind::Blob => ObjectKind::Blob,
@@ -171,7 +158,11 @@ fn head_of(survey: &Survey) -> Oid {
 }
 
 /// Reads nodes of manifests.
-fn node(objs: &dyn Objects, id: &Oid, kind: NodeKind) -> Result<Arc<Vec<u8>>, ObjectError> {
+pub(super) fn node(
+    objs: &dyn Objects,
+    id: &Oid,
+    kind: NodeKind,
+) -> Result<Arc<Vec<u8>>, ObjectError> {
     let bytes = objs.get(
         id,
         match kind {
@@ -309,17 +300,8 @@ impl Volume {
     }
 
     /// Whether bytes are cut when they are committed.
-    fn is_large(&self, kind: Kind, data: &Data) -> bool {
+    pub(super) fn is_large(&self, kind: Kind, data: &Data) -> bool {
         kind == Kind::File && data.len() > self.large.above
-    }
-
-    /// Whether bytes that nobody writes to become a container: those of a new file. Who writes a
-    /// file again and again would have it moved about each time.
-    pub(super) fn is_for_container(&self, kind: Kind, data: &Data) -> bool {
-        match data {
-            Data::Spilled(s) => self.is_large(kind, data) && !s.is_derived() && !s.is_watched(),
-            _ => false,
-        }
     }
 
     /// Puts bytes where the commit to come finds them: into the stage, or the store. What they are
@@ -387,91 +369,10 @@ impl Volume {
         Ok(put_manifest(stage, &survey)?)
     }
 
-    /// Makes a sealed overlay file the container of what it holds, durable. False if somebody
-    /// opened the seal.
-    fn contain(&self, s: &Arc<Spill>, survey: &Survey) -> VolumeResult<bool> {
-        let chunks = self.chunks()?;
-        self.sync_spill(s)?;
-        let mut seal = s.sealed();
-        if *seal == Seal::Open {
-            return Ok(false);
-        }
-        let link = s.path().with_extension("link");
-        match fs::remove_file(&link) {
-            Err(e) if e.kind() != ErrorKind::NotFound => return Err(e.into()),
-            _ => {}
-        }
-        fs::hard_link(s.path(), &link)?;
-        let adopted = chunks.adopt(&link, survey, true);
-        let adopted = match adopted {
-            Ok(adopted) => adopted,
-            Err(e) => {
-                let _first_error_counts = fs::remove_file(&link);
-                return Err(e.into());
-            }
-        };
-        // With the same content already here, both stay what they are.
-        if adopted == chunk::store::Adopted::Container {
-            *seal = Seal::Container(survey.sha256, head_of(survey));
-            lock(&self.large.held).insert(survey.sha256, Arc::downgrade(s));
-        }
-        Ok(true)
-    }
-
     /// The name that bytes of a file would have in a commit now.
     pub(super) fn name_now(&self, file: &File) -> VolumeResult<Oid> {
         let is_large = file.metadata()?.len() > self.large.above;
         name_of(if is_large { Kind::Large } else { Kind::File }, file)
-    }
-
-    /// A sealed overlay file may be written to when this returns. If it was a container, its pieces
-    /// are in packs then. Not under the table's lock.
-    pub(crate) fn open_seal(&self, s: &Arc<Spill>) -> VolumeResult<()> {
-        let seal = s.sealed();
-        if let Seal::Container(sha256, _) = *seal {
-            let chunks = self.chunks()?;
-            if let Err(e) = fs::metadata(s.path()) {
-                if e.kind() != ErrorKind::NotFound {
-                    return Err(e.into());
-                }
-                fs::hard_link(self.container_path(&sha256), s.path())?;
-                self.list_overlay(s);
-            }
-            lock(&self.large.leaving).insert(sha256);
-            self.large.let_go(&sha256);
-            let moved = chunks.evict(&sha256, &mut |_| true);
-            lock(&self.large.leaving).remove(&sha256);
-            let moved = moved?;
-            if !moved.lost.is_empty() {
-                tracing::error!(file = %sha256, pieces = moved.lost.len(), "an older version of a file is damaged");
-            }
-            lock(&self.large.held).remove(&sha256);
-        }
-        s.open_seal(seal);
-        Ok(())
-    }
-
-    fn container_path(&self, sha256: &Sha256) -> std::path::PathBuf {
-        let dir = self.dir.join("chunks/containers");
-        dir.join(format!("{sha256}.data"))
-    }
-
-    /// The container of a large file, for one inode's readers; none if it is not complete or
-    /// another inode has it.
-    pub(crate) fn hand_container(&self, head: &Oid) -> VolumeResult<Option<Arc<Spill>>> {
-        let sha256 = self.known(head)?.head.sha256;
-        let mut held = lock(&self.large.held);
-        if held.get(&sha256).is_some_and(|s| s.strong_count() > 0) {
-            return Ok(None);
-        }
-        let Some((file, true)) = self.chunks()?.container(&sha256)? else {
-            return Ok(None);
-        };
-        let number = self.next_spill();
-        let s = Spill::container(&self.overlay_dir(), number, file, (sha256, *head));
-        let s = Arc::new(s);
-        held.insert(sha256, Arc::downgrade(&s));
-        Ok(Some(s))
     }
 
     /// What the head of a manifest says.
@@ -482,7 +383,7 @@ impl Volume {
         Ok(self.known(head)?.head)
     }
 
-    fn known(&self, id: &Oid) -> VolumeResult<Arc<Known>> {
+    pub(super) fn known(&self, id: &Oid) -> VolumeResult<Arc<Known>> {
         if let Some(k) = lock(&self.large.known).get(id) {
             return Ok(k.clone());
         }
@@ -719,106 +620,6 @@ impl Volume {
     /// There is room: the store has what [`Self::keep_in_mind`] kept.
     pub(super) fn out_of_mind(&self) {
         lock(&self.large.instead).clear();
-    }
-
-    /// An inode whose bytes are in a commit and in an overlay file may become a container.
-    pub(super) fn wait_to_contain(&self, ino: Ino) {
-        lock(&self.large.waiting).insert(ino, Instant::now());
-    }
-
-    /// Makes containers of overlay files that nobody touched for a while.
-    pub(super) fn contain_waiting(&self, all: bool) {
-        let due: Vec<Ino> = {
-            let mut waiting = lock(&self.large.waiting);
-            let over = waiting.len().saturating_sub(CONTAIN_MAX);
-            let mut by_age: Vec<(Instant, Ino)> = waiting.iter().map(|(i, t)| (*t, *i)).collect();
-            by_age.sort_unstable();
-            let is_due = |(n, (t, _)): &(usize, (Instant, Ino))| {
-                all || *n < over || t.elapsed() >= CONTAIN_AFTER
-            };
-            let due = by_age.into_iter().enumerate().filter(is_due);
-            let due: Vec<Ino> = due.map(|(_, (_, ino))| ino).collect();
-            for ino in &due {
-                waiting.remove(ino);
-            }
-            due
-        };
-        for ino in due {
-            if let Err(e) = self.contain_inode(ino) {
-                tracing::warn!(ino, error = %e, "a large file stays in the overlay");
-            }
-        }
-    }
-
-    fn contain_inode(&self, ino: Ino) -> VolumeResult<()> {
-        let (s, blob) = {
-            let live = self.lock();
-            let is_clean = Self::is_clean(&live, ino);
-            let Some(i) = live.inodes.get(&ino).filter(|_| is_clean) else {
-                return Ok(());
-            };
-            let Data::Spilled(s) = &i.data else {
-                return Ok(());
-            };
-            if i.shown.kind != Kind::Large || !s.seal() {
-                return Ok(());
-            }
-            (s.clone(), i.shown.blob)
-        };
-        if s.contained().is_none() {
-            let survey = cut::survey(s.file())?;
-            if head_of(&survey) != blob {
-                // Whoever wrote it has said so by now.
-                return self.open_seal(&s);
-            }
-            self.contain(&s, &survey)?;
-        }
-        drop(s);
-        self.unspill_if_clean(&mut self.lock(), ino);
-        self.give_up_replaced(ino, &blob)?;
-        self.chunks()?.reclaim()?;
-        Ok(())
-    }
-
-    /// Bytes that a commit replaces by those of this inode.
-    pub(super) fn replaces(&self, ino: Ino, head: Oid) {
-        lock(&self.large.replaced)
-            .entry(ino)
-            .or_default()
-            .push(head);
-    }
-
-    /// Versions that an inode replaced, and that are mostly in what it is now, are containers no
-    /// more: what is in them alone moves into packs.
-    fn give_up_replaced(&self, ino: Ino, now: &Oid) -> VolumeResult<()> {
-        let olds = lock(&self.large.replaced).remove(&ino).unwrap_or_default();
-        for old in olds.iter().filter(|o| *o != now) {
-            let (from, to) = (self.known(now)?.head, self.known(old)?.head);
-            let mut get = |id: &Oid, kind| node(&*self.repo, id, kind);
-            let alone = manifest::diff(&from, &to, &mut get)?.bytes();
-            if alone <= to.len / 2 {
-                self.give_container_up(&to.sha256)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn give_container_up(&self, sha256: &Sha256) -> VolumeResult<()> {
-        let sha256 = *sha256;
-        let is_held = lock(&self.large.held)
-            .get(&sha256)
-            .is_some_and(|s| s.strong_count() > 0);
-        if is_held {
-            return Ok(());
-        }
-        lock(&self.large.held).remove(&sha256);
-        let chunks = self.chunks()?;
-        if chunks.container(&sha256)?.is_none() {
-            return Ok(());
-        }
-        self.large.let_go(&sha256);
-        chunks.evict(&sha256, &mut |_| true)?;
-        Ok(())
     }
 }
 

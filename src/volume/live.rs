@@ -306,7 +306,7 @@ impl Live {
         if self.committing.contains(&ino) || self.view.stage.staged(&id).is_some() {
             return;
         }
-        let chunked = false;
+        let chunked = i.shown.kind == Kind::Large;
         i.data = Data::Blob { id, len, chunked };
     }
 
