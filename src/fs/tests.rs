@@ -22,6 +22,7 @@ mod direct;
 mod failing;
 mod held;
 mod large;
+mod large_more;
 mod links;
 mod overlay;
 mod past;

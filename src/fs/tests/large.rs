@@ -13,10 +13,10 @@ use crate::volume::inode::Data;
 use crate::volume::large::{Lacking, Supply};
 
 /// Files above this are cut.
-const CUT: u64 = 100_000;
-const LEN: usize = 3 << 20;
+pub(super) const CUT: u64 = 100_000;
+pub(super) const LEN: usize = 3 << 20;
 
-fn noise(seed: u64, len: usize) -> Vec<u8> {
+pub(super) fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut rng = Rng(seed);
     let mut out = Vec::with_capacity(len);
     while out.len() < len {
@@ -26,7 +26,7 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
     out
 }
 
-fn put_bytes(f: &Fs, name: &str, bytes: &[u8]) -> Ino {
+pub(super) fn put_bytes(f: &Fs, name: &str, bytes: &[u8]) -> Ino {
     let ino = match f.lookup(ROOT_INO, name.as_bytes()).unwrap() {
         Some(s) => {
             f.open(s.ino, true, true).unwrap();
@@ -44,11 +44,11 @@ fn put_bytes(f: &Fs, name: &str, bytes: &[u8]) -> Ino {
     ino
 }
 
-fn bytes(f: &Fs, name: &str) -> Vec<u8> {
+pub(super) fn bytes(f: &Fs, name: &str) -> Vec<u8> {
     f.read(walk(f, name), 0, u32::MAX).unwrap()
 }
 
-fn kind(v: &Arc<Volume>, name: &str) -> Kind {
+pub(super) fn kind(v: &Arc<Volume>, name: &str) -> Kind {
     let ino = walk(&fs(v), name);
     let live = v.lock();
     live.inodes.get(&ino).unwrap().shown.kind
@@ -63,18 +63,18 @@ fn in_git(v: &Volume, name: &str) -> Vec<u8> {
     blob.as_ref().clone()
 }
 
-fn head(v: &Arc<Volume>, name: &str) -> Oid {
+pub(super) fn head(v: &Arc<Volume>, name: &str) -> Oid {
     let ino = walk(&fs(v), name);
     v.lock().inodes.get(&ino).unwrap().shown.blob
 }
 
-fn is_contained(v: &Volume, ino: Ino) -> bool {
+pub(super) fn is_contained(v: &Volume, ino: Ino) -> bool {
     let live = v.lock();
     let i = live.inodes.get(&ino);
     i.is_none_or(|i| matches!(i.data, Data::Blob { chunked: true, .. }))
 }
 
-fn soon(what: &str, mut is: impl FnMut() -> bool) {
+pub(super) fn soon(what: &str, mut is: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !is() {
         assert!(begin.elapsed() < Duration::from_secs(20), "{what}");
@@ -112,7 +112,7 @@ impl Supply for Line {
 }
 
 /// `to` is given what it lacks by `from`; how many pieces were.
-fn line(from: &Arc<Volume>, to: &Arc<Volume>) -> Arc<AtomicUsize> {
+pub(super) fn line(from: &Arc<Volume>, to: &Arc<Volume>) -> Arc<AtomicUsize> {
     let pieces = Arc::new(AtomicUsize::new(0));
     to.set_supply(Arc::new(Line {
         from: from.clone(),

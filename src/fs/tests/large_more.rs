@@ -1,0 +1,266 @@
+//! Large files: what falls between the steps of a commit, and who has a container.
+
+use std::os::unix::fs::{FileExt, MetadataExt};
+
+use super::large::{CUT, LEN, bytes, head, is_contained, kind, line, noise, put_bytes, soon};
+use super::*;
+use crate::fs::{Access, Opened};
+use crate::volume::spill::Spill;
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+    let done = Command::new("cp").arg("-a").args([from, to]).status();
+    assert!(done.unwrap().success());
+}
+
+/// As the kernel opens a file by itself.
+fn direct(f: &Fs, ino: Ino, write: bool) -> Option<Arc<Spill>> {
+    let access = Access {
+        write,
+        keeps: true,
+        direct: true,
+    };
+    match f.open_as(ino, access).unwrap() {
+        Opened::Direct(s) => Some(s),
+        _ => None,
+    }
+}
+
+fn write_at(f: &Fs, name: &str, at: u64, text: &[u8]) {
+    let ino = walk(f, name);
+    f.open(ino, true, false).unwrap();
+    f.write(ino, at, text).unwrap();
+    f.release(ino, true);
+}
+
+#[test]
+fn a_crash_between_any_two_steps_of_a_commit_loses_nothing() {
+    ABOVE.set(CUT);
+    let root = tempfile::tempdir().unwrap();
+    let at = |name: &str| root.path().join(name);
+    let content = noise(20, LEN);
+    let v = volume(&at("v"), 1);
+    let f = fs(&v);
+    put(&f, "small", "text");
+    v.flush_all().unwrap();
+    let (before, after) = (at("before"), at("after"));
+    let (to, c) = (before.clone(), content.clone());
+    let home = at("v");
+    v.while_still(move || {
+        let ino = put_bytes(&f, "big", &c);
+        f.fsync(ino).unwrap();
+        copy(&home, &to);
+    })
+    .unwrap();
+    v.commit_now().unwrap();
+    let (from, to) = (at("v"), after.clone());
+    v.while_still(move || copy(&from, &to)).unwrap();
+    v.stop().unwrap();
+    let overlays = |home: &Path| -> Vec<std::path::PathBuf> {
+        let all = std::fs::read_dir(home.join("overlay")).unwrap();
+        all.map(|e| e.unwrap().path()).collect()
+    };
+    assert_eq!(overlays(&before).len(), 1);
+    let parts = ["git", "journal", "overlay", "chunks"];
+    // Which state each part is of; what else is done to it.
+    type Harm = fn(&Path);
+    let states: [(&str, [bool; 4], Harm); 7] = [
+        ("nothing is done", [false, false, false, false], |_| ()),
+        ("the link is left", [false, false, false, false], |home| {
+            let overlay = home.join("overlay");
+            let file = std::fs::read_dir(&overlay).unwrap().next().unwrap();
+            let file = file.unwrap().path();
+            std::fs::hard_link(&file, file.with_extension("link")).unwrap();
+        }),
+        (
+            "the sidecar is there",
+            [false, false, false, true],
+            |home| {
+                for e in std::fs::read_dir(home.join("chunks/containers")).unwrap() {
+                    let path = e.unwrap().path();
+                    if path.extension().is_some_and(|e| e == "data") {
+                        std::fs::remove_file(path).unwrap();
+                    }
+                }
+            },
+        ),
+        (
+            "the container is there",
+            [false, false, false, true],
+            |_| (),
+        ),
+        (
+            "the objects are there",
+            [true, false, false, true],
+            |home| {
+                // Refs follow the journal.
+                std::fs::remove_dir_all(home.join("git/refs/cellfs")).unwrap();
+            },
+        ),
+        ("it is a commit", [true, true, false, true], |_| ()),
+        ("the overlay file went", [true, true, false, true], |home| {
+            for e in std::fs::read_dir(home.join("overlay")).unwrap() {
+                std::fs::remove_file(e.unwrap().path()).unwrap();
+            }
+        }),
+    ];
+    for (what, of, harm) in states {
+        let home = at("again");
+        for (part, is_after) in parts.into_iter().zip(of) {
+            let from = if is_after { &after } else { &before };
+            if from.join(part).exists() {
+                copy(&from.join(part), &home.join(part));
+            }
+        }
+        harm(&home);
+        let v = volume(&home, 1);
+        let f = fs(&v);
+        assert!(bytes(&f, "big") == content, "{what}");
+        assert_eq!(kind(&v, "big"), Kind::Large, "{what}");
+        assert_eq!(get(&f, "small"), "text", "{what}");
+        assert!(overlays(&home).is_empty(), "{what}");
+        let s = v.chunks().unwrap().stats();
+        assert_eq!((s.containers, s.live_bytes), (1, 0), "{what}");
+        fsck(&v);
+        v.stop().unwrap();
+        // And nothing of it is only in memory.
+        let v = volume(&home, 1);
+        assert!(bytes(&fs(&v), "big") == content, "{what}");
+        v.stop().unwrap();
+        std::fs::remove_dir_all(&home).unwrap();
+    }
+}
+
+#[test]
+fn programs_have_the_container_itself_until_somebody_writes() {
+    ABOVE.set(CUT);
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("v");
+    let v = volume(&home, 1);
+    let f = fs(&v);
+    let content = noise(21, LEN);
+    put_bytes(&f, "one", &content);
+    put_bytes(&f, "two", &content);
+    v.flush_all().unwrap();
+    let (one, two) = (walk(&f, "one"), walk(&f, "two"));
+    soon("containers", || {
+        is_contained(&v, one) && is_contained(&v, two)
+    });
+    let old = head(&v, "one");
+    assert_eq!(head(&v, "two"), old);
+    let reader = direct(&f, one, false).expect("by the file itself");
+    let sha256 = v.large_head(&old).unwrap().sha256;
+    let container = home.join(format!("chunks/containers/{sha256}.data"));
+    let number = |m: std::fs::Metadata| m.ino();
+    let same = number(reader.file().metadata().unwrap());
+    assert_eq!(same, number(std::fs::metadata(&container).unwrap()));
+    // Another inode reads it through the node: a writer takes the file with it.
+    assert!(direct(&f, two, false).is_none());
+    f.release(two, false);
+    let writer = direct(&f, one, true).expect("by the file itself");
+    assert!(!container.exists(), "it is the writer's now");
+    assert!(Arc::ptr_eq(&reader, &writer));
+    let file = std::fs::OpenOptions::new().write(true).open(writer.path());
+    file.unwrap().write_all_at(b"changed", 100).unwrap();
+    let mut seen = [0; 7];
+    reader.file().read_exact_at(&mut seen, 100).unwrap();
+    assert_eq!(&seen, b"changed");
+    assert!(bytes(&f, "two") == content, "the other file");
+    drop((reader, writer));
+    f.release(one, true);
+    f.release(one, false);
+    v.flush_all().unwrap();
+    let mut changed = content.clone();
+    changed[100..107].copy_from_slice(b"changed");
+    assert!(bytes(&f, "one") == changed);
+    soon("it is let go and contained", || {
+        v.flush_all().unwrap();
+        is_contained(&v, one)
+    });
+    let new = v.large_head(&head(&v, "one")).unwrap().sha256;
+    assert!(home.join(format!("chunks/containers/{new}.data")).exists());
+    assert!(bytes(&f, "one") == changed && bytes(&f, "two") == content);
+    // A writer through the node, while a program reads the file itself.
+    let reader = direct(&f, one, false).expect("by the file itself");
+    write_at(&f, "one", 0, b"first");
+    reader.file().read_exact_at(&mut seen[..5], 0).unwrap();
+    assert_eq!(&seen[..5], b"first");
+    f.release(one, false);
+    let v = crash(&v, &home, 1);
+    changed[..5].copy_from_slice(b"first");
+    let f = fs(&v);
+    assert!(bytes(&f, "one") == changed && bytes(&f, "two") == content);
+    fsck(&v);
+    v.stop().unwrap();
+}
+
+#[test]
+fn a_piece_that_the_disk_damaged_comes_again() {
+    ABOVE.set(CUT);
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (
+        volume(&dir.path().join("a"), 1),
+        volume(&dir.path().join("b"), 2),
+    );
+    let content = noise(23, LEN);
+    put_bytes(&fs(&a), "big", &content);
+    sync(&a, &b);
+    b.chunks().unwrap().flush().unwrap();
+    let pack = dir.path().join("b/chunks/packs/00000000.pack");
+    let file = std::fs::OpenOptions::new().write(true).open(&pack).unwrap();
+    file.write_all_at(b"damage", 1 << 20).unwrap();
+    let pieces = line(&a, &b);
+    assert!(bytes(&fs(&b), "big") == content);
+    assert_eq!(pieces.load(std::sync::atomic::Ordering::Relaxed), 1);
+    a.stop().unwrap();
+    b.stop().unwrap();
+}
+
+#[test]
+fn nothing_is_lost_of_one_who_writes_while_commits_are_made() {
+    ABOVE.set(CUT);
+    const LINES: u64 = 60;
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("v");
+    let v = volume(&home, 1);
+    let f = fs(&v);
+    put_bytes(&f, "big", &noise(24, 1 << 20));
+    let text = |n: u64| format!("line {n:04}");
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                v.commit_now().unwrap();
+            }
+        });
+        for n in 0..LINES {
+            let tmp = format!("new{}", n % 3);
+            match n % 4 {
+                // A new one that is sealed when it is closed, and written to at once.
+                0 => {
+                    put_bytes(&f, &tmp, &bytes(&f, "big"));
+                    std::thread::sleep(Duration::from_millis(n % 7));
+                    write_at(&f, &tmp, n * 16_000, text(n).as_bytes());
+                    let (from, to) = ((ROOT_INO, tmp.as_bytes()), (ROOT_INO, &b"big"[..]));
+                    f.rename(from, to, RenameMode::Replace).unwrap();
+                }
+                _ => write_at(&f, "big", n * 16_000, text(n).as_bytes()),
+            }
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    let check = |f: &Fs| {
+        let all = bytes(f, "big");
+        for n in 0..LINES {
+            let at = usize::try_from(n * 16_000).unwrap();
+            assert!(all[at..].starts_with(text(n).as_bytes()), "{n}");
+        }
+    };
+    check(&f);
+    f.fsync(walk(&f, "big")).unwrap();
+    drop(f);
+    let v = crash(&v, &home, 1);
+    check(&fs(&v));
+    fsck(&v);
+    v.stop().unwrap();
+}
