@@ -27,6 +27,7 @@ const ROOMS: &[Room] = &[
     room("driver", 1, &[]),
     room("record", 2, &["base", "store::objects", "chunk", "driver"]),
     room("doors", 2, &["base", "control"]),
+    room("swarm", 2, &["base", "chunk"]),
     room("merge", 3, &["base", "store::objects", "chunk", "record"]),
     room("journal", 3, &["base", "record"]),
     room(

@@ -18,4 +18,5 @@ pub mod peers;
 pub mod record;
 pub mod replicator;
 pub mod store;
+pub mod swarm;
 pub mod volume;
