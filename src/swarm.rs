@@ -266,6 +266,8 @@ pub struct Swarm {
     /// Whom a piece is asked of.
     asked_of: BTreeMap<(File, u32), Vec<NodeId>>,
     under_way: u64,
+    /// Bytes that may be asked of a second peer.
+    spare: u64,
     /// Somebody may have to be asked what he holds.
     asks_holds: bool,
     chance: u64,
@@ -281,6 +283,7 @@ impl Swarm {
             needs: BTreeMap::new(),
             asked_of: BTreeMap::new(),
             under_way: 0,
+            spare: SPARE_BYTES_MAX,
             asks_holds: false,
             chance: seed | 1,
         }
@@ -362,7 +365,8 @@ impl Swarm {
         now: u64,
         out: &mut Vec<Output>,
     ) {
-        if lacking.len() as usize != lens.len() || self.files.contains_key(&file) {
+        let is_room = self.files.len() < FILES_MAX && !self.files.contains_key(&file);
+        if lacking.len() as usize != lens.len() || !is_room {
             return;
         }
         if lacking.is_empty() {
@@ -461,6 +465,7 @@ impl Swarm {
             if let Some(p) = self.peers.get_mut(&peer) {
                 p.came(len, now);
             }
+            self.spare = (self.spare + u64::from(len) / SPARE).min(SPARE_BYTES_MAX);
         }
         self.cancel_all(file, piece, out);
         let Some(f) = self.files.get_mut(&file) else {
@@ -602,5 +607,8 @@ impl Swarm {
     }
 }
 
+/// Of what comes, one part in so many may be asked of a second peer, and at first so much.
+const SPARE: u64 = 20;
+const SPARE_BYTES_MAX: u64 = 8 << 20;
 /// A peer that has too much to do is left alone for this long.
 const BUSY_MS: u64 = 200;

@@ -8,7 +8,7 @@ use super::{
 
 /// Of what one reader waits for, so many pieces are asked for at once, out of turn; what is behind
 /// them comes as if it were read ahead.
-const URGENT_PIECES: usize = 16;
+const URGENT_PIECES: usize = 4;
 /// The same of all readers: those who wait longest first.
 const URGENT_PIECES_MAX: usize = 128;
 /// Pieces that are asked for ahead of one reader.
@@ -205,10 +205,8 @@ impl Swarm {
             let expected = asked.due.saturating_sub(asked.at);
             let is_late = now > asked.due + expected + SLACK_MS;
             let is_last = deadline < now + 2 * expected && now > asked.due;
-            if (is_late || is_last)
-                && let Some(other) = self.soonest(file, piece, Class::Urgent, Some(peer), now)
-            {
-                self.ask(other, file, piece, Class::Urgent, now, out);
+            if is_late || is_last {
+                self.ask_another(peer, file, piece, now, out);
             }
             return;
         }
@@ -217,10 +215,8 @@ impl Swarm {
         let will_take = p.takes_ms(ahead + u64::from(asked.len));
         if ahead == 0 {
             // It is being sent.
-            if now > asked.due + SLACK_MS
-                && let Some(other) = self.soonest(file, piece, Class::Urgent, Some(peer), now)
-            {
-                self.ask(other, file, piece, Class::Urgent, now, out);
+            if now > asked.due + SLACK_MS {
+                self.ask_another(peer, file, piece, now, out);
             }
             return;
         }
@@ -230,10 +226,30 @@ impl Swarm {
         let Some(b) = self.peers.get(&best) else {
             return;
         };
-        if b.expected_ms(asked.len, Class::Urgent) + SLACK_MS < will_take {
+        if 2 * b.expected_ms(asked.len, Class::Urgent) + SLACK_MS < will_take {
             self.forget_ask(peer, file, piece);
             out.push(Output::Cancel { peer, file, piece });
             self.ask(best, file, piece, Class::Urgent, now, out);
+        }
+    }
+
+    /// Asks a second peer for what is late at one, as long as that is rare: when all is slow it
+    /// makes all slower.
+    fn ask_another(
+        &mut self,
+        peer: NodeId,
+        file: File,
+        piece: u32,
+        now: u64,
+        out: &mut Vec<Output>,
+    ) {
+        let len = self.files.get(&file).map_or(0, |f| f.len_of(piece)).into();
+        if self.spare < len {
+            return;
+        }
+        if let Some(other) = self.soonest(file, piece, Class::Urgent, Some(peer), now) {
+            self.spare -= len;
+            self.ask(other, file, piece, Class::Urgent, now, out);
         }
     }
 

@@ -77,6 +77,12 @@ impl Turns {
         self.sweep(peer);
     }
 
+    /// Whether nobody waits or is served.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
     fn sweep(&mut self, peer: NodeId) {
         let idle = |l: &Line| l.served == 0 && l.len() == 0;
         if self.lines.get(&peer).is_some_and(idle) {
@@ -161,6 +167,6 @@ mod tests {
                 t.leave(peer(p));
             }
         }
-        assert!(t.lines.is_empty() && t.served == 0, "{t:?}");
+        assert!(t.is_empty() && t.served == 0, "{t:?}");
     }
 }

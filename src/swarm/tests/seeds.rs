@@ -136,14 +136,16 @@ fn check(seed: u64) -> [u8; 32] {
         };
         let have: u64 = node.store.keys().map(had).sum();
         let again = s.received.saturating_sub(have + s.lost);
-        let events = 2 * s.cuts + s.cancels + 64 * s.lies + s.disk_faults;
+        // Of what was cancelled most had not begun.
+        let readers = s.waited.len() as u64;
+        let events = 2 * s.cuts + 64 * s.lies + s.disk_faults + 2 * readers + 10;
         assert!(
-            again <= events * u64::from(PIECE_MAX),
-            "{line}\nnode {n}: {again} bytes for nothing, {s:?}"
+            again <= events * u64::from(PIECE_MAX) + have / 10,
+            "{line}\nnode {n}: {again} bytes for nothing of {have}, {s:?}"
         );
         let pieces: u64 = w.files.values().map(|l| l.len() as u64).sum();
         assert!(
-            s.cancels <= 20 + pieces / 4 + 70 * (s.cuts + s.lies),
+            s.cancels <= 20 + pieces / 4 + 70 * (s.cuts + s.lies) + 16 * readers,
             "{line}\nnode {n}: {} cancelled of {pieces} pieces",
             s.cancels
         );
