@@ -1,10 +1,11 @@
-//! Large files: what falls between the steps of a commit, and who has a container.
+//! Large files: what falls between the steps of a commit, who has a container, and the past.
 
 use std::os::unix::fs::{FileExt, MetadataExt};
 
 use super::large::{CUT, LEN, bytes, head, is_contained, kind, line, noise, put_bytes, soon};
 use super::*;
 use crate::fs::{Access, Opened};
+use crate::history::resolve::Take;
 use crate::volume::spill::Spill;
 
 fn copy(from: &Path, to: &Path) {
@@ -192,6 +193,58 @@ fn programs_have_the_container_itself_until_somebody_writes() {
     assert!(bytes(&f, "one") == changed && bytes(&f, "two") == content);
     fsck(&v);
     v.stop().unwrap();
+}
+
+#[test]
+fn a_large_file_of_the_past_is_read_and_comes_back() {
+    ABOVE.set(CUT);
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (
+        volume(&dir.path().join("a"), 1),
+        volume(&dir.path().join("b"), 2),
+    );
+    let (fa, fb) = (fs(&a), fs(&b));
+    let content = noise(22, LEN);
+    put_bytes(&fa, "big", &content);
+    let first = past::head(&a);
+    write_at(&fa, "big", 7, b"later");
+    let second = past::head(&a);
+    fa.unlink(ROOT_INO, b"big").unwrap();
+    a.flush_all().unwrap();
+    let mut later = content.clone();
+    later[7..12].copy_from_slice(b"later");
+    let then = |f: &Fs, spec: &str| {
+        let ino = walk(f, &format!(".cellfs/at/{spec}/big"));
+        f.read_by(ino, 0, 0, u32::MAX).unwrap()
+    };
+    assert!(then(&fa, &first) == content && then(&fa, &second) == later);
+    past::restore(&a, "big", &first).unwrap().unwrap();
+    assert!(bytes(&fa, "big") == content);
+    assert_eq!(kind(&a, "big"), Kind::Large);
+    // Who joins has what names all of it.
+    sync(&a, &b);
+    line(&a, &b);
+    assert!(bytes(&fb, "big") == content);
+    assert!(then(&fb, &second) == later);
+    // Two versions: one is chosen, and comes back whole.
+    write_at(&fa, "big", 0, b"of a");
+    write_at(&fb, "big", 0, b"of b");
+    sync(&a, &b);
+    let copy = |f: &Fs| {
+        let all = f.list(ROOT_INO).unwrap();
+        let mut names = all.into_iter().map(|e| e.name);
+        names.find(|n| n.to_string().contains(".conflict-"))
+    };
+    let mine = copy(&fa).unwrap();
+    let chosen = bytes(&fa, &mine.to_string());
+    past::resolve(&a, "big", Take::Copy(mine)).unwrap();
+    sync(&a, &b);
+    assert_eq!(copy(&fb), None);
+    assert!(bytes(&fa, "big") == chosen && bytes(&fb, "big") == chosen);
+    for v in [&a, &b] {
+        fsck(v);
+        v.stop().unwrap();
+    }
 }
 
 #[test]

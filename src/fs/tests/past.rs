@@ -45,7 +45,7 @@ fn amend(
     made.unwrap().map(|(_, commit)| commit)
 }
 
-fn restore(v: &Volume, p: &str, at: &str) -> crate::history::Result<Option<Oid>> {
+pub(super) fn restore(v: &Volume, p: &str, at: &str) -> crate::history::Result<Option<Oid>> {
     let (p, at) = (path(p), at.to_owned());
     let past = history(v).at(&now_of(&v.view()), &at)?;
     amend(v, move |h, now, mint, keep| {
@@ -53,13 +53,13 @@ fn restore(v: &Volume, p: &str, at: &str) -> crate::history::Result<Option<Oid>>
     })
 }
 
-fn resolve(v: &Volume, p: &str, take: Take) -> crate::history::Result<Option<Oid>> {
+pub(super) fn resolve(v: &Volume, p: &str, take: Take) -> crate::history::Result<Option<Oid>> {
     let p = path(p);
     amend(v, move |h, now, _, keep| h.resolve(now, &p, &take, keep))
 }
 
 /// The head, once all that was written is in it.
-fn head(v: &Volume) -> String {
+pub(super) fn head(v: &Volume) -> String {
     v.flush_all().unwrap();
     v.view().heads[0].id.to_string()
 }
