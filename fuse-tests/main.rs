@@ -28,6 +28,7 @@
 //! | `CELLFS_TEST_SQLITE` | kills of programs, and of their node, that write SQLite databases | 1 | 20 | `sqlite_loses` |
 //! | `CELLFS_TEST_STRESS_S` | seconds of each stressor | 1 | 20 | `stress_ng` |
 //! | `CELLFS_TEST_MAPPED` | orders of what happens to a mapped file | 4 | 24 | `a_mapped_file` |
+//! | `CELLFS_TEST_LARGE_KILLS` | `kill -9` of a node while large files come | 4 | 100 | `whoever_is_killed_while_large` |
 //! | `CELLFS_TEST_PASSED` | rounds of ten files that are mapped, stored to, edited elsewhere, and whose node is killed | 2 | 30 | `stores_edits_and_kills` |
 //! | `CELLFS_TEST_PASSED_SEED` | what is chosen there | random | | `stores_edits_and_kills` |
 //! | `CELLFS_TEST_TREE` | a directory to copy in place of sources on this machine | | | those that copy |
@@ -47,6 +48,7 @@ mod git;
 mod harness;
 mod held_open;
 mod holes;
+mod large;
 mod links;
 mod listing;
 mod living;

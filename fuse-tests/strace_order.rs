@@ -24,7 +24,7 @@ const FSYNC: Duration = Duration::from_millis(150);
 
 fn strace(to: &Path) -> Vec<OsString> {
     let mut line: Vec<OsString> = vec!["strace".into(), "-f".into(), "-y".into(), "-xx".into()];
-    line.extend(["-ttt", "-s", "16777216", "-e"].map(Into::into));
+    line.extend(["-ttt", "-T", "-s", "16777216", "-e"].map(Into::into));
     line.push(format!("trace={},sendto,sendmsg", trace::CALLS).into());
     line.push("-e".into());
     let us = FSYNC.as_micros();

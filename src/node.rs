@@ -29,6 +29,7 @@ mod answers;
 mod fetching;
 mod git_host;
 mod history;
+mod keep;
 mod leave;
 mod lfs_host;
 mod mounts;
@@ -37,11 +38,15 @@ mod serve;
 mod shelf;
 mod start;
 mod tokens;
+pub mod transfer;
 
 pub use start::run;
 
 /// Volumes that one node carries at most: a peer cannot make it fill its disk with empty ones.
 const VOLUMES_MAX: usize = 1024;
+
+/// Files with more bytes than this are cut into pieces, which come one by one.
+const LARGE_ABOVE: u64 = 4 << 20;
 
 /// The running node.
 pub(crate) struct NodeInner {
@@ -58,6 +63,10 @@ pub(crate) struct NodeInner {
     behind: Mutex<BTreeMap<VolumeName, usize>>,
     /// What is being fetched.
     fetches: Mutex<BTreeMap<VolumeName, Arc<fetching::Fetching>>>,
+    /// Bytes of large files that come and go.
+    transfers: transfer::Transfers,
+    /// Volumes whose large files are to be looked at.
+    looks: keep::Looks,
     skews: Mutex<BTreeMap<NodeId, i64>>,
     /// Large files that came by git-lfs, of the volumes where somebody asked for some.
     shelves: Mutex<BTreeMap<VolumeName, Arc<shelf::Shelf>>>,
@@ -142,13 +151,18 @@ impl NodeInner {
         });
         let dir = self.volumes_dir().join(name.as_str());
         repo::sweep(&dir.join("git")).map_err(Failure::failed)?;
-        let v = Volume::open(&dir, name.clone(), who, outlet)
+        let v = Volume::open_with(&dir, name.clone(), who, outlet, LARGE_ABOVE)
             .map_err(|e| Failure::failed(format!("volume {name} cannot be opened: {e}")))?;
+        v.set_supply(Arc::new(keep::FromPeers {
+            volume: name.clone(),
+            transfers: self.transfers.clone(),
+        }));
         let exe = std::env::current_exe().map_err(Failure::failed)?;
         repo::configure(v.repo().path(), &exe).map_err(Failure::failed)?;
         let mut all = self.volumes.write().unwrap_or_else(PoisonError::into_inner);
         all.insert(name.clone(), v.clone());
         drop(all);
+        self.looks.ask(name);
         let notices = self.load_notices(name);
         let m = replicate::Message::Opened(name.clone(), notices);
         if self.core.blocking_send(m).is_err() {

@@ -220,7 +220,7 @@ fn a_write_past_the_node_ends_set_id_bits_and_capabilities_as_on_a_disk() {
 }
 
 /// Beyond what a commit can hold.
-const LIMIT: u64 = 2 << 30;
+const LIMIT: u64 = 1 << 40;
 
 #[test]
 fn what_grows_beyond_the_limit_stays_here_and_is_not_lost() {

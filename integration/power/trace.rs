@@ -23,7 +23,7 @@ pub(crate) struct Call {
     pub(crate) ret: i64,
     /// The path of the descriptor that it returned.
     pub(crate) ret_path: Option<PathBuf>,
-    /// Seconds since 1970, if the trace has times (`-ttt`): of its end, or of its whole line.
+    /// Seconds since 1970 when it ended, if the trace has times (`-ttt`) and durations (`-T`).
     pub(crate) time: f64,
 }
 
@@ -137,6 +137,15 @@ fn call(text: &[u8]) -> Option<Call> {
     })
 }
 
+/// The seconds at the end of a line, as `<0.150021>`; 0 if there are none.
+fn duration(line: &[u8]) -> f64 {
+    let text = line.strip_suffix(b">").and_then(|l| {
+        let from = l.iter().rposition(|b| *b == b'<')?;
+        std::str::from_utf8(&l[from + 1..]).ok()
+    });
+    text.and_then(|t| t.parse().ok()).unwrap_or(0.0)
+}
+
 /// Reads a whole trace.
 pub(crate) fn read(file: &Path) -> Trace {
     let text = std::fs::read(file).expect("a trace");
@@ -185,7 +194,8 @@ pub(crate) fn read(file: &Path) -> Trace {
             None => (body.to_vec(), None),
         };
         let Some(mut c) = call(&whole) else { continue };
-        c.time = time;
+        // A line that nothing interrupted has the time of its beginning.
+        c.time = time + if n.is_none() { duration(&whole) } else { 0.0 };
         let index = out.calls.len();
         out.calls.push(c);
         match n {

@@ -86,6 +86,21 @@ fn volumes(out: &mut Out, status: &Status) -> Answer<()> {
             out.line(format_args!("syncing  {}: {what} from {from}", v.name))?;
         }
     }
+    if let Some(t) = status.transfer.as_ref().filter(|t| t.files + t.waiting > 0) {
+        let left = t.seconds_left.map(|s| format!(", {s} s left"));
+        out.line(format_args!(
+            "fetching {} large files, {} wait: {} MB lack, {} MB/s from {} nodes{}",
+            t.files,
+            t.waiting,
+            t.bytes_left / 1_000_000,
+            t.rate / 1_000_000,
+            t.from.iter().filter(|f| f.rate > 0).count(),
+            left.unwrap_or_default(),
+        ))?;
+        for why in &t.stuck {
+            out.line(format_args!("stuck    {why}"))?;
+        }
+    }
     let headings = ["VOLUME", "VIEW", "HEADS", "DIRTY", "BEHIND", "JOURNAL"];
     section(out, &headings, &rows)
 }

@@ -191,6 +191,41 @@ pub struct Status {
     /// The volumes carried here.
     #[serde(default)]
     pub volumes: Vec<Volume>,
+    /// Bytes of large files that come; absent when none did since the node started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transfer: Option<Transfer>,
+}
+
+/// Bytes of large files that come from other nodes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transfer {
+    /// Files of which something comes.
+    pub files: u64,
+    /// Files that wait for their turn.
+    pub waiting: u64,
+    /// Bytes that came since the node started.
+    pub bytes_done: u64,
+    /// Bytes that lack of the files of which something comes.
+    pub bytes_left: u64,
+    /// Bytes a second of late.
+    pub rate: u64,
+    /// Seconds until those are here at this rate; null when nothing comes.
+    pub seconds_left: Option<u64>,
+    /// From whom.
+    pub from: Vec<Source>,
+    /// Why files do not get on.
+    pub stuck: Vec<String>,
+}
+
+/// A node that bytes of large files come from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// Its id.
+    pub node: String,
+    /// Bytes that came from it since the node started.
+    pub bytes_done: u64,
+    /// Bytes a second of late.
+    pub rate: u64,
 }
 
 /// Another member, as seen from a node.

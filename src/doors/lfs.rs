@@ -108,6 +108,8 @@ pub enum Presence {
     Here(u64),
     /// It is known how long it is, but not all of its bytes are here.
     Partly(u64),
+    /// The same, and other nodes that are connected may have them.
+    Near(u64),
     /// Nothing is known of it.
     Absent,
 }

@@ -148,10 +148,16 @@ fn fsck(v: &Volume) {
     assert!(out.status.success(), "{out:?}");
 }
 
+/// Large files that came, of which something is not here.
+fn wanted(v: &Volume) -> Vec<Oid> {
+    let met = v.meet().unwrap();
+    met.iter().filter(|m| m.lacks).map(|m| m.head).collect()
+}
+
 /// What the network does: one way, heads with all they need.
 fn pull(from: &Volume, to: &Volume) {
     pull_records(from, to);
-    for head in to.wanted().unwrap() {
+    for head in wanted(to) {
         for p in to.lacks(&head, usize::MAX).unwrap() {
             // A version of somebody else's may be on its way still.
             if let Some(bytes) = from.chunks().unwrap().read(&p.piece.id).unwrap() {

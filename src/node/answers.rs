@@ -14,7 +14,7 @@ use crate::control::readiness::Ready;
 use crate::control::wire::{
     Attach, Changed, Checkout, Conflicts, ConflictsOf, DiffOf, Differing, Gathered, Head, Invite,
     Kept, LogEntry, LogOf, Member, Merges, MergesOf, Mounted, PathOf, Peer, ResolveOf, RestoreOf,
-    Status, UrlOf, Volume as VolumeStatus,
+    Source, Status, Transfer, UrlOf, Volume as VolumeStatus,
 };
 use crate::doors::git::Access;
 use crate::doors::http::Pages;
@@ -216,7 +216,27 @@ impl NodeInner {
                 .iter()
                 .map(|v| self.volume_status(v))
                 .collect(),
+            transfer: self.transfer(),
         }
+    }
+
+    fn transfer(&self) -> Option<Transfer> {
+        let s = self.transfers.status();
+        let source = |(node, bytes_done, rate): &(NodeId, u64, u64)| Source {
+            node: node.to_string(),
+            bytes_done: *bytes_done,
+            rate: *rate,
+        };
+        (s.files + s.waiting + s.bytes_done > 0).then(|| Transfer {
+            files: s.files,
+            waiting: s.waiting,
+            bytes_done: s.bytes_done,
+            bytes_left: s.bytes_left,
+            rate: s.rate,
+            seconds_left: s.seconds_left(),
+            from: s.from.iter().map(source).collect(),
+            stuck: s.stuck,
+        })
     }
 
     /// What is printed when a folder is mounted.

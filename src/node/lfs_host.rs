@@ -35,6 +35,10 @@ impl Host {
         v.ok_or_else(|| LfsRefusal::NotFound(name.clone()))
     }
 
+    fn has_peers(&self) -> bool {
+        self.0.peers().is_some_and(|p| !p.connected().is_empty())
+    }
+
     /// Does something with a volume's large files on a thread that may wait for the disk.
     async fn shelved<T: Send + 'static>(
         &self,
@@ -74,10 +78,12 @@ impl LfsHost for Host {
         name: &VolumeName,
         ids: Vec<LfsId>,
     ) -> Result<Vec<Presence>, LfsRefusal> {
+        let near = self.has_peers();
         self.shelved(name, move |shelf| {
             let find = |id: &LfsId| {
                 Ok(match shelf.find(&Sha256(id.0))? {
                     Found::Whole(len) => Presence::Here(len),
+                    Found::Partly(len) if near => Presence::Near(len),
                     Found::Partly(len) => Presence::Partly(len),
                     Found::Nothing => Presence::Absent,
                 })
@@ -88,9 +94,15 @@ impl LfsHost for Host {
     }
 
     async fn open(&self, name: &VolumeName, id: LfsId) -> Result<Box<dyn Source>, LfsRefusal> {
+        let near = self.has_peers();
         let opened = self.shelved(name, move |shelf| {
             let sha256 = Sha256(id.0);
-            Ok(match shelf.source(&sha256)? {
+            let found = match shelf.source(&sha256, near)? {
+                // Who waits for nothing hears it at once.
+                Some(mut source) => source.read(0, 1).is_ok().then_some(source),
+                None => None,
+            };
+            Ok(match found {
                 Some(source) => Ok(source),
                 None => Err(shelf.find(&sha256)?),
             })

@@ -152,6 +152,8 @@ impl Runner<'_> {
     fn message(&mut self, m: Message) {
         match m {
             Message::Committed(volume, head, pack) => {
+                // What is restored may be of large files that are not here any more.
+                self.node.looks.ask(&volume);
                 let notice = self.notice(volume, &head);
                 self.give(Event::Committed(notice, pack));
             }

@@ -4,18 +4,20 @@
 //! that many wanted ids which the peer has`, then, unless it has none, a pack stream. A peer
 //! gives what it has of what is wanted: of several heads that were written at once perhaps no
 //! peer has all. Invariant: what came is kept aside until its closure is complete and each head
-//! says what its notice said.
+//! says what its notice said. What is asked of large files' bytes goes to [`super::transfer`].
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use tokio::io::AsyncReadExt;
 use tokio::sync::Semaphore;
 use tokio_util::io::SyncIoBridge;
 
-use super::NodeInner;
 use super::fetching::{Answer, Fetching};
+use super::{NodeInner, transfer};
 use crate::base::id::{NodeId, Oid, VolumeName};
 use crate::peers::{Handler, RecvStream, SendStream};
 use crate::replicator::HeadNotice;
@@ -23,12 +25,15 @@ use crate::replicator::exchange::{self, ExchangeError, Judged, Known, raw};
 use crate::replicator::machine::Wanted;
 use crate::store::incoming::{self, IncomingError};
 use crate::store::objects::Objects;
+use crate::swarm::wire::{KIND_HELD, KIND_PIECE};
 use crate::volume::Volume;
 use crate::volume::chain::Disk;
 
 const VERSION: u8 = 2;
 /// Longest request.
 const REQUEST_BYTES_MAX: u32 = 1 << 20;
+/// The first bytes of a request come within this time.
+const FIRST_WORD: Duration = Duration::from_secs(10);
 /// Requests served at once; more wait.
 const SERVED_AT_ONCE: usize = 8;
 
@@ -86,14 +91,26 @@ pub(super) async fn fetch(
         }
     };
     let volume = opened.map_err(|f| FetchError::Node(f.to_string()))?;
-    let (v, noted) = (Arc::clone(&volume), Arc::clone(under_way));
+    let done = fetch_into(node, &volume, want, under_way).await;
+    // Some of it may be here in any case.
+    node.looks.ask(name);
+    done
+}
+
+async fn fetch_into(
+    node: &Arc<NodeInner>,
+    volume: &Arc<Volume>,
+    want: Vec<Wanted>,
+    under_way: &Arc<Fetching>,
+) -> Result<(), FetchError> {
+    let (v, noted) = (Arc::clone(volume), Arc::clone(under_way));
     let rest = tokio::task::spawn_blocking(move || unpack(&v, want, &noted))
         .await
         .map_err(|e| FetchError::Node(e.to_string()))??;
     if rest.is_empty() {
         return Ok(());
     }
-    ask(node, volume, rest, under_way).await
+    ask(node, Arc::clone(volume), rest, under_way).await
 }
 
 /// Shows the heads whose packs came with them, and returns the others.
@@ -244,19 +261,17 @@ fn read_ids(from: &mut dyn Read, most: usize) -> io::Result<Vec<Oid>> {
     Ok(ids)
 }
 
-fn read_request(from: &mut dyn Read) -> io::Result<Want> {
-    let mut len = [0; 4];
-    from.read_exact(&mut len)?;
-    let len = u32::from_le_bytes(len);
+/// Reads the rest of a request, of which the length and the version were read.
+fn read_request(len: u32, version: u8, from: &mut dyn Read) -> io::Result<Want> {
     if len == 0 || len > REQUEST_BYTES_MAX {
         return Err(io::Error::other("a request of an impossible length"));
     }
-    let mut body = vec![0; len as usize];
-    from.read_exact(&mut body)?;
-    match body.split_first() {
-        Some((&VERSION, rest)) => postcard::from_bytes(rest).map_err(io::Error::other),
-        _ => Err(io::Error::other("a request of another version")),
+    if version != VERSION {
+        return Err(io::Error::other("a request of another version"));
     }
+    let mut body = vec![0; len as usize - 1];
+    from.read_exact(&mut body)?;
+    postcard::from_bytes(&body).map_err(io::Error::other)
 }
 
 /// Serves what members ask for.
@@ -265,12 +280,25 @@ pub(super) struct Server(pub(super) std::sync::Weak<NodeInner>);
 
 #[async_trait]
 impl Handler for Server {
-    async fn serve(&self, peer: NodeId, request: RecvStream, reply: SendStream) {
+    async fn serve(&self, peer: NodeId, mut request: RecvStream, reply: SendStream) {
         let Some(node) = self.0.upgrade() else { return };
+        let begin =
+            async { io::Result::Ok((request.read_u32_le().await?, request.read_u8().await?)) };
+        let Ok(Ok((len, kind))) = tokio::time::timeout(FIRST_WORD, begin).await else {
+            return;
+        };
+        if let KIND_HELD | KIND_PIECE = kind {
+            match transfer::read_request(len, kind, &mut request).await {
+                Ok(r) => node.transfers.serve(peer, r, reply).await,
+                Err(e) => tracing::debug!(peer = %peer.short(), error = %e, "not a request"),
+            }
+            return;
+        }
         let Ok(place) = PLACES.acquire().await else {
             return;
         };
-        let done = tokio::task::spawn_blocking(move || answer(&node, request, reply)).await;
+        let done =
+            tokio::task::spawn_blocking(move || answer(&node, (len, kind), request, reply)).await;
         drop(place);
         match done {
             Ok(Ok(n)) => tracing::debug!(peer = %peer.short(), objects = n, "served"),
@@ -280,8 +308,13 @@ impl Handler for Server {
     }
 }
 
-fn answer(node: &NodeInner, request: RecvStream, reply: SendStream) -> io::Result<u32> {
-    let request = read_request(&mut SyncIoBridge::new(request))?;
+fn answer(
+    node: &NodeInner,
+    (len, version): (u32, u8),
+    request: RecvStream,
+    reply: SendStream,
+) -> io::Result<u32> {
+    let request = read_request(len, version, &mut SyncIoBridge::new(request))?;
     let mut to = io::BufWriter::with_capacity(64 << 10, SyncIoBridge::new(reply));
     let want: Vec<Oid> = request.want.iter().map(|b| Oid::from(*b)).collect();
     let volume = node.volume(&request.volume);

@@ -18,7 +18,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tempfile::TempPath;
 
@@ -137,24 +137,29 @@ impl Heads {
         Ok(heads)
     }
 
-    /// Notes a manifest, durable.
-    fn add(&mut self, head: Head) -> io::Result<()> {
-        if self.known.get(&head.sha256) == Some(&head) {
+    /// Notes manifests, durable.
+    fn add(&mut self, heads: impl IntoIterator<Item = Head>) -> io::Result<()> {
+        let is_news = |h: &Head| self.known.get(&h.sha256) != Some(h);
+        let new: Vec<Head> = heads.into_iter().filter(is_news).collect();
+        if new.is_empty() {
             return Ok(());
         }
         if self.end == 0 {
             durable::replace(&self.path, &MAGIC, 0o600)?;
             self.end = MAGIC.len() as u64;
         }
-        let mut record = head.encode();
-        let sum = crc32fast::hash(&record);
-        record.extend_from_slice(&sum.to_le_bytes());
-        // What of it is there after an error is overwritten by the next one.
+        let mut records = Vec::with_capacity(new.len() * RECORD_BYTES);
+        for head in &new {
+            let record = head.encode();
+            records.extend_from_slice(&record);
+            records.extend_from_slice(&crc32fast::hash(&record).to_le_bytes());
+        }
+        // What of them is there after an error is overwritten by the next ones.
         let file = File::options().write(true).open(&self.path)?;
-        file.write_all_at(&record, self.end)?;
+        file.write_all_at(&records, self.end)?;
         file.sync_all()?;
-        self.end += record.len() as u64;
-        self.known.insert(head.sha256, head);
+        self.end += records.len() as u64;
+        self.known.extend(new.into_iter().map(|h| (h.sha256, h)));
         Ok(())
     }
 }
@@ -172,11 +177,6 @@ pub(super) fn dir_of(volume: &Volume) -> PathBuf {
     volume.dir().join("lfs")
 }
 
-/// Opens the store of chunks of a volume.
-fn open_chunks(volume: &Volume) -> Result<Arc<Chunks>, ChunkError> {
-    Chunks::open(&volume.dir().join("chunks")).map(Arc::new)
-}
-
 impl Shelf {
     /// Opens what is here of a volume's large files. Once for each volume.
     pub(super) fn open(volume: Arc<Volume>) -> Result<Self, ShelfError> {
@@ -185,15 +185,25 @@ impl Shelf {
         durable::dirs_with(&dir, 0o700).map_err(failed(what))?;
         let heads = Heads::open(&dir.join("heads")).map_err(failed(what))?;
         Ok(Self {
-            chunks: open_chunks(&volume)?,
+            chunks: volume.chunks()?,
             volume,
             heads: Mutex::new(heads),
         })
     }
 
+    fn heads(&self) -> MutexGuard<'_, Heads> {
+        self.heads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn head(&self, sha256: &Sha256) -> Option<Head> {
-        let heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
-        heads.known.get(sha256).copied()
+        self.heads().known.get(sha256).copied()
+    }
+
+    /// Notes files of the volume's folder by the heads of their manifests.
+    pub(super) fn note(&self, heads: impl Iterator<Item = Oid>) -> Result<(), ShelfError> {
+        let heads = heads.map(|id| Ok(self.volume.large_head(&id)?));
+        let heads: Vec<Head> = heads.collect::<Result<_, ShelfError>>()?;
+        self.heads().add(heads).map_err(failed("note manifests"))
     }
 
     /// A node of a manifest.
@@ -250,11 +260,9 @@ impl Shelf {
             return Err(ShelfError::Wrong(*sha256));
         }
         let head = self.keep_manifest(&survey)?;
-        {
-            let heads = self.heads.lock();
-            let mut heads = heads.unwrap_or_else(PoisonError::into_inner);
-            heads.add(head).map_err(failed("note a manifest"))?;
-        }
+        self.heads()
+            .add([head])
+            .map_err(failed("note a manifest"))?;
         self.chunks.adopt(&path, &survey, true)?;
         // The name is gone, and may be another upload's by now.
         let _moved = path.keep();

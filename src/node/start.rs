@@ -11,9 +11,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::answers::Answers;
 use super::git_host::Host;
+use super::keep::{self, Volumes};
 use super::replicate;
 use super::serve::Server;
 use super::tokens::Tokens;
+use super::transfer::Transfers;
 use super::{NodeInner, VolumeName};
 use crate::config::Options;
 use crate::control::failure::{Answer, Failure};
@@ -83,7 +85,14 @@ async fn serve(options: Options, readiness: &Readiness, lock: &StateLock) -> Ans
     let plain_http = options.plain_http;
     let mut options = options;
     options.listen = bound;
+    let mut inbox = None;
     let node = Arc::new_cyclic(|me| NodeInner {
+        transfers: {
+            let (transfers, i) = Transfers::new(Arc::new(Volumes(me.clone())));
+            inbox = Some(i);
+            transfers
+        },
+        looks: keep::Looks::default(),
         options,
         key,
         peers: OnceLock::new(),
@@ -108,6 +117,9 @@ async fn serve(options: Options, readiness: &Readiness, lock: &StateLock) -> Ans
         return Err(Failure::bug("peers were started twice"));
     }
     let replicator = tokio::spawn(replicate::run(node.clone(), messages, events));
+    let (transfers, to, end) = (node.transfers.clone(), peers.clone(), stop.clone());
+    let transfers = inbox.map(|i| tokio::spawn(async move { transfers.run(to, i, end).await }));
+    tokio::spawn(keep::run(node.clone()));
     let end = start_rest(
         &node,
         lock,
@@ -128,6 +140,11 @@ async fn serve(options: Options, readiness: &Readiness, lock: &StateLock) -> Ans
         Err(f) => Err(f),
     };
     drain(&node, &peers, replicator).await;
+    if let Some(transfers) = transfers
+        && let Err(e) = transfers.await
+    {
+        tracing::error!(error = %e, "the task of transfers died");
+    }
     result
 }
 

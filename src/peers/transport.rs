@@ -355,6 +355,12 @@ impl SendStream {
         }
     }
 
+    /// What of several streams of a connection is sent first: the larger number. Streams have 0
+    /// until this is called.
+    pub fn set_priority(&self, priority: i32) {
+        let _a_closed_stream_sends_nothing = self.inner.set_priority(priority);
+    }
+
     /// Ends the stream: the reader sees its end after the last byte.
     pub fn finish(&mut self) {
         self.finished = true;

@@ -2,7 +2,8 @@
 //!
 //! Invariant: what is under way from a peer never exceeds its window by more than what readers
 //! wait for. The window is twice what is on the way at the best rate of late, and a little: it
-//! doubles in each round trip while the rate does, and not any more when more does not help.
+//! doubles in each round trip while the rate does. A peer whose disk or processor takes longer
+//! than the way is found by trying: its window is doubled now and then, and stays so if more came.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -26,6 +27,10 @@ const ROUNDS: usize = 8;
 /// and a scheduler answer no faster.
 const FIRST_RTT_MS: u64 = 100;
 const SHORTEST_RTT_MS: u64 = 20;
+/// A doubled window stays if so many percent more come.
+const WORTH: u64 = 120;
+/// Rounds until it is tried again, after it was of no use.
+const TRY_AGAIN: u32 = 16;
 /// First pause of a peer that failed; doubles up to the second.
 const REST_MS: u64 = 100;
 const REST_MS_MAX: u64 = 10_000;
@@ -60,6 +65,14 @@ pub(super) struct Peer {
     /// The round that is being measured: since when, and how much has come.
     round: (u64, u64),
     rates: VecDeque<u64>,
+    /// The same of as much as a window holds.
+    windowful: (u64, u64),
+    /// The window that trying found, and whether what is asked for met its end since then.
+    tried: u64,
+    is_full: bool,
+    /// What came at half of the window that is being tried, and rounds since that began.
+    trial: Option<(u64, u32)>,
+    rounds: u32,
     failures: u32,
     /// How often it had not got what it said it held, since it last gave something.
     absent: u32,
@@ -85,6 +98,11 @@ impl Peer {
             rtt: None,
             round: (now, 0),
             rates: VecDeque::new(),
+            windowful: (now, 0),
+            tried: WINDOW_BYTES_MIN,
+            is_full: false,
+            trial: None,
+            rounds: TRY_AGAIN,
             failures: 0,
             absent: 0,
             lies: 0,
@@ -124,7 +142,8 @@ impl Peer {
         }
         let rtt = self.rtt_ms().max(SHORTEST_RTT_MS);
         let on_the_way = self.rate().saturating_mul(rtt) / 1000;
-        (2 * on_the_way + WINDOW_BYTES_MIN).min(WINDOW_BYTES_MAX)
+        let by_the_way = 2 * on_the_way + WINDOW_BYTES_MIN;
+        by_the_way.max(self.tried).min(WINDOW_BYTES_MAX)
     }
 
     /// Whether one more of this length and class may be asked of it. One always may: a piece can
@@ -171,6 +190,7 @@ impl Peer {
         if self.asked.is_empty() {
             self.heard = now;
             self.round = (now, 0);
+            self.windowful = (now, 0);
         }
         let asked = Asked {
             at: now,
@@ -184,6 +204,8 @@ impl Peer {
         if class == Class::Urgent {
             self.urgent_under_way += u64::from(len);
         }
+        // The next would not fit.
+        self.is_full |= self.under_way + u64::from(len) > self.window();
         self.asked.insert((file, piece), asked);
     }
 
@@ -212,6 +234,40 @@ impl Peer {
             }
             self.round = (now, 0);
         }
+        self.windowful.1 += u64::from(len);
+        let took = now.saturating_sub(self.windowful.0);
+        if took >= ROUND_MS && self.windowful.1 >= self.window() {
+            self.try_more(self.windowful.1 * 1000 / took);
+            (self.windowful, self.is_full) = ((now, 0), false);
+        }
+    }
+
+    /// Looks whether a larger window is of use. A round has ended in which so much came a second.
+    fn try_more(&mut self, rate: u64) {
+        if !self.is_full {
+            return;
+        }
+        self.rounds += 1;
+        match self.trial {
+            // What came in the first round was asked for before.
+            Some((_, 0)) => self.trial = self.trial.map(|(before, _)| (before, 1)),
+            Some((before, _)) if rate * 100 < before * WORTH => {
+                self.tried = (self.tried / 2).max(WINDOW_BYTES_MIN);
+                (self.trial, self.rounds) = (None, 0);
+            }
+            None if self.rounds < TRY_AGAIN => {}
+            _ if self.window() >= WINDOW_BYTES_MAX => self.trial = None,
+            _ => {
+                self.tried = (self.window() * 2).min(WINDOW_BYTES_MAX);
+                self.trial = Some((rate, 0));
+            }
+        }
+    }
+
+    fn is_new_to_us(&mut self) {
+        self.rates.clear();
+        self.tried = WINDOW_BYTES_MIN;
+        (self.trial, self.rounds) = (None, TRY_AGAIN);
     }
 
     /// It answered a question this long after it was asked.
@@ -229,7 +285,7 @@ impl Peer {
         self.failures += 1;
         self.rests_until = self.rests_until.max(now + pause);
         // What it could do before says nothing any more.
-        self.rates.clear();
+        self.is_new_to_us();
     }
 
     /// It has not got what it said it holds. That may happen, but not all the time.
@@ -257,7 +313,7 @@ impl Peer {
         self.heard = now;
         self.failures = 0;
         self.rtt = None;
-        self.rates.clear();
+        self.is_new_to_us();
         if self.lies == 0 {
             self.rests_until = 0;
         }

@@ -2,10 +2,11 @@
 //!
 //! | variable | what it sets | without it |
 //! |---|---|---|
-//! | `CELLFS_SWARM_SEEDS` | seeds of `whatever_goes_wrong` | 300 |
+//! | `CELLFS_SWARM_SEEDS` | seeds of `whatever_goes_wrong` | 150 |
 //! | `CELLFS_SWARM_FIRST` | the first of them | 1 |
 //! | `CELLFS_SWARM_WATCH` | prints what goes on | |
 
+mod chance;
 mod seeds;
 mod speed;
 mod trouble;

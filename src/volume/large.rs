@@ -46,6 +46,10 @@ const PIECES_MAX: usize = 8;
 const STEP_BYTES: u64 = 64 << 20;
 /// How long a program waits for a step.
 const WAIT: Duration = Duration::from_secs(30);
+/// Who asks again for what did not come waits again after this long.
+const FAILED_FOR: Duration = Duration::from_secs(2);
+/// What did not come and is kept in mind.
+const FAILED_MAX: usize = 256;
 
 /// Brings bytes that are not here.
 pub trait Supply: Send + Sync {
@@ -61,6 +65,15 @@ pub trait Supply: Send + Sync {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("bytes of a large file did not come: {0}")]
 pub struct Lacking(pub String);
+
+/// A large file that came into the view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Met {
+    /// The head of its manifest.
+    pub head: Oid,
+    /// Whether some of it is not here.
+    pub lacks: bool,
+}
 
 /// A large file that is read.
 #[derive(Debug)]
@@ -88,6 +101,8 @@ pub(super) struct Large {
     pub(super) waiting: Mutex<BTreeMap<Ino, Instant>>,
     /// What such inodes replaced since they were containers last.
     pub(super) replaced: Mutex<BTreeMap<Ino, Vec<Oid>>>,
+    /// What did not come lately: a file's head and where in it, when, and why.
+    pub(super) failed: Mutex<LruCache<(Oid, u64), (Instant, Lacking)>>,
     /// The view whose large files are known to who keeps them.
     pub(super) told: Mutex<Option<View>>,
 }
@@ -116,6 +131,7 @@ impl Large {
             instead: Mutex::default(),
             waiting: Mutex::default(),
             replaced: Mutex::default(),
+            failed: Mutex::new(LruCache::new(n(FAILED_MAX))),
             told: Mutex::default(),
         }
     }
@@ -223,12 +239,12 @@ impl Volume {
         }
     }
 
-    /// Heads of large files that are in the view and were not when this was asked before, of which
-    /// something is not here. Cost follows the difference; the first time it is all files.
+    /// Large files that are in the view and were not when this was asked before. Cost follows the
+    /// difference; the first time it is all files.
     ///
     /// # Errors
-    /// As the store.
-    pub fn wanted(&self) -> VolumeResult<Vec<Oid>> {
+    /// As the store; then all of that is for the next time.
+    pub fn meet(&self) -> VolumeResult<Vec<Met>> {
         let mut told = lock(&self.large.told);
         let view = self.view();
         let mut heads = BTreeSet::new();
@@ -239,8 +255,11 @@ impl Volume {
             }
             Ok(())
         };
-        let before = told.clone().unwrap_or_else(|| view.clone());
-        let both = Both::new(before.stage.clone(), view.stage.clone());
+        let stage = match &*told {
+            Some(before) => before.stage.clone(),
+            None => view.stage.clone(),
+        };
+        let both = Both::new(stage, view.stage.clone());
         let both: &dyn Objects = &both;
         let src = self.source_of(both);
         let was = match &*told {
@@ -248,16 +267,21 @@ impl Volume {
             None => trie::empty::<Record>(src)?,
         };
         trie::visit_differing(src, &[was, view.state.ids], &mut note)?;
-        *told = Some(view);
         let mut out = Vec::new();
         for head in heads {
             match self.lacks(&head, 1) {
-                Ok(lacking) if lacking.is_empty() => {}
-                Ok(_) => out.push(head),
+                Ok(lacking) => out.push(Met {
+                    head,
+                    lacks: !lacking.is_empty(),
+                }),
                 // Whoever wrote that lies.
-                Err(e) => tracing::warn!(%head, error = %e, "not the manifest of a file"),
+                Err(VolumeError::Objects(ObjectError::Malformed { why, .. })) => {
+                    tracing::warn!(%head, why, "not the manifest of a file");
+                }
+                Err(e) => return Err(e),
             }
         }
+        *told = Some(view);
         Ok(out)
     }
 
@@ -280,7 +304,7 @@ impl Volume {
         };
         let survey = cut::survey(&file)?;
         let is_it = (survey.sha256, survey.len) == (sha256, len);
-        if !is_it || len <= self.large.above || !chunks.lacks(&survey.pieces, 1).is_empty() {
+        if !is_it || self.large.above == NEVER || !chunks.lacks(&survey.pieces, 1).is_empty() {
             return Ok(None);
         }
         Ok(Some(put_manifest(stage, &survey)?))
@@ -504,7 +528,7 @@ impl Volume {
     /// # Errors
     /// [`VolumeError::Unsupplied`] when something did not come; as the disk.
     pub fn write_out(&self, id: &Oid, to: &File) -> VolumeResult<u64> {
-        self.bring(id)?;
+        self.bring_all(id)?;
         self.supplied(|| self.copy_large(id, to))
     }
 
@@ -534,11 +558,32 @@ impl Volume {
         Ok(out)
     }
 
+    /// Brings these bytes of a large file. For threads that may wait.
+    ///
+    /// # Errors
+    /// [`VolumeError::Unsupplied`] when they did not come.
+    pub fn bring(&self, head: &Oid, range: Range<u64>) -> VolumeResult<()> {
+        self.fetch(*head, range)
+    }
+
     fn fetch(&self, head: Oid, range: Range<u64>) -> VolumeResult<()> {
         let Some(supply) = self.large.supply.get() else {
             return Err(Lacking("nobody brings them".to_owned()).into());
         };
-        Ok(supply.fetch(head, range, Instant::now() + WAIT)?)
+        // The kernel asks once more for what it was to read ahead: nobody waits twice for that.
+        let asked = (head, range.start);
+        if let Some((at, why)) = lock(&self.large.failed).get(&asked)
+            && at.elapsed() < FAILED_FOR
+        {
+            return Err(why.clone().into());
+        }
+        let came = supply.fetch(head, range, Instant::now() + WAIT);
+        let mut failed = lock(&self.large.failed);
+        match &came {
+            Ok(()) => drop(failed.pop(&asked)),
+            Err(why) => drop(failed.put(asked, (Instant::now(), why.clone()))),
+        }
+        Ok(came?)
     }
 
     /// Does something that reads, and brings what is lacking for it. For threads that may wait.
@@ -560,7 +605,7 @@ impl Volume {
     }
 
     /// Brings all of a large file that is lacking.
-    fn bring(&self, head: &Oid) -> VolumeResult<()> {
+    fn bring_all(&self, head: &Oid) -> VolumeResult<()> {
         if lock(&self.large.instead).contains_key(head) {
             return Ok(());
         }

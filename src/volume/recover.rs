@@ -437,7 +437,7 @@ impl Tail {
             tail.patch(objs, found.overlay, n, p.clone())?;
         }
         for (number, told) in std::mem::take(&mut tail.bound) {
-            tail.compare(&found, number, told)?;
+            tail.compare(found, number, told)?;
         }
         Ok(tail)
     }

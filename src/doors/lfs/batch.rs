@@ -125,7 +125,7 @@ fn actions(
     } else {
         here
     };
-    if let Presence::Here(len) | Presence::Partly(len) = here
+    if let Presence::Here(len) | Presence::Partly(len) | Presence::Near(len) = here
         && len != size
     {
         let why = format!("object {id} has {len} bytes, not {size}");
@@ -133,7 +133,7 @@ fn actions(
     }
     let object = format!("{base}/objects/{id}");
     match (operation, here) {
-        (Operation::Download, Presence::Here(_)) => Ok(Some(Actions {
+        (Operation::Download, Presence::Here(_) | Presence::Near(_)) => Ok(Some(Actions {
             download: Some(Action { href: object }),
             ..Actions::default()
         })),

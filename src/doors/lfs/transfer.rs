@@ -345,7 +345,7 @@ pub(super) async fn verify(
             let why = format!("object {id} has {len} bytes, not {}", asked.size);
             Err(refused(StatusCode::UNPROCESSABLE_ENTITY, why))
         }
-        Presence::Partly(_) => Err(because(&LfsRefusal::Partly(id))),
+        Presence::Partly(_) | Presence::Near(_) => Err(because(&LfsRefusal::Partly(id))),
         Presence::Absent => Err(because(&LfsRefusal::Absent(id))),
     }
 }

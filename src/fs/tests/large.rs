@@ -231,9 +231,8 @@ fn what_others_wrote_is_read_when_its_bytes_come() {
     put_bytes(&fa, "cut", &noise(4, LEN));
     a.flush_all().unwrap();
     pull_records(&a, &b);
-    let wanted = b.wanted().unwrap();
-    assert_eq!(wanted.len(), 2);
-    assert!(b.wanted().unwrap().is_empty(), "told twice");
+    assert_eq!(wanted(&b).len(), 2);
+    assert!(b.meet().unwrap().is_empty(), "told twice");
     let ino = walk(&fb, "big");
     assert_eq!(fb.getattr(ino).unwrap().size, LEN as u64);
     assert_eq!(in_git(&a, "big"), in_git(&b, "big"));
@@ -247,19 +246,16 @@ fn what_others_wrote_is_read_when_its_bytes_come() {
     // To cut a file takes nothing of it.
     put_bytes(&fb, "cut", b"short");
     assert_eq!(pieces.load(Ordering::Relaxed), 0);
-    let at = 1_500_000;
+    let (at, offset) = (1_500_000, 1_500_000);
     assert!(fb.may_wait(ino));
-    assert_eq!(
-        fb.read(ino, at, 100).unwrap(),
-        content[at as usize..][..100]
-    );
+    assert_eq!(fb.read(ino, offset, 100).unwrap(), content[at..][..100]);
     assert!((1..=2).contains(&pieces.load(Ordering::Relaxed)));
     // To write to it takes all.
     fb.open(ino, true, false).unwrap();
-    fb.write(ino, at, b"of b").unwrap();
+    fb.write(ino, offset, b"of b").unwrap();
     fb.release(ino, true);
-    let mut changed = content.clone();
-    changed[at as usize..][..4].copy_from_slice(b"of b");
+    let mut changed = content;
+    changed[at..][..4].copy_from_slice(b"of b");
     assert!(bytes(&fb, "big") == changed);
     line(&b, &a);
     sync(&a, &b);

@@ -2,6 +2,7 @@
 //!
 //! Invariant: what is read in pieces was hashed; a container's file was when it was filled.
 //! Memory: what is asked for, and of a file in pieces the last piece, at most 1 MiB.
+//! Who reads waits for what is not here.
 
 use std::fs::File;
 use std::io;
@@ -11,9 +12,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{Shelf, ShelfError, failed};
+use crate::base::id::Oid;
 use crate::chunk::Sha256;
 use crate::chunk::manifest::{Cursor, Head};
 use crate::doors::lfs::Source;
+use crate::store::objects::{ObjectKind, id_of};
+
+/// Bytes that are asked for at a time: more than who reads gets in a moment.
+const AHEAD_BYTES: u64 = 16 << 20;
 
 /// A large file in one file.
 struct Whole {
@@ -34,9 +40,11 @@ impl Source for Whole {
     }
 }
 
-/// A large file in pieces. The last one that was read is kept: at most 1 MiB.
+/// A large file in pieces. The last one that was read is kept: at most 1 MiB. What is not here is
+/// brought.
 struct Pieces {
     shelf: Arc<Shelf>,
+    head: Oid,
     len: u64,
     cursor: Cursor,
     at: u64,
@@ -47,6 +55,7 @@ impl Pieces {
     fn new(shelf: Arc<Shelf>, head: &Head) -> Self {
         Self {
             shelf,
+            head: id_of(ObjectKind::Blob, &head.encode()),
             len: head.len,
             cursor: Cursor::new(head, 0),
             at: 0,
@@ -73,8 +82,16 @@ impl Source for Pieces {
             let next = self.cursor.next(&mut |id, kind| shelf.node(id, kind));
             let place = next.map_err(io::Error::other)?;
             let place = place.ok_or(io::ErrorKind::UnexpectedEof)?;
-            let bytes = shelf.chunks.read(&place.piece.id);
-            let bytes = bytes.map_err(io::Error::other)?.unwrap_or_default();
+            let read = || shelf.chunks.read(&place.piece.id).map_err(io::Error::other);
+            let bytes = match read()? {
+                Some(bytes) => bytes,
+                None => {
+                    let end = self.len.min(place.at.saturating_add(AHEAD_BYTES));
+                    let came = shelf.volume.bring(&self.head, place.at..end);
+                    came.map_err(io::Error::other)?;
+                    read()?.unwrap_or_default()
+                }
+            };
             if bytes.len() != place.piece.len as usize {
                 return Err(io::Error::other("a piece has gone"));
             }
@@ -87,10 +104,11 @@ impl Source for Pieces {
 }
 
 impl Shelf {
-    /// The bytes of a large file, if all of it is here.
+    /// The bytes of a large file, if all of it is here or, for one who may wait, can be brought.
     pub(in crate::node) fn source(
         self: &Arc<Self>,
         sha256: &Sha256,
+        may_wait: bool,
     ) -> Result<Option<Box<dyn Source>>, ShelfError> {
         if let Some((file, true)) = self.chunks.container(sha256)? {
             let meta = file.metadata().map_err(failed("look at a container"))?;
@@ -98,7 +116,7 @@ impl Shelf {
             return Ok(Some(Box::new(Whole { file, len })));
         }
         Ok(match self.head(sha256) {
-            Some(head) if self.has_pieces(&head)? => {
+            Some(head) if may_wait || self.has_pieces(&head)? => {
                 Some(Box::new(Pieces::new(self.clone(), &head)))
             }
             _ => None,

@@ -57,7 +57,7 @@ fn take(shelf: &Shelf, bytes: &[u8]) -> Sha256 {
 
 /// Reads all of a file in steps of so many bytes.
 fn read(shelf: &Arc<Shelf>, sha256: &Sha256, step: usize) -> Vec<u8> {
-    let mut source = shelf.source(sha256).unwrap().expect("it is here");
+    let mut source = shelf.source(sha256, false).unwrap().expect("it is here");
     let mut out = Vec::new();
     while (out.len() as u64) < source.len() {
         let piece = source.read(out.len() as u64, step).unwrap();
@@ -103,7 +103,7 @@ fn what_was_taken_is_read_back_and_its_manifest_says_what_it_is_made_of() {
     assert_eq!(uploads(&shelf), 0);
     let absent = name(b"absent");
     assert_eq!(shelf.find(&absent).unwrap(), Found::Nothing);
-    assert!(shelf.source(&absent).unwrap().is_none());
+    assert!(shelf.source(&absent, false).unwrap().is_none());
     shelf.volume.stop().unwrap();
 }
 
@@ -122,7 +122,7 @@ fn a_file_without_its_container_is_read_from_pieces_anywhere() {
     for step in [65_536, 10_000_000] {
         assert!(read(&shelf, &sha256, step) == bytes);
     }
-    let mut source = shelf.source(&sha256).unwrap().unwrap();
+    let mut source = shelf.source(&sha256, false).unwrap().unwrap();
     for at in [7_000_000, 0, 3_999_999, 4_000_000, 5_000_000, 4_000_001, 1] {
         let piece = source.read(at as u64, 1_000).unwrap();
         assert!(piece[..] == bytes[at..at + piece.len()], "{at}");
@@ -141,7 +141,7 @@ fn what_is_lost_in_part_is_said_so_and_comes_again() {
     let one = survey.pieces[survey.pieces.len() / 2].id;
     assert_eq!(shelf.chunks.remove(&[one]).unwrap(), 1);
     assert_eq!(shelf.find(&sha256).unwrap(), Found::Partly(3_000_000));
-    assert!(shelf.source(&sha256).unwrap().is_none());
+    assert!(shelf.source(&sha256, false).unwrap().is_none());
     take(&shelf, &bytes);
     assert!(read(&shelf, &sha256, 65_536) == bytes);
     shelf.volume.stop().unwrap();
@@ -153,7 +153,7 @@ fn a_piece_that_goes_while_it_is_read_ends_the_reading() {
     let bytes = noise(3_000_000);
     let sha256 = take(&shelf, &bytes);
     shelf.chunks.evict(&sha256, &mut |_| true).unwrap();
-    let mut source = shelf.source(&sha256).unwrap().unwrap();
+    let mut source = shelf.source(&sha256, false).unwrap().unwrap();
     source.read(0, 10).unwrap();
     let head = shelf.head(&sha256).unwrap();
     let survey = manifest::read(&head, &mut |id, kind| shelf.node(id, kind)).unwrap();
@@ -220,8 +220,8 @@ fn a_torn_end_of_the_notes_is_cut_off_and_another_version_is_an_error() {
     let mut heads = Heads::open(&path).unwrap();
     assert!(!path.exists());
     for n in 1..=3 {
-        heads.add(head(n)).unwrap();
-        heads.add(head(n)).unwrap();
+        heads.add([head(n)]).unwrap();
+        heads.add([head(n)]).unwrap();
     }
     let whole = std::fs::read(&path).unwrap();
     assert_eq!(whole.len(), 8 + 3 * RECORD_BYTES);
@@ -230,7 +230,7 @@ fn a_torn_end_of_the_notes_is_cut_off_and_another_version_is_an_error() {
         let mut heads = Heads::open(&path).unwrap();
         let sound = (cut - 8) / RECORD_BYTES;
         assert_eq!(heads.known.len(), sound, "{cut}");
-        heads.add(head(9)).unwrap();
+        heads.add([head(9)]).unwrap();
         let again = Heads::open(&path).unwrap();
         assert_eq!(again.known.len(), sound + 1, "{cut}");
         assert_eq!(again.known.get(&Sha256([9; 32])), Some(&head(9)));

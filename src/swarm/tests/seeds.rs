@@ -1,7 +1,8 @@
 //! Random worlds in which all sorts of things go wrong for a while. While one honest holder stays,
 //! all comes.
 
-use super::world::{Chance, Manner};
+use super::chance::Chance;
+use super::world::Manner;
 use super::*;
 use crate::swarm::pieces::Pieces;
 
@@ -157,7 +158,7 @@ fn check(seed: u64) -> [u8; 32] {
 #[test]
 fn whatever_goes_wrong_all_comes_while_an_honest_holder_stays() {
     let first = set("CELLFS_SWARM_FIRST").unwrap_or(1);
-    let count = set("CELLFS_SWARM_SEEDS").unwrap_or(300);
+    let count = set("CELLFS_SWARM_SEEDS").unwrap_or(150);
     for seed in first..first + count {
         check(seed);
     }

@@ -48,8 +48,27 @@ fn a_long_fat_link_is_filled() {
         // Not more than is of use: what readers wait for has to pass it.
         let on_the_way = RATE * 2 * latency.max(10 * MS) / MS;
         let window = w.nodes[n].seen.window_max;
-        assert!(window <= 3 * on_the_way + MB, "{window} for {on_the_way}");
+        assert!(
+            window <= 4 * on_the_way + 3 * MB,
+            "{window} for {on_the_way}"
+        );
     }
+}
+
+#[test]
+fn a_peer_that_answers_late_is_asked_for_more_at_a_time() {
+    // Half a second from a request to its answer, of which questions know nothing.
+    let (mut w, n) = one_who_wants(1, GIB / 4, RATE, MS / 2);
+    w.nodes[0].thinks = 500 * MS;
+    w.begin();
+    assert!(w.run(1000 * SECOND));
+    let least = w.total(0) / RATE * MS;
+    let window = w.nodes[n].seen.window_max;
+    assert!(
+        w.now < 3 * least,
+        "{} of {least}, {window} at a time",
+        w.now
+    );
 }
 
 #[test]

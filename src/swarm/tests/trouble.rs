@@ -153,7 +153,7 @@ fn what_is_kept_in_mind_and_asked_is_bounded() {
             }
         }
     };
-    for peer in 0..100 {
+    for peer in 0..20 {
         question(s.handle(Input::Up(id(peer)), 1));
         for file in 0..64 {
             let what = Holding::Whole;
@@ -167,7 +167,7 @@ fn what_is_kept_in_mind_and_asked_is_bounded() {
             ));
         }
     }
-    for reader in 0..3 * READERS_MAX as u64 {
+    for reader in 0..READERS_MAX as u64 + 20 {
         let (pieces, ahead) = (0..64, 0..0);
         let need = Input::Need {
             reader,

@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::sync::Arc;
 
+use super::chance::Chance;
 use crate::base::id::NodeId;
 use crate::swarm::pieces::{Holding, Pieces};
 use crate::swarm::turns::Ticket;
@@ -19,22 +20,6 @@ const TICK_US: u64 = 50_000;
 const FLUSH_US: u64 = 500_000;
 /// Largest piece.
 pub(super) const PIECE_MAX: u32 = 1 << 20;
-
-pub(super) struct Chance(pub(super) u64);
-
-impl Chance {
-    pub(super) fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % n.max(1)
-    }
-
-    pub(super) fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-}
 
 /// How a node serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +55,8 @@ pub(super) struct Node {
     /// Bytes a millisecond.
     pub(super) up: u64,
     pub(super) down: u64,
+    /// Microseconds until it begins to send what it was asked for.
+    pub(super) thinks: u64,
     /// One piece in so many is not taken by its own disk.
     pub(super) disk_fails: u64,
     alive: bool,
@@ -116,6 +103,7 @@ enum What {
     Question(Vec<File>),
     Answer(Vec<File>),
     AskFor(File, u32, u8),
+    Thought(File, u32, u8),
     Cancel(File, u32),
     Quantum,
     Bytes(u32),
@@ -209,6 +197,7 @@ impl World {
             manner: Manner::Honest,
             up,
             down,
+            thinks: 0,
             disk_fails: 0,
             alive: true,
             life: 0,
@@ -562,6 +551,7 @@ impl World {
             What::Question(_)
                 | What::Answer(_)
                 | What::AskFor(..)
+                | What::Thought(..)
                 | What::Cancel(..)
                 | What::Bytes(_)
                 | What::Piece(..)
@@ -614,16 +604,16 @@ impl World {
             What::AskFor(file, piece, class) => {
                 let has = self.nodes[n].store.get(&file).is_some_and(|s| s.has(piece));
                 if self.is_silent(n) {
+                } else if has && self.nodes[n].thinks > 0 {
+                    let at = self.now + self.nodes[n].thinks;
+                    self.push(at, n, from, e.conn, What::Thought(file, piece, class));
                 } else if has {
-                    let line = self.nodes[n].queue.entry(from).or_default();
-                    line.entry(class_of(class))
-                        .or_default()
-                        .push_back((file, piece, 0));
-                    self.pump(n);
+                    self.queue(n, from, file, piece, class);
                 } else {
                     self.push(late, from, n, e.conn, What::Refused(file, piece));
                 }
             }
+            What::Thought(file, piece, class) => self.queue(n, from, file, piece, class),
             What::Cancel(file, piece) => {
                 if let Some(line) = self.nodes[n].queue.get_mut(&from) {
                     for q in line.values_mut() {
@@ -682,6 +672,13 @@ impl World {
                 }
             }
         }
+    }
+
+    fn queue(&mut self, n: usize, from: usize, file: File, piece: u32, class: u8) {
+        let line = self.nodes[n].queue.entry(from).or_default();
+        let of_class = line.entry(class_of(class)).or_default();
+        of_class.push_back((file, piece, 0));
+        self.pump(n);
     }
 
     fn is_silent(&self, n: usize) -> bool {

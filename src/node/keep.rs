@@ -1,0 +1,126 @@
+//! Bytes of large files: what a node keeps of them, and who brings what is read and is not here.
+//!
+//! A look at a volume follows each change of its view, in its own time: which large files are in it
+//! that were not, and what of them is not here, which is then fetched. Invariant: a look that is
+//! asked for comes after that, however many are asked for at once. Tasks: one, whose looks run on
+//! threads that may wait for the disk.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use super::NodeInner;
+use super::transfer::{Library, Transfers};
+use crate::base::id::{Oid, VolumeName};
+use crate::chunk::store::Chunks;
+use crate::store::objects::Objects;
+use crate::volume::large::{Lacking, Supply};
+use crate::volume::{Volume, VolumeResult};
+
+/// A look that failed is tried again after this long.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// The volumes of a node, for those who move bytes of large files.
+pub(super) struct Volumes(pub(super) Weak<NodeInner>);
+
+impl Library for Volumes {
+    fn chunks(&self, volume: &VolumeName) -> Option<Arc<Chunks>> {
+        let v = self.0.upgrade()?.volume(volume)?;
+        let opened = v.chunks();
+        opened
+            .map_err(|e| tracing::warn!(%volume, error = %e, "its chunks cannot be opened"))
+            .ok()
+    }
+
+    fn objects(&self, volume: &VolumeName) -> Option<Arc<dyn Objects>> {
+        let v = self.0.upgrade()?.volume(volume)?;
+        let repo: Arc<dyn Objects> = v.repo().clone();
+        Some(repo)
+    }
+}
+
+/// Brings to a volume what its peers have.
+pub(super) struct FromPeers {
+    pub(super) volume: VolumeName,
+    pub(super) transfers: Transfers,
+}
+
+impl Supply for FromPeers {
+    fn fetch(&self, head: Oid, range: Range<u64>, deadline: Instant) -> Result<(), Lacking> {
+        let came = self.transfers.fetch(&self.volume, head, range, deadline);
+        came.map_err(|e| Lacking(e.0))
+    }
+}
+
+/// Volumes to be looked at.
+#[derive(Debug, Default)]
+pub(super) struct Looks {
+    volumes: Mutex<BTreeSet<VolumeName>>,
+    asked: Notify,
+}
+
+impl Looks {
+    /// The view of a volume has changed.
+    pub(super) fn ask(&self, volume: &VolumeName) {
+        let mut all = self.volumes.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(volume.clone());
+        drop(all);
+        self.asked.notify_one();
+    }
+
+    fn next(&self) -> Option<VolumeName> {
+        let mut all = self.volumes.lock().unwrap_or_else(PoisonError::into_inner);
+        all.pop_first()
+    }
+}
+
+/// Looks at what is asked for until the node stops.
+pub(super) async fn run(node: Arc<NodeInner>) {
+    loop {
+        tokio::select! {
+            () = node.stop.cancelled() => return,
+            () = node.looks.asked.notified() => {}
+        }
+        while let Some(name) = node.looks.next() {
+            let Some(v) = node.volume(&name) else {
+                continue;
+            };
+            let n = node.clone();
+            let looked = tokio::task::spawn_blocking(move || n.look(&v)).await;
+            let why = match looked {
+                Ok(Ok(())) => continue,
+                Ok(Err(e)) => e.to_string(),
+                Err(e) => e.to_string(),
+            };
+            tracing::warn!(volume = %name, error = why, "its large files are looked at again");
+            let n = node.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(AGAIN).await;
+                n.looks.ask(&name);
+            });
+        }
+    }
+}
+
+impl NodeInner {
+    fn look(&self, v: &Arc<Volume>) -> VolumeResult<()> {
+        let met = v.meet()?;
+        if met.is_empty() {
+            return Ok(());
+        }
+        let heads = met.iter().map(|m| m.head);
+        // git-lfs asks for them by the SHA-256 that their pointers have.
+        let noted = self.shelf(v).and_then(|s| s.note(heads));
+        if let Err(e) = noted {
+            tracing::warn!(volume = %v.name(), error = %e, "large files are not known to git-lfs");
+        }
+        let lacking: Vec<Oid> = met.iter().filter(|m| m.lacks).map(|m| m.head).collect();
+        if !lacking.is_empty() {
+            self.transfers.keep(v.name(), lacking);
+        }
+        Ok(())
+    }
+}
