@@ -13,6 +13,7 @@
 pub mod cut;
 pub mod manifest;
 pub mod pointer;
+pub mod splice;
 pub mod store;
 
 use std::fmt;

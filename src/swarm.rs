@@ -12,6 +12,10 @@
 //! mind is bounded. What is wanted and held by a peer that is honest and stays up comes. Nothing
 //! here is kept over a restart: what arrived is in the store, and the owner says what lacks.
 //!
+//! A piece may come as fewer bytes than it has. What is under way, windows and rates are counted
+//! as if it had not: a window then holds as many pieces as come in its time. What came from whom
+//! is counted as it came.
+//!
 //! Callers bring time as milliseconds of any monotonic clock, and a [`Input::Tick`] every 50 ms or
 //! so. One task owns it. [`wire`] is what goes between nodes, [`turns`] who is served next.
 
@@ -141,6 +145,8 @@ pub enum Input {
         file: File,
         /// Which.
         piece: u32,
+        /// How many bytes came for it: less than it has if it was told by others.
+        bytes: u32,
     },
     /// A piece is in the store, and did not come from a peer.
     Here {
@@ -222,7 +228,7 @@ pub struct Progress {
     pub total: u64,
     /// Bytes that still lack.
     pub left: u64,
-    /// Bytes a second of late.
+    /// Bytes of pieces a second of late.
     pub rate: u64,
     /// Bytes that came, by whom they came from.
     pub from: Vec<(NodeId, u64)>,
@@ -235,7 +241,7 @@ pub struct Progress {
 pub struct Pace {
     /// Who.
     pub peer: NodeId,
-    /// Bytes a second of late.
+    /// Bytes of pieces a second of late.
     pub rate: u64,
     /// Bytes that came since the start.
     pub bytes: u64,
@@ -340,9 +346,12 @@ impl Swarm {
                     p.heard = now;
                 }
             }
-            Input::Came { peer, file, piece } => {
-                self.came(file, piece, Some(peer), now, &mut out);
-            }
+            Input::Came {
+                peer,
+                file,
+                piece,
+                bytes,
+            } => self.came(file, piece, Some((peer, bytes)), now, &mut out),
             Input::Here { file, piece } => self.came(file, piece, None, now, &mut out),
             Input::Failed {
                 peer,
@@ -455,17 +464,17 @@ impl Swarm {
         &mut self,
         file: File,
         piece: u32,
-        from: Option<NodeId>,
+        from: Option<(NodeId, u32)>,
         now: u64,
         out: &mut Vec<Output>,
     ) {
-        if let Some(peer) = from {
+        if let Some((peer, bytes)) = from {
             let len = self.files.get(&file).map_or(0, |f| f.len_of(piece));
             self.forget_ask(peer, file, piece);
             if let Some(p) = self.peers.get_mut(&peer) {
-                p.came(len, now);
+                p.came(len, bytes, now);
             }
-            self.spare = (self.spare + u64::from(len) / SPARE).min(SPARE_BYTES_MAX);
+            self.spare = (self.spare + u64::from(bytes) / SPARE).min(SPARE_BYTES_MAX);
         }
         self.cancel_all(file, piece, out);
         let Some(f) = self.files.get_mut(&file) else {

@@ -117,7 +117,8 @@ impl NodeInner {
         if let Err(e) = noted {
             tracing::warn!(volume = %v.name(), error = %e, "large files are not known to git-lfs");
         }
-        let lacking: Vec<Oid> = met.iter().filter(|m| m.lacks).map(|m| m.head).collect();
+        let lacking = met.iter().filter(|m| m.lacks);
+        let lacking: Vec<_> = lacking.map(|m| (m.head, m.over)).collect();
         if !lacking.is_empty() {
             self.transfers.keep(v.name(), lacking);
         }

@@ -2,13 +2,14 @@
 //!
 //! Who lacks bytes calls [`Transfers::fetch`] and waits, or has files kept ([`Transfers::keep`]),
 //! which come in the background. Pieces of files that are kept go into their containers, others
-//! into packs. What members ask for is served by [`Transfers::serve`], on the streams that carry
+//! into packs. A piece that changed comes as a splice ([`crate::chunk::splice`]) of those of the
+//! version before, which is named with the file. What members ask for is served by [`Transfers::serve`], on the streams that carry
 //! all else.
 //!
 //! Invariants: what others are told to be held here was flushed. A piece counts as here only after
 //! the store took it, which hashes it. Memory is bounded: pieces under way by
 //! [`crate::swarm::UNDER_WAY_BYTES_MAX`] and a little, pieces that are given by
-//! [`crate::swarm::turns::SERVED_MAX`],
+//! [`crate::swarm::turns::SERVED_MAX`], what they are like by [`SPLICERS`] and [`WRITERS`],
 //! lists of pieces by [`PIECES_MAX`], but for one file that has more alone.
 //!
 //! Tasks, on the node's runtime: one around the core, one for each piece that is under way or
@@ -17,6 +18,7 @@
 mod core;
 mod entry;
 mod give;
+mod like;
 mod take;
 #[cfg(test)]
 mod tests;
@@ -45,10 +47,12 @@ use crate::swarm::{Failure, File};
 const MESSAGES: usize = 1024;
 /// Files that wait to be kept. What does not fit is left out until it is asked for again.
 const KEEP_MAX: usize = 1 << 20;
-/// Pieces of files that are worked on, together.
+/// Pieces of files that are worked on, and of the versions before them, together.
 const PIECES_MAX: usize = 1 << 20;
 /// Pieces that are written at a time.
 const WRITERS: usize = 4;
+/// Pieces that are compared at a time with what is like them.
+const SPLICERS: usize = 2;
 /// Who waits gets the core's answer, if it has one, rather than none.
 const GRACE: Duration = Duration::from_millis(500);
 
@@ -73,11 +77,12 @@ pub struct Status {
     pub files: u64,
     /// Files that wait for their turn.
     pub waiting: u64,
-    /// Bytes that came since the node started.
+    /// Bytes that came since the node started: of a piece that was told by others, those that
+    /// were sent.
     pub bytes_done: u64,
     /// Bytes that lack of the files of which something comes.
     pub bytes_left: u64,
-    /// Bytes a second of late.
+    /// Bytes of files a second of late.
     pub rate: u64,
     /// From whom: bytes since the start, and a second of late.
     pub from: Vec<(NodeId, u64, u64)>,
@@ -98,12 +103,13 @@ type Name = (VolumeName, Oid);
 /// What the core is told.
 #[derive(Debug)]
 enum Message {
-    Keep(VolumeName, Vec<Oid>),
+    Keep(VolumeName, Vec<(Oid, Option<Oid>)>),
     Unkeep(VolumeName, Vec<Oid>),
     Fetch(Fetch),
     Loaded(Name, Option<(Arc<Entry>, Pieces)>),
     Held(NodeId, Vec<File>, Option<Vec<Holding>>),
-    Piece(NodeId, File, u32, Result<(), Failure>),
+    /// A piece came, by so many bytes, or did not.
+    Piece(NodeId, File, u32, Result<u32, Failure>),
     /// Whether all of a file is in its container, durable.
     Finished(File, bool),
     Flushed(VolumeName, bool),
@@ -137,6 +143,7 @@ struct Shared {
     alive: Mutex<BTreeSet<NodeId>>,
     given: Given,
     writers: Semaphore,
+    splicers: Semaphore,
     status: Mutex<Status>,
 }
 
@@ -172,6 +179,7 @@ impl Transfers {
             alive: Mutex::default(),
             given: Given::default(),
             writers: Semaphore::new(WRITERS),
+            splicers: Semaphore::new(SPLICERS),
             status: Mutex::default(),
         };
         let shared = Arc::new(shared);
@@ -229,9 +237,10 @@ impl Transfers {
         }
     }
 
-    /// From now on all of these files is to be here. Blocks while the core has much to do; not for
-    /// threads of the runtime.
-    pub fn keep(&self, volume: &VolumeName, heads: Vec<Oid>) {
+    /// From now on all of these files is to be here. Beside each, the head of the version before
+    /// it if there is one: what of that is here need not come again, also if a piece has changed.
+    /// Blocks while the core has much to do; not for threads of the runtime.
+    pub fn keep(&self, volume: &VolumeName, heads: Vec<(Oid, Option<Oid>)>) {
         let m = Message::Keep(volume.clone(), heads);
         if self.shared.to_core.blocking_send(m).is_err() {
             tracing::debug!("files to keep after the end");

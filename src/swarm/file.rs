@@ -206,7 +206,7 @@ impl Wanted {
     }
 
     /// A piece is here.
-    pub(super) fn came(&mut self, piece: u32, from: Option<NodeId>, now: u64) -> bool {
+    pub(super) fn came(&mut self, piece: u32, from: Option<(NodeId, u32)>, now: u64) -> bool {
         if !self.lacking.remove(piece) {
             return false;
         }
@@ -215,8 +215,8 @@ impl Wanted {
         (self.stuck_since, self.stuck_told) = (None, false);
         let len = u64::from(self.len_of(piece));
         self.left = self.left.saturating_sub(len);
-        if let Some(peer) = from {
-            *self.from.entry(peer).or_default() += len;
+        if let Some((peer, bytes)) = from {
+            *self.from.entry(peer).or_default() += u64::from(bytes);
             self.meter.1 += len;
             self.read_meter(now);
         }

@@ -219,12 +219,12 @@ impl Peer {
         Some(asked)
     }
 
-    /// A piece came.
-    pub(super) fn came(&mut self, len: u32, now: u64) {
+    /// A piece of this length came, by so many bytes.
+    pub(super) fn came(&mut self, len: u32, bytes: u32, now: u64) {
         self.heard = now;
         self.failures = 0;
         self.absent = 0;
-        self.bytes += u64::from(len);
+        self.bytes += u64::from(bytes);
         self.round.1 += u64::from(len);
         let took = now.saturating_sub(self.round.0);
         if took >= ROUND_MS.max(self.rtt_ms()) {

@@ -6,11 +6,14 @@
 //! | kind | asks | answer |
 //! |---|---|---|
 //! | 3 | what is held of files: volume, heads of manifests | for each, a [`Holding`] |
-//! | 4 | a piece: volume, class, name | a byte; if it is [`GIVEN`], the bytes of the piece |
+//! | 4 | a piece: volume, class, name, names of pieces that are like it | a byte; if it is [`GIVEN`], the bytes of the piece; if it is [`SPLICED`], a [`SplicedHead`] and a splice |
 //!
 //! Pieces are asked for by their names, so that who answers needs no list of them: 32 bytes for a
 //! piece of at least 64 KiB. What is held is told by numbers: a bit for each piece, or the lengths
 //! of stretches, whichever is less.
+//!
+//! Who asks has the pieces that he says are like it. Who gives may have them too, and then tells
+//! the piece by them ([`crate::chunk::splice`]) if that takes at most half as many bytes.
 //!
 //! Invariant: foreign bytes give an error or a value within the bounds here, never a panic, and
 //! reserve no memory that they do not fill.
@@ -22,6 +25,7 @@ use super::pieces::{Holding, Pieces};
 use super::{ASK_FILES_MAX, Class};
 use crate::base::id::VolumeName;
 use crate::chunk::ChunkId;
+use crate::chunk::splice::{self, LIKES_MAX};
 
 /// Kind of a request for what is held.
 pub const KIND_HELD: u8 = 3;
@@ -36,6 +40,9 @@ pub const GIVEN: u8 = 1;
 pub const ABSENT: u8 = 0;
 /// First byte of an answer: too much is asked for already.
 pub const BUSY: u8 = 2;
+
+/// First byte of an answer: how the piece is made of those that are like it follows.
+pub const SPLICED: u8 = 3;
 
 const NOTHING: u8 = 0;
 const WHOLE: u8 = 1;
@@ -64,6 +71,8 @@ pub struct AskPiece {
     /// How urgent it is: 0 is most.
     class: u8,
     name: [u8; 32],
+    /// Pieces that the asker holds and takes for like it.
+    like: Vec<[u8; 32]>,
 }
 
 impl AskPiece {
@@ -79,7 +88,15 @@ impl AskPiece {
             volume,
             class,
             name: piece.0,
+            like: Vec::new(),
         }
+    }
+
+    /// The same, of somebody who holds pieces like it; [`LIKES_MAX`] of them count.
+    #[must_use]
+    pub fn like(mut self, pieces: impl IntoIterator<Item = ChunkId>) -> Self {
+        self.like = pieces.into_iter().map(|p| p.0).take(LIKES_MAX).collect();
+        self
     }
 
     /// How urgent it is.
@@ -96,6 +113,49 @@ impl AskPiece {
     #[must_use]
     pub fn piece(&self) -> ChunkId {
         ChunkId(self.name)
+    }
+
+    /// What the asker holds that is like it.
+    pub fn likes(&self) -> impl Iterator<Item = ChunkId> + use<> {
+        self.like.clone().into_iter().map(ChunkId)
+    }
+}
+
+/// Comes before a splice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SplicedHead {
+    /// A bit for each piece that the asker named: whether the splice takes from it. It takes from
+    /// those as if they were one, in the order in which they were named.
+    pub used: u8,
+    /// The length of the splice.
+    pub len: u32,
+}
+
+impl SplicedHead {
+    /// How long it is.
+    pub const BYTES: usize = 5;
+
+    /// As it is sent.
+    #[must_use]
+    pub fn encode(&self) -> [u8; Self::BYTES] {
+        let [a, b, c, d] = self.len.to_le_bytes();
+        [self.used, a, b, c, d]
+    }
+
+    /// The head of an answer to a request for a piece of this length by so many that are like it.
+    ///
+    /// # Errors
+    /// When the splice would be of others, or too long to be worth it.
+    pub fn decode(bytes: [u8; Self::BYTES], likes: usize, piece_len: u32) -> Result<Self, BadWire> {
+        let [used, a, b, c, d] = bytes;
+        let len = u32::from_le_bytes([a, b, c, d]);
+        if u32::from(used) >> likes.min(8) != 0 {
+            return Err(BadWire("a splice of what was named"));
+        }
+        if len as usize > splice::bytes_max(piece_len as usize) {
+            return Err(BadWire("a splice: it is too long"));
+        }
+        Ok(Self { used, len })
     }
 }
 
@@ -141,7 +201,13 @@ impl Request {
                 }
                 Ok(Self::Held(r))
             }
-            Some((&KIND_PIECE, body)) => Ok(Self::Piece(whole(body)?)),
+            Some((&KIND_PIECE, body)) => {
+                let r: AskPiece = whole(body)?;
+                if r.like.len() > LIKES_MAX {
+                    return Err(BadWire("a request: too many pieces are like it"));
+                }
+                Ok(Self::Piece(r))
+            }
             _ => Err(BadWire("a request of a known kind")),
         }
     }
@@ -279,8 +345,10 @@ mod tests {
 
         #[test]
         fn damaged_requests_never_panic(at in 0usize..60, flip in any::<u8>(), cut in 0usize..60) {
+            let plain = AskPiece::new(volume(), Class::Ahead, ChunkId([7; 32]));
             for r in [
-                Request::Piece(AskPiece::new(volume(), Class::Ahead, ChunkId([7; 32]))),
+                Request::Piece(plain.clone().like([ChunkId([5; 32]), ChunkId([6; 32])])),
+                Request::Piece(plain),
                 Request::Held(AskHeld { volume: volume(), heads: vec![[3; 20]; 2] }),
             ] {
                 let mut bytes = r.encode().split_off(4);
@@ -288,6 +356,17 @@ mod tests {
                 bytes[at % n] ^= flip;
                 bytes.truncate(n - cut % n);
                 let _ = Request::decode(&bytes);
+            }
+        }
+
+        #[test]
+        fn foreign_heads_of_splices_are_within_their_bounds(
+            bytes in any::<[u8; SplicedHead::BYTES]>(), likes in 0usize..10, len in any::<u32>(),
+        ) {
+            if let Ok(head) = SplicedHead::decode(bytes, likes, len) {
+                prop_assert!(head.len <= len / 2);
+                prop_assert!((likes..8).all(|n| head.used >> n & 1 == 0));
+                prop_assert_eq!(head.encode(), bytes);
             }
         }
 
@@ -318,8 +397,16 @@ mod tests {
             (piece.class(), piece.piece()),
             (Class::Background, ChunkId([8; 32]))
         );
+        let like = |n| (0..n).map(|n| ChunkId([n; 32]));
+        let spliced = piece.clone().like(like(3));
+        assert!(spliced.likes().eq(like(3)));
+        // More than count are not sent.
+        let most = piece.clone().like(like(20));
+        assert_eq!(most.likes().count(), LIKES_MAX);
         for r in [
             Request::Piece(piece),
+            Request::Piece(spliced),
+            Request::Piece(most),
             Request::Held(AskHeld {
                 volume: volume(),
                 heads: vec![[1; 20]; ASK_FILES_MAX],
@@ -345,6 +432,16 @@ mod tests {
         let many = Request::Held(held(ASK_FILES_MAX + 1)).encode().split_off(4);
         assert!(Request::decode(&many).is_err());
         assert!(Request::decode(&vec![KIND_HELD; REQUEST_BYTES_MAX + 1]).is_err());
+        let mut piece = AskPiece::new(volume(), Class::Ahead, ChunkId([8; 32]));
+        for (likes, is_good) in [(LIKES_MAX, true), (LIKES_MAX + 1, false)] {
+            piece.like = vec![[1; 32]; likes];
+            let bytes = Request::Piece(piece.clone()).encode().split_off(4);
+            assert_eq!(Request::decode(&bytes).is_ok(), is_good);
+        }
+        let head = |used, len: u32| SplicedHead { used, len }.encode();
+        assert!(SplicedHead::decode(head(0b11, 50), 2, 100).is_ok());
+        assert!(SplicedHead::decode(head(0b100, 50), 2, 100).is_err());
+        assert!(SplicedHead::decode(head(0b11, 51), 2, 100).is_err());
         for (bytes, len) in [
             (&[STRETCHES, 1, 0, 9][..], 8),
             (&[STRETCHES, 2, 0, 1, 0, 0], 8),

@@ -10,7 +10,7 @@
 //! journal. Reads wait for nobody: what is not here is [`VolumeError::Lacking`], and who may wait
 //! asks [`Supply`]. Threads: any; nothing here is done under the table's lock but what says so.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
@@ -73,6 +73,8 @@ pub struct Met {
     pub head: Oid,
     /// Whether some of it is not here.
     pub lacks: bool,
+    /// The version of the same file that it came instead of.
+    pub over: Option<Oid>,
 }
 
 /// A large file that is read.
@@ -200,6 +202,13 @@ fn malformed(id: Oid, why: String) -> ObjectError {
     }
 }
 
+/// The large versions of a file, the one that is shown first.
+fn large_of(record: Option<&Record>) -> Vec<Oid> {
+    let all = record.into_iter().flat_map(|r| &r.content);
+    let large = all.filter(|c| c.kind == Kind::Large);
+    large.map(|c| c.blob).collect()
+}
+
 /// The name that bytes of a file have in commits, as this kind.
 pub(super) fn name_of(kind: Kind, file: &File) -> VolumeResult<Oid> {
     if kind == Kind::Large {
@@ -247,11 +256,13 @@ impl Volume {
     pub fn meet(&self) -> VolumeResult<Vec<Met>> {
         let mut told = lock(&self.large.told);
         let view = self.view();
-        let mut heads = BTreeSet::new();
+        let mut heads: BTreeMap<Oid, Option<Oid>> = BTreeMap::new();
         let mut note = |_, row: &[Option<&Record>]| {
-            if let Some(Some(now)) = row.last() {
-                let large = now.content.iter().filter(|c| c.kind == Kind::Large);
-                heads.extend(large.map(|c| c.blob));
+            let [was, now] = [row.first(), row.last()].map(|r| large_of(r.copied().flatten()));
+            for head in now {
+                let over = was.first().filter(|_| !was.contains(&head)).copied();
+                let of = heads.entry(head).or_default();
+                *of = of.or(over);
             }
             Ok(())
         };
@@ -268,11 +279,12 @@ impl Volume {
         };
         trie::visit_differing(src, &[was, view.state.ids], &mut note)?;
         let mut out = Vec::new();
-        for head in heads {
+        for (head, over) in heads {
             match self.lacks(&head, 1) {
                 Ok(lacking) => out.push(Met {
                     head,
                     lacks: !lacking.is_empty(),
+                    over,
                 }),
                 // Whoever wrote that lies.
                 Err(VolumeError::Objects(ObjectError::Malformed { why, .. })) => {

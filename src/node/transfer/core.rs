@@ -1,5 +1,6 @@
 //! The task around [`Swarm`]: gives it what happens, does what it decides.
 
+use std::collections::hash_map::Entry as Entries;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,7 +11,7 @@ use tokio::task::AbortHandle;
 
 use super::entry::Entry;
 use super::{Fetch, KEEP_MAX, Lacking, Message, Name, PIECES_MAX, Shared, Status, lock, take};
-use crate::base::id::{NodeId, VolumeName};
+use crate::base::id::{NodeId, Oid, VolumeName};
 use crate::swarm::pieces::Pieces;
 use crate::swarm::{FILES_MAX, File, Input, Output, READERS_MAX, Reader, Swarm, Why};
 
@@ -58,8 +59,8 @@ struct Core {
     /// Who waits for a file's list.
     loading: HashMap<Name, Vec<Fetch>>,
     keep: VecDeque<(u64, Name)>,
-    /// What is in `keep`, being loaded to be kept, or kept.
-    kept: HashSet<Name>,
+    /// What is in `keep`, being loaded to be kept, or kept; and which version of it was here.
+    kept: HashMap<Name, Option<Oid>>,
     tasks: HashMap<(NodeId, File, u32), AbortHandle>,
     waiting: HashMap<u64, Waiting>,
     readers: HashMap<Reader, u64>,
@@ -82,7 +83,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut messages: mpsc::Receiver<Messag
         next: 1,
         loading: HashMap::new(),
         keep: VecDeque::new(),
-        kept: HashSet::new(),
+        kept: HashMap::new(),
         tasks: HashMap::new(),
         waiting: HashMap::new(),
         readers: HashMap::new(),
@@ -129,8 +130,8 @@ impl Core {
     fn message(&mut self, m: Message) {
         match m {
             Message::Keep(volume, heads) => {
-                for head in heads {
-                    self.keep_file((volume.clone(), head));
+                for (head, over) in heads {
+                    self.keep_file((volume.clone(), head), over);
                 }
                 self.start_kept();
             }
@@ -152,7 +153,12 @@ impl Core {
             Message::Piece(peer, file, piece, done) => {
                 self.tasks.remove(&(peer, file, piece));
                 self.give(match done {
-                    Ok(()) => Input::Came { peer, file, piece },
+                    Ok(bytes) => Input::Came {
+                        peer,
+                        file,
+                        piece,
+                        bytes,
+                    },
                     Err(why) => Input::Failed {
                         peer,
                         file,
@@ -218,18 +224,25 @@ impl Core {
         }
     }
 
-    fn keep_file(&mut self, name: Name) {
+    fn keep_file(&mut self, name: Name, over: Option<Oid>) {
+        // Of a version that is on its way itself, what it replaces is here.
+        let before = over.and_then(|o| self.kept.get(&(name.0.clone(), o)).copied().flatten());
+        let over = before.or(over);
         if self.kept.len() >= KEEP_MAX {
             tracing::warn!(volume = %name.0, "too many files wait to be kept");
             return;
         }
-        if self.kept.insert(name.clone()) {
-            self.keep.push_back((0, name));
+        match self.kept.entry(name) {
+            Entries::Occupied(mut e) => *e.get_mut() = over.or(*e.get()),
+            Entries::Vacant(e) => {
+                self.keep.push_back((0, e.key().clone()));
+                e.insert(over);
+            }
         }
     }
 
     fn unkeep(&mut self, name: Name) {
-        if !self.kept.remove(&name) {
+        if self.kept.remove(&name).is_none() {
             return;
         }
         self.keep.retain(|(_, n)| *n != name);
@@ -246,7 +259,7 @@ impl Core {
         let now = self.now();
         for _ in 0..self.keep.len() {
             let busy = self.open.values().filter(|o| o.keep).count() + self.loading.len();
-            let pieces: usize = self.open.values().map(|o| o.entry.pieces.len()).sum();
+            let pieces: usize = self.open.values().map(|o| o.entry.weight()).sum();
             if busy >= KEPT_AT_ONCE || pieces >= PIECES_MAX || self.open.len() >= FILES_MAX {
                 return;
             }
@@ -275,10 +288,11 @@ impl Core {
             return;
         }
         let shared = self.shared.clone();
-        let keep = self.kept.contains(&name);
+        let keep = self.kept.contains_key(&name);
+        let over = self.kept.get(&name).copied().flatten();
         tokio::spawn(async move {
             let (s, n) = (shared.clone(), name.clone());
-            let work = tokio::task::spawn_blocking(move || load(&s, &n, keep));
+            let work = tokio::task::spawn_blocking(move || load(&s, &n, keep, over));
             let loaded = work.await.ok().flatten();
             shared.tell(Message::Loaded(name, loaded)).await;
         });
@@ -286,7 +300,7 @@ impl Core {
 
     fn loaded(&mut self, name: Name, loaded: Option<(Arc<Entry>, Pieces)>) {
         let waits = self.loading.remove(&name).unwrap_or_default();
-        let keep = self.kept.contains(&name);
+        let keep = self.kept.contains_key(&name);
         let Some((entry, lacking)) = loaded else {
             for w in waits {
                 refuse(&w, "its list of pieces is not here");
@@ -469,7 +483,7 @@ impl Core {
         if ok {
             tracing::info!(volume = %name.0, head = %name.1, "all of a large file is here");
             self.kept.remove(&name);
-        } else if self.kept.contains(&name) {
+        } else if self.kept.contains_key(&name) {
             self.keep.push_back((self.now() + AGAIN_MS, name));
         }
         self.start_kept();
@@ -641,8 +655,13 @@ fn said(why: Option<Why>) -> &'static str {
 }
 
 /// Reads a file's list; if it is to be kept and something lacks, begins its container.
-fn load(shared: &Shared, name: &Name, keep: bool) -> Option<(Arc<Entry>, Pieces)> {
-    let loaded = Entry::load(&*shared.library, name);
+fn load(
+    shared: &Shared,
+    name: &Name,
+    keep: bool,
+    over: Option<Oid>,
+) -> Option<(Arc<Entry>, Pieces)> {
+    let loaded = Entry::load(&*shared.library, name, over);
     let (entry, lacking) = loaded
         .map_err(|e| tracing::info!(volume = %name.0, head = %name.1, error = %e, "not read"))
         .ok()?;

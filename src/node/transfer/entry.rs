@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use super::like::Likes;
 use super::{Library, Name};
 use crate::base::id::Oid;
 use crate::chunk::manifest::{self, HEAD_BYTES, Head, NODE_BYTES_MAX, NodeKind};
@@ -36,9 +37,15 @@ pub(super) struct Entry {
     firsts: BTreeMap<u32, u32>,
     /// Pieces go into its container, not into packs.
     pub(super) in_container: AtomicBool,
+    /// What the version before it has that is like what lacks.
+    pub(super) likes: Likes,
 }
 
-fn node(objs: &dyn Objects, id: &Oid, kind: NodeKind) -> Result<Arc<Vec<u8>>, ObjectError> {
+pub(super) fn node(
+    objs: &dyn Objects,
+    id: &Oid,
+    kind: NodeKind,
+) -> Result<Arc<Vec<u8>>, ObjectError> {
     let kind = match kind {
         NodeKind::Blob => ObjectKind::Blob,
         NodeKind::Tree => ObjectKind::Tree,
@@ -88,8 +95,13 @@ pub(super) fn each_some(
 }
 
 impl Entry {
-    /// Reads a file's list of pieces, and looks which lack. Blocking.
-    pub(super) fn load(library: &dyn Library, name: &Name) -> Result<(Self, Pieces), EntryError> {
+    /// Reads a file's list of pieces, and looks which lack, and if some do, where the version with
+    /// another head is like them. Blocking.
+    pub(super) fn load(
+        library: &dyn Library,
+        name: &Name,
+        over: Option<Oid>,
+    ) -> Result<(Self, Pieces), EntryError> {
         let (volume, head) = name;
         let objs = library.objects(volume).ok_or(EntryError::NoVolume)?;
         let chunks = library.chunks(volume).ok_or(EntryError::NoVolume)?;
@@ -119,6 +131,12 @@ impl Entry {
             *at += u64::from(p.len);
             Some(*at)
         });
+        let over = over.filter(|_| !lacking.is_empty());
+        let likes = over.map(|o| Likes::find(&*objs, &head_of(&*objs, &o)?, &head));
+        let likes = likes.transpose().unwrap_or_else(|e| {
+            tracing::debug!(volume = %volume, error = %e, "nothing is known of the version before");
+            None
+        });
         let entry = Self {
             name: name.clone(),
             sha256: head.sha256,
@@ -126,12 +144,25 @@ impl Entry {
             pieces,
             firsts,
             in_container: AtomicBool::new(false),
+            likes: likes.unwrap_or_default(),
         };
         Ok((entry, lacking))
     }
 
     pub(super) fn lens(&self) -> Arc<[u32]> {
         self.pieces.iter().map(|p| p.len).collect()
+    }
+
+    /// Pieces in memory for it.
+    pub(super) fn weight(&self) -> usize {
+        self.pieces.len() + self.likes.len()
+    }
+
+    /// Where a piece is.
+    pub(super) fn place(&self, index: u32) -> Range<u64> {
+        let n = index as usize;
+        let end = |n: usize| self.ends.get(n).copied().unwrap_or(0);
+        n.checked_sub(1).map_or(0, end)..end(n)
     }
 
     /// The pieces that hold these bytes.

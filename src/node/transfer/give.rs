@@ -2,7 +2,8 @@
 //!
 //! Invariants: pieces are read and sent in the turns of [`Turns`]. On a connection what is urgent
 //! goes first, and of the rest what was asked for first: when it breaks, one piece at most has
-//! come in part. Nothing is held back from control and gossip, whose streams go before these.
+//! come in part. A piece that the asker has something like is told by that if it is here too and
+//! it is worth it; it waits no round trip longer. Nothing is held back from control and gossip, whose streams go before these.
 
 use std::collections::HashMap;
 use std::io;
@@ -17,12 +18,16 @@ use tokio::time::timeout;
 use super::entry::{each_some, head_of};
 use super::{Shared, Transfers, lock};
 use crate::base::id::{NodeId, Oid, VolumeName};
+use crate::chunk::ChunkId;
+use crate::chunk::splice::{self, LIKE_BYTES_MAX};
+use crate::chunk::store::Chunks;
 use crate::peers::{RecvStream, SendStream};
 use crate::swarm::Class;
 use crate::swarm::pieces::{Holding, Pieces};
 use crate::swarm::turns::{Ticket, Turns};
 use crate::swarm::wire::{
-    ABSENT, AskHeld, AskPiece, BUSY, GIVEN, REQUEST_BYTES_MAX, Request, put_holding,
+    ABSENT, AskHeld, AskPiece, BUSY, GIVEN, REQUEST_BYTES_MAX, Request, SPLICED, SplicedHead,
+    put_holding,
 };
 
 /// A peer that takes nothing for this long is given up.
@@ -225,27 +230,74 @@ async fn piece(
         return Ok(());
     };
     let chunks = shared.library.chunks(&ask.volume);
-    let work = tokio::task::spawn_blocking(move || {
-        let read = chunks.map(|c| c.read(&id));
-        read.transpose().map(Option::flatten)
-    });
-    let read = work.await.map_err(io::Error::other)?;
-    let bytes = read.unwrap_or_else(|e| {
-        tracing::warn!(chunk = %id, error = %e, "a chunk that a peer wants was not read");
-        None
-    });
-    reply.set_priority(priority(class, place.ticket));
-    match bytes {
-        None => timeout(STALLED, reply.write_all(&[ABSENT])).await??,
-        Some(bytes) => {
-            timeout(STALLED, reply.write_all(&[GIVEN])).await??;
-            for step in bytes.chunks(STEP_BYTES) {
-                timeout(STALLED, reply.write_all(step)).await??;
-            }
+    let bytes = match &chunks {
+        Some(chunks) => {
+            let chunks = chunks.clone();
+            let work = tokio::task::spawn_blocking(move || read(&chunks, &id));
+            work.await.map_err(io::Error::other)?
         }
+        None => None,
+    };
+    let spliced = match (&bytes, chunks) {
+        (Some(bytes), Some(chunks)) => splice(shared, chunks, ask, bytes).await?,
+        _ => None,
+    };
+    reply.set_priority(priority(class, place.ticket));
+    let (head, body) = match (spliced, bytes) {
+        (Some((used, splice)), _) => {
+            let len = u32::try_from(splice.len()).map_err(io::Error::other)?;
+            let head = SplicedHead { used, len }.encode();
+            ([&[SPLICED], &head[..]].concat(), Arc::new(splice))
+        }
+        (None, Some(bytes)) => (vec![GIVEN], bytes),
+        (None, None) => (vec![ABSENT], Arc::default()),
+    };
+    timeout(STALLED, reply.write_all(&head)).await??;
+    for step in body.chunks(STEP_BYTES) {
+        timeout(STALLED, reply.write_all(step)).await??;
     }
     reply.finish();
     Ok(())
+}
+
+/// A piece, if it is here. Blocking.
+fn read(chunks: &Chunks, id: &ChunkId) -> Option<Arc<Vec<u8>>> {
+    let read = chunks.read(id).unwrap_or_else(|e| {
+        tracing::warn!(chunk = %id, error = %e, "a chunk that a peer wants was not read");
+        None
+    });
+    read.map(Arc::new)
+}
+
+/// A piece told by what the asker has that is like it and is here too, and which of that it is, if
+/// it is worth it.
+async fn splice(
+    shared: &Shared,
+    chunks: Arc<Chunks>,
+    ask: &AskPiece,
+    piece: &Arc<Vec<u8>>,
+) -> io::Result<Option<(u8, Vec<u8>)>> {
+    let likes = ask.likes();
+    if likes.size_hint().0 == 0 {
+        return Ok(None);
+    }
+    let permit = shared.splicers.acquire().await;
+    let _permit = permit.map_err(io::Error::other)?;
+    let piece = piece.clone();
+    let work = tokio::task::spawn_blocking(move || {
+        let (mut used, mut like) = (0, Vec::new());
+        for (n, id) in likes.enumerate() {
+            let found = read(&chunks, &id);
+            if let Some(l) = found.filter(|l| like.len() + l.len() <= LIKE_BYTES_MAX) {
+                like.extend_from_slice(&l);
+                used |= 1 << n;
+            }
+        }
+        let most = splice::bytes_max(piece.len());
+        let made = (used != 0).then(|| splice::make(&like, &piece, most));
+        made.flatten().map(|made| (used, made))
+    });
+    work.await.map_err(io::Error::other)
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! Asking members, and putting what comes into the store.
 //!
 //! Invariant: what came whole is put into the store and told to the core, also when nobody waits
-//! for it any more: it was sent, and is not to be sent again.
+//! for it any more: it was sent, and is not to be sent again. What came as a splice is put together
+//! first, of pieces that the store hashes when they are read; its name is looked at as that of any
+//! piece. Should what it is made of not be here any more, the piece is asked for whole.
 
 use std::io;
 use std::sync::Arc;
@@ -14,12 +16,13 @@ use tokio::time::timeout;
 use super::entry::Entry;
 use super::{Message, Shared, lock};
 use crate::base::id::{NodeId, Oid};
-use crate::chunk::Piece;
-use crate::chunk::store::ChunkError;
+use crate::chunk::store::{ChunkError, Chunks};
+use crate::chunk::{Piece, splice};
 use crate::peers::RecvStream;
 use crate::swarm::pieces::Holding;
 use crate::swarm::wire::{
-    ABSENT, AskHeld, AskPiece, BUSY, GIVEN, Request, holding_bytes_max, take_holding,
+    ABSENT, AskHeld, AskPiece, BUSY, GIVEN, Request, SPLICED, SplicedHead, holding_bytes_max,
+    take_holding,
 };
 use crate::swarm::{Class, Failure, File};
 
@@ -79,6 +82,34 @@ async fn read_held(
     told.map_err(io::Error::other)
 }
 
+/// A piece as it came.
+enum Came {
+    Whole(Vec<u8>),
+    /// Made of pieces that are here.
+    Spliced {
+        of: Vec<Piece>,
+        splice: Vec<u8>,
+    },
+}
+
+/// Why a piece that came was not put into the store.
+enum NotStored {
+    Failed(Failure),
+    /// What it is made of is not here any more.
+    LikeIsGone,
+}
+
+/// Which piece of which file, asked of whom.
+#[derive(Clone)]
+struct Asked {
+    peer: NodeId,
+    file: File,
+    entry: Arc<Entry>,
+    index: u32,
+    piece: Piece,
+    class: Class,
+}
+
 /// Asks a peer for a piece and puts it into the store.
 pub(super) async fn ask_piece(
     shared: Arc<Shared>,
@@ -90,72 +121,155 @@ pub(super) async fn ask_piece(
     let Some(piece) = entry.pieces.get(index as usize).copied() else {
         return;
     };
-    let request = AskPiece::new(entry.name.0.clone(), class, piece.id);
-    match read_piece(&shared, peer, request, &piece).await {
+    let chunks = shared.library.chunks(&entry.name.0);
+    let is_here = |id: &_| chunks.as_ref().is_some_and(|c| c.has(id));
+    let likes = entry.likes.of(&entry.place(index), is_here);
+    let asked = Asked {
+        peer,
+        file,
+        entry,
+        index,
+        piece,
+        class,
+    };
+    match read_piece(&shared, &asked, &likes).await {
         // On its own: who cancels this task ends the reading, not what is done with what came.
-        Ok(bytes) => {
-            tokio::spawn(take_in(shared, peer, (file, entry), index, bytes));
+        Ok(came) => {
+            tokio::spawn(take_in(shared, asked, came));
         }
-        Err(why) => {
-            shared
-                .tell(Message::Piece(peer, file, index, Err(why)))
-                .await;
-        }
+        Err(why) => tell(&shared, &asked, Err(why)).await,
     }
 }
 
-async fn read_piece(
-    shared: &Shared,
-    peer: NodeId,
-    request: AskPiece,
-    piece: &Piece,
-) -> Result<Vec<u8>, Failure> {
+async fn tell(shared: &Shared, of: &Asked, done: Result<u32, Failure>) {
+    let m = Message::Piece(of.peer, of.file, of.index, done);
+    shared.tell(m).await;
+}
+
+async fn read_piece(shared: &Shared, of: &Asked, likes: &[Piece]) -> Result<Came, Failure> {
+    let (peer, entry, len) = (of.peer, &of.entry, of.piece.len);
     let cut = |e: io::Error| {
         tracing::debug!(peer = %peer.short(), error = %e, "a piece was cut off");
         Failure::Cut
     };
+    let plain = AskPiece::new(entry.name.0.clone(), of.class, of.piece.id);
+    let request = plain.like(likes.iter().map(|p| p.id));
     let mut answer = open(shared, peer, Request::Piece(request))
         .await
         .map_err(cut)?;
-    match answer.read_u8().await.map_err(cut)? {
-        GIVEN => {}
+    let came = match answer.read_u8().await.map_err(cut)? {
+        GIVEN => {
+            let bytes = read_bytes(shared, peer, &mut answer, len).await;
+            if !likes.is_empty() {
+                entry.likes.told(false);
+            }
+            Came::Whole(bytes.map_err(cut)?)
+        }
+        SPLICED => {
+            let mut head = [0; SplicedHead::BYTES];
+            answer.read_exact(&mut head).await.map_err(cut)?;
+            let head = SplicedHead::decode(head, likes.len(), len).map_err(|e| {
+                tracing::debug!(peer = %peer.short(), error = %e, "not an answer");
+                Failure::Lie
+            })?;
+            let splice = read_bytes(shared, peer, &mut answer, head.len).await;
+            let splice = splice.map_err(cut)?;
+            entry.likes.told(true);
+            let used = likes.iter().enumerate();
+            let used = used.filter(|(n, _)| head.used >> n & 1 == 1);
+            let of = used.map(|(_, p)| *p).collect();
+            Came::Spliced { of, splice }
+        }
         ABSENT => return Err(Failure::Absent),
         BUSY => return Err(Failure::Busy),
         _ => return Err(Failure::Lie),
-    }
-    let mut bytes = vec![0; piece.len as usize];
-    for step in bytes.chunks_mut(STEP_BYTES) {
-        answer.read_exact(step).await.map_err(cut)?;
-        lock(&shared.alive).insert(peer);
-    }
+    };
     match answer.read(&mut [0]).await.map_err(cut)? {
-        0 => Ok(bytes),
+        0 => Ok(came),
         _ => Err(Failure::Lie),
     }
 }
 
-async fn take_in(
-    shared: Arc<Shared>,
+async fn read_bytes(
+    shared: &Shared,
     peer: NodeId,
-    (file, entry): (File, Arc<Entry>),
-    index: u32,
-    bytes: Vec<u8>,
-) {
-    let Ok(place) = shared.writers.acquire().await else {
-        return;
+    answer: &mut RecvStream,
+    len: u32,
+) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; len as usize];
+    for step in bytes.chunks_mut(STEP_BYTES) {
+        answer.read_exact(step).await?;
+        lock(&shared.alive).insert(peer);
+    }
+    Ok(bytes)
+}
+
+async fn take_in(shared: Arc<Shared>, of: Asked, came: Came) {
+    let done = match put(&shared, &of, came).await {
+        Err(NotStored::LikeIsGone) => match read_piece(&shared, &of, &[]).await {
+            Ok(came) => put(&shared, &of, came).await,
+            Err(why) => Err(NotStored::Failed(why)),
+        },
+        done => done,
     };
-    let s = shared.clone();
-    let work = tokio::task::spawn_blocking(move || store(&s, &entry, index, &bytes));
-    let done = work.await.unwrap_or(Err(Failure::Disk));
-    drop(place);
-    shared.tell(Message::Piece(peer, file, index, done)).await;
+    let done = done.map_err(|e| match e {
+        NotStored::Failed(why) => why,
+        NotStored::LikeIsGone => Failure::Cut,
+    });
+    tell(&shared, &of, done).await;
+}
+
+/// Puts what came into the store; how many bytes that was.
+async fn put(shared: &Arc<Shared>, of: &Asked, came: Came) -> Result<u32, NotStored> {
+    let place = shared.writers.acquire().await;
+    let _place = place.map_err(|_| NotStored::Failed(Failure::Disk))?;
+    let (shared, of) = (shared.clone(), of.clone());
+    let work = tokio::task::spawn_blocking(move || {
+        let chunks = shared.library.chunks(&of.entry.name.0);
+        let chunks = chunks.ok_or(NotStored::Failed(Failure::Disk))?;
+        let (bytes, came) = match came {
+            Came::Whole(bytes) => (bytes, of.piece.len),
+            Came::Spliced { of: like, splice } => {
+                let made = make(&chunks, &like, &splice, of.piece.len)?;
+                (made, u32::try_from(splice.len()).unwrap_or(u32::MAX))
+            }
+        };
+        let done = store(&shared, &chunks, &of.entry, of.index, &bytes);
+        done.map_err(NotStored::Failed).map(|()| came)
+    });
+    let done = work.await;
+    done.unwrap_or(Err(NotStored::Failed(Failure::Disk)))
+}
+
+/// The bytes that a splice makes of pieces that are here. Blocking.
+fn make(chunks: &Chunks, of: &[Piece], splice: &[u8], len: u32) -> Result<Vec<u8>, NotStored> {
+    let mut like = Vec::new();
+    for p in of {
+        match chunks.read(&p.id) {
+            Ok(Some(bytes)) => like.extend_from_slice(&bytes),
+            Ok(None) => return Err(NotStored::LikeIsGone),
+            Err(e) => {
+                tracing::warn!(chunk = %p.id, error = %e, "a piece is not made of what is here");
+                return Err(NotStored::LikeIsGone);
+            }
+        }
+    }
+    splice::apply(&like, splice, len).map_err(|e| {
+        tracing::debug!(error = %e, "not a splice");
+        NotStored::Failed(Failure::Lie)
+    })
 }
 
 /// Puts a piece into its container, or into a pack. Blocking.
-fn store(shared: &Shared, entry: &Entry, index: u32, bytes: &[u8]) -> Result<(), Failure> {
+fn store(
+    shared: &Shared,
+    chunks: &Chunks,
+    entry: &Entry,
+    index: u32,
+    bytes: &[u8],
+) -> Result<(), Failure> {
     let volume = &entry.name.0;
     let piece = entry.pieces.get(index as usize).ok_or(Failure::Disk)?;
-    let chunks = shared.library.chunks(volume).ok_or(Failure::Disk)?;
     // First, so that nobody is told in between.
     shared.comes(volume, piece.id, piece.len);
     let done = if entry.in_container.load(Ordering::Relaxed) {

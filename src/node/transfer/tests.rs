@@ -240,8 +240,12 @@ impl Node {
 
     /// Keeps a file; from a thread that may block.
     async fn keep(&self, head: Oid) {
+        self.keep_over(head, None).await;
+    }
+
+    async fn keep_over(&self, head: Oid, over: Option<Oid>) {
         let t = self.transfers.clone();
-        let work = move || t.keep(&volume(), vec![head]);
+        let work = move || t.keep(&volume(), vec![(head, over)]);
         tokio::task::spawn_blocking(work).await.unwrap();
     }
 

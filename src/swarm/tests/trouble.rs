@@ -197,6 +197,7 @@ fn strange_inputs_do_no_harm() {
             peer,
             file,
             piece: 9,
+            bytes: 1,
         },
         Input::Holds {
             peer,
@@ -227,6 +228,7 @@ fn strange_inputs_do_no_harm() {
             peer,
             file,
             piece: u32::MAX,
+            bytes: u32::MAX,
         },
         Input::Here { file, piece: 3 },
         Input::Need {

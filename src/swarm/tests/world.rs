@@ -732,6 +732,7 @@ impl World {
                 peer: id(from),
                 file,
                 piece,
+                bytes: u32::try_from(len).unwrap(),
             },
         );
     }
