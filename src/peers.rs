@@ -243,6 +243,12 @@ impl Peers {
         all
     }
 
+    /// Bytes that were sent over the connection to a member, of whatever kind.
+    #[cfg(test)]
+    pub(crate) fn sent(&self, to: NodeId) -> u64 {
+        self.core.link(to).map_or(0, |l| l.conn.sent())
+    }
+
     /// Sets a key of this node's state, which all members will see.
     ///
     /// # Errors

@@ -273,6 +273,12 @@ impl Conn {
         Some(path.rtt())
     }
 
+    /// Bytes that were sent, of whatever kind.
+    #[cfg(test)]
+    pub(crate) fn sent(&self) -> u64 {
+        self.0.stats().udp_tx.bytes
+    }
+
     /// Raises the limits for the other end: it is a member.
     pub(crate) fn trust(&self) {
         self.0

@@ -21,6 +21,8 @@ use crate::store::objects::Objects;
 
 /// Pieces of an old version that are kept in mind.
 const OLD_MAX: usize = 1 << 18;
+/// A shorter piece comes whole: what is named for it costs as much.
+const SHORTEST: u64 = 4096;
 /// Pieces that came whole although others were named, until none are any more.
 const IN_VAIN_MAX: u32 = 16;
 
@@ -97,7 +99,8 @@ impl Likes {
     /// Pieces that are here and likely to be like what the new version has in this range, in the
     /// order of the old one.
     pub(super) fn of(&self, new: &Range<u64>, is_here: impl Fn(&ChunkId) -> bool) -> Vec<Piece> {
-        if self.in_vain.load(Ordering::Relaxed) >= IN_VAIN_MAX {
+        let is_in_vain = self.in_vain.load(Ordering::Relaxed) >= IN_VAIN_MAX;
+        if is_in_vain || new.end - new.start < SHORTEST {
             return Vec::new();
         }
         let next = self.both.partition_point(|b| b.new.start <= new.start);

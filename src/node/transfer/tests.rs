@@ -3,6 +3,7 @@
 //! Nothing here asserts a time but generous deadlines.
 
 mod measure;
+mod spliced;
 mod trouble;
 
 use std::fs::File;
@@ -17,10 +18,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::chunk::manifest::{self, NodeKind};
-use crate::chunk::{Survey, cut};
+use crate::chunk::{Survey, cut, splice};
 use crate::peers::{Cell, Config, Handler, NodeKey, RecvStream, SendStream};
 use crate::store::objects::{Memory, ObjectKind};
-use crate::swarm::wire::{GIVEN, Request};
+use crate::swarm::wire::{GIVEN, Request, SPLICED, SplicedHead};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -63,6 +64,10 @@ enum Manner {
     Lies,
     /// Takes requests for pieces and sends nothing.
     Silent,
+    /// Tells pieces by others, and wrongly.
+    Mixes,
+    /// Gives pieces after half a second.
+    Slow,
 }
 
 struct Door {
@@ -94,6 +99,21 @@ impl Handler for Door {
             self.asked.fetch_add(1, Ordering::Relaxed);
             match self.manner {
                 Manner::Honest => {}
+                Manner::Slow => tokio::time::sleep(Duration::from_millis(500)).await,
+                Manner::Mixes => {
+                    let piece = self.shelf.chunks.read(&ask.piece()).unwrap().unwrap();
+                    let like = ask.likes().next().unwrap();
+                    let like = self.shelf.chunks.read(&like).unwrap().unwrap();
+                    let mut splice = splice::make(&like, &piece, piece.len()).unwrap();
+                    // A byte of those between.
+                    splice[12 + 100] ^= 1;
+                    let len = u32::try_from(splice.len()).unwrap();
+                    let head = SplicedHead { used: 1, len }.encode();
+                    let answer = [&[SPLICED], &head[..], &splice].concat();
+                    let _ = reply.write_all(&answer).await;
+                    reply.finish();
+                    return;
+                }
                 Manner::Lies => {
                     let bytes = self.shelf.chunks.read(&ask.piece()).unwrap().unwrap();
                     let turned: Vec<u8> = bytes.iter().map(|b| !b).collect();
