@@ -6,7 +6,6 @@
 //! | `CELLFS_SWARM_FIRST` | the first of them | 1 |
 //! | `CELLFS_SWARM_WATCH` | prints what goes on | |
 
-mod chance;
 mod seeds;
 mod speed;
 mod trouble;
@@ -17,6 +16,23 @@ use world::{PIECE_MAX, World};
 const MS: u64 = 1000;
 const SECOND: u64 = 1_000_000;
 const MB: u64 = 1 << 20;
+
+/// Chance that is the same in every run.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % n.max(1)
+    }
+
+    fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+}
 
 /// So many pieces as a file without repetition has.
 fn usual(world: &mut World, count: usize) -> Vec<u32> {

@@ -317,3 +317,50 @@ fn nothing_is_lost_of_one_who_writes_while_commits_are_made() {
     fsck(&v);
     v.stop().unwrap();
 }
+
+#[test]
+fn who_lacks_a_version_is_told_which_one_it_came_instead_of() {
+    ABOVE.set(CUT);
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (
+        volume(&dir.path().join("a"), 1),
+        volume(&dir.path().join("b"), 2),
+    );
+    let fa = fs(&a);
+    let content = noise(31, LEN);
+    put_bytes(&fa, "big", &content);
+    put_bytes(&fa, "other", &noise(32, LEN));
+    a.flush_all().unwrap();
+    pull_records(&a, &b);
+    let met = b.meet().unwrap();
+    assert!(met.len() == 2 && met.iter().all(|m| m.over.is_none()));
+    let met_after = |what: &str| {
+        a.flush_all().unwrap();
+        pull_records(&a, &b);
+        let met = b.meet().unwrap();
+        let [m] = met[..] else {
+            panic!("{what}: {met:?}");
+        };
+        assert_eq!(m.head, head(&a, "big"), "{what}");
+        m.over
+    };
+    let before = head(&a, "big");
+    write_at(&fa, "big", 100_000, &[7; 4096]);
+    assert_eq!(met_after("a write"), Some(before));
+    // A save of an editor: another file, renamed over it.
+    let before = head(&a, "big");
+    put_bytes(&fa, "new", &content[..LEN - 5]);
+    fa.rename((ROOT_INO, b"new"), (ROOT_INO, b"big"), RenameMode::Replace)
+        .unwrap();
+    assert_eq!(met_after("a save"), Some(before));
+    // The same bytes in another way replace nothing.
+    let ino = walk(&fa, "big");
+    let mode = SetAttr {
+        mode: Some(0o600),
+        ..SetAttr::default()
+    };
+    fa.setattr(ino, mode).unwrap();
+    assert_eq!(met_after("a mode"), None);
+    b.stop().unwrap();
+    a.stop().unwrap();
+}

@@ -233,7 +233,8 @@ impl Core {
             return;
         }
         match self.kept.entry(name) {
-            Entries::Occupied(mut e) => *e.get_mut() = over.or(*e.get()),
+            Entries::Occupied(mut e) if over.is_some() => *e.get_mut() = over,
+            Entries::Occupied(_) => {}
             Entries::Vacant(e) => {
                 self.keep.push_back((0, e.key().clone()));
                 e.insert(over);

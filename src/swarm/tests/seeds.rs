@@ -1,7 +1,6 @@
 //! Random worlds in which all sorts of things go wrong for a while. While one honest holder stays,
 //! all comes.
 
-use super::chance::Chance;
 use super::world::Manner;
 use super::*;
 use crate::swarm::pieces::Pieces;

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::sync::Arc;
 
-use super::chance::Chance;
+use super::Chance;
 use crate::base::id::NodeId;
 use crate::swarm::pieces::{Holding, Pieces};
 use crate::swarm::turns::Ticket;

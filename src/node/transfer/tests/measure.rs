@@ -1,6 +1,8 @@
 //! How fast it is over loopback: run by hand, for the figures.
 
 use super::*;
+use crate::node::transfer::entry::head_of;
+use crate::node::transfer::like::Likes;
 
 /// Bytes a second, and what is beside it: a copy of the file, and the same bytes over TCP.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -60,4 +62,74 @@ async fn a_large_file_over_loopback() {
         "stream  {:7.0} MB/s, memory to memory",
         rate(began.elapsed())
     );
+}
+
+/// What splices cost of 4 KiB overwritten, put in or taken out anywhere in a file of 16 MiB.
+#[test]
+#[ignore = "a measurement: cargo test --lib transfer::tests::measure -- --ignored --nocapture"]
+fn small_changes_anywhere() {
+    let dir = TempDir::new().unwrap();
+    let objects = Memory::default();
+    let list = |bytes: &[u8]| {
+        let survey = survey_of(dir.path(), bytes);
+        let mut put = |kind, bytes| {
+            let kind = match kind {
+                NodeKind::Blob => ObjectKind::Blob,
+                NodeKind::Tree => ObjectKind::Tree,
+            };
+            objects.put(kind, bytes)
+        };
+        let head = manifest::write(&survey, &mut put).unwrap().0;
+        (survey, head_of(&objects, &head).unwrap())
+    };
+    let parts = |bytes: &[u8], survey: &Survey| -> BTreeMap<ChunkId, Vec<u8>> {
+        let mut rest = bytes;
+        let part = |p: &crate::chunk::Piece| {
+            let (part, behind) = rest.split_at(p.len as usize);
+            rest = behind;
+            (p.id, part.to_vec())
+        };
+        survey.pieces.iter().map(part).collect()
+    };
+    let old = noise(40, 16 << 20);
+    let (was, from) = list(&old);
+    let here = parts(&old, &was);
+    for kind in ["overwritten", "put in", "taken out"] {
+        let (mut all, mut pieces, mut whole) = (Vec::new(), 0, 0);
+        for n in 0..200_u64 {
+            let place = noise(50 + n, 8).try_into().map(u64::from_le_bytes).unwrap();
+            let at = usize::try_from(place % ((16 << 20) - 5000)).unwrap();
+            let mut new = old.clone();
+            match kind {
+                "overwritten" => new[at..at + 4096].copy_from_slice(&noise(n, 4096)),
+                "put in" => drop(new.splice(at..at, noise(n, 4096))),
+                _ => drop(new.drain(at..at + 4096)),
+            }
+            let (is, to) = list(&new);
+            let likes = Likes::find(&objects, &from, &to).unwrap();
+            let (mut sent, mut at) = (0, 0);
+            let there = parts(&new, &is);
+            for p in &is.pieces {
+                let range = at..at + u64::from(p.len);
+                at = range.end;
+                if here.contains_key(&p.id) {
+                    continue;
+                }
+                let like = likes.of(&range, |id| here.contains_key(id));
+                let like: Vec<u8> = like.iter().flat_map(|l| here[&l.id].clone()).collect();
+                let piece = &there[&p.id];
+                let spliced = splice::make(&like, piece, splice::bytes_max(piece.len()));
+                whole += u32::from(spliced.is_none());
+                sent += spliced.map_or(piece.len(), |s| s.len());
+                pieces += 1;
+            }
+            all.push(sent);
+        }
+        all.sort_unstable();
+        let mean = all.iter().sum::<usize>() / all.len();
+        let (max, count) = (all[all.len() - 1], all.len());
+        eprintln!(
+            "{count} times 4 KiB {kind}: {pieces} pieces, {whole} whole; {mean} bytes in the mean, {max} at most"
+        );
+    }
 }

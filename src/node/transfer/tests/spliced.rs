@@ -78,7 +78,7 @@ fn overwrite(bytes: &mut [u8], at: usize, seed: u64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_small_change_of_a_large_file_is_few_bytes_on_the_wire() {
     let t = two(Manner::Honest, |bytes, old| {
-        overwrite(bytes, middle(old, 20), 1)
+        overwrite(bytes, middle(old, 20), 1);
     });
     let t = t.await;
     assert!(t.changed() > 64 << 10);
@@ -119,7 +119,7 @@ async fn changes_far_apart_and_at_cuts_cost_what_they_bring() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_read_of_a_file_that_is_kept_is_few_bytes_too() {
     let t = two(Manner::Honest, |bytes, old| {
-        overwrite(bytes, middle(old, 9), 1)
+        overwrite(bytes, middle(old, 9), 1);
     });
     let t = t.await;
     let before = t.a.peers.sent(t.b.id());
@@ -133,7 +133,7 @@ async fn what_is_read_of_a_file_that_is_kept_is_few_bytes_too() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_replaces_a_version_that_never_came_is_told_by_the_one_before() {
     let t = two(Manner::Honest, |bytes, old| {
-        overwrite(bytes, middle(old, 9), 1)
+        overwrite(bytes, middle(old, 9), 1);
     });
     let t = t.await;
     // In between there was one that nobody has any more.
@@ -152,7 +152,7 @@ async fn what_replaces_a_version_that_never_came_is_told_by_the_one_before() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_has_not_what_was_gives_the_piece_whole() {
     let t = two(Manner::Honest, |bytes, old| {
-        overwrite(bytes, middle(old, 20), 1)
+        overwrite(bytes, middle(old, 20), 1);
     });
     let t = t.await;
     let new: BTreeSet<ChunkId> = t.new.pieces.iter().map(|p| p.id).collect();
@@ -168,7 +168,7 @@ async fn who_has_not_what_was_gives_the_piece_whole() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_and_goes_while_it_is_asked_for_is_asked_for_whole() {
     let t = two(Manner::Slow, |bytes, old| {
-        overwrite(bytes, middle(old, 20), 1)
+        overwrite(bytes, middle(old, 20), 1);
     });
     let t = t.await;
     let gone = async {
@@ -186,7 +186,7 @@ async fn what_was_and_goes_while_it_is_asked_for_is_asked_for_whole() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_piece_that_is_told_wrongly_is_a_lie_and_comes_from_another() {
     let t = two(Manner::Mixes, |bytes, old| {
-        overwrite(bytes, middle(old, 20), 1)
+        overwrite(bytes, middle(old, 20), 1);
     });
     let t = t.await;
     t.b.keep_over(t.heads.1, Some(t.heads.0)).await;
