@@ -270,3 +270,44 @@ fn strange_inputs_do_no_harm() {
         3
     );
 }
+
+#[test]
+fn what_came_is_counted_as_it_came_and_what_is_left_as_it_is() {
+    let mut s = Swarm::new(1);
+    let (peer, file) = (id(1), 5);
+    let lens = vec![300_000; 3].into();
+    let lacking = Pieces::all(3);
+    s.handle(Input::Up(peer), 0);
+    s.handle(
+        Input::Open {
+            file,
+            lens,
+            lacking,
+            keep: true,
+        },
+        0,
+    );
+    let what = Holding::Whole;
+    let out = s.handle(Input::Holds { peer, file, what }, 10);
+    let asked = out.iter().find_map(|o| match o {
+        Output::Ask { piece, .. } => Some(*piece),
+        _ => None,
+    });
+    let piece = asked.unwrap();
+    let under_way = s.under_way();
+    let bytes = 4120;
+    let came = Input::Came {
+        peer,
+        file,
+        piece,
+        bytes,
+    };
+    s.handle(came, 2000);
+    let p = s.progress(file, 2000).unwrap();
+    assert_eq!((p.total, p.left), (900_000, 600_000));
+    assert_eq!(p.from, [(peer, 4120)]);
+    assert_eq!(s.paces(2000)[0].bytes, 4120);
+    // Rates and windows are of pieces.
+    assert_eq!(p.rate, 150_000);
+    assert!(under_way.is_multiple_of(300_000) && s.under_way().is_multiple_of(300_000));
+}
