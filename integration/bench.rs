@@ -1,5 +1,7 @@
 //! The main job, timed beside an rsync daemon and Syncthing: `packaging/bench.sh` runs it.
 
+mod large;
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -154,51 +156,74 @@ fn children_cpu() -> f64 {
     all - f64::from(own) / 100.0
 }
 
-fn rsync(lab: &Lab, tree: &Path) -> Option<Figures> {
-    if !there("rsync") {
-        return None;
+/// An rsync daemon, and what it is sent.
+struct Daemon {
+    child: Rival,
+    port: u16,
+    from: PathBuf,
+    to: PathBuf,
+}
+
+impl Daemon {
+    fn start(lab: &Lab) -> Option<Self> {
+        if !there("rsync") {
+            return None;
+        }
+        let (from, to) = (lab.dir("rsync.a"), lab.dir("rsync.b"));
+        let port = free_port();
+        let config = lab.path("rsyncd.conf");
+        let text = format!(
+            "use chroot = no\nmunge symlinks = no\nuid = {0}\ngid = {1}\n[b]\npath = {2}\nread only = no\n",
+            rustix::process::getuid().as_raw(),
+            rustix::process::getgid().as_raw(),
+            to.display()
+        );
+        std::fs::write(&config, text).ok()?;
+        let child = Command::new("rsync")
+            .args(["--daemon", "--no-detach", "--address=127.0.0.1"])
+            .arg(format!("--port={port}"))
+            .arg(format!("--config={}", config.display()))
+            .stdin(Stdio::null())
+            .spawn()
+            .ok()?;
+        let child = Rival(child);
+        std::thread::sleep(Duration::from_millis(500));
+        let me = Self {
+            child,
+            port,
+            from,
+            to,
+        };
+        me.sync();
+        Some(me)
     }
-    let (a, b) = (lab.dir("rsync.a"), lab.dir("rsync.b"));
-    let port = free_port();
-    let config = lab.path("rsyncd.conf");
-    let text = format!(
-        "use chroot = no\nmunge symlinks = no\nuid = {0}\ngid = {1}\n[b]\npath = {2}\nread only = no\n",
-        rustix::process::getuid().as_raw(),
-        rustix::process::getgid().as_raw(),
-        b.display()
-    );
-    std::fs::write(&config, text).ok()?;
-    let daemon = Command::new("rsync")
-        .args(["--daemon", "--no-detach", "--address=127.0.0.1"])
-        .arg(format!("--port={port}"))
-        .arg(format!("--config={}", config.display()))
-        .stdin(Stdio::null())
-        .spawn()
-        .ok()?;
-    let daemon = Rival(daemon);
-    std::thread::sleep(Duration::from_millis(500));
-    let sync = || {
+
+    fn sync(&self) {
         run(Command::new("rsync")
             .args(["-a", "--delete"])
-            .arg(format!("{}/", a.display()))
-            .arg(format!("rsync://127.0.0.1:{port}/b/")))
-    };
-    sync();
+            .arg(format!("{}/", self.from.display()))
+            .arg(format!("rsync://127.0.0.1:{}/b/", self.port)));
+    }
+}
+
+fn rsync(lab: &Lab, tree: &Path) -> Option<Figures> {
+    let daemon = Daemon::start(lab)?;
+    let (a, b) = (&daemon.from, &daemon.to);
     let begin = Instant::now();
     copy(tree, &a.join("tree"));
     let copied = begin.elapsed();
-    let before = children_cpu() + cpu_seconds(daemon.0.id());
-    sync();
+    let before = children_cpu() + cpu_seconds(daemon.child.0.id());
+    daemon.sync();
     let all = begin.elapsed();
     std::thread::sleep(Duration::from_millis(100));
-    let cpu = children_cpu() + cpu_seconds(daemon.0.id()) - before;
-    assert_rsync_same(&a, &b);
+    let cpu = children_cpu() + cpu_seconds(daemon.child.0.id()) - before;
+    assert_rsync_same(a, b);
     let edits = (0..50)
         .map(|i| {
             let text = format!("edit {i:04} {}", "x".repeat(i));
             let begin = Instant::now();
             std::fs::write(a.join("tree/edited"), &text).expect("written");
-            sync();
+            daemon.sync();
             seen(&b.join("tree/edited"), &text);
             begin.elapsed()
         })
@@ -208,7 +233,7 @@ fn rsync(lab: &Lab, tree: &Path) -> Option<Figures> {
         copy: copied,
         all,
         cpu,
-        memory: memory_mib(daemon.0.id()).1,
+        memory: memory_mib(daemon.child.0.id()).1,
         edits,
     })
 }
@@ -331,6 +356,28 @@ impl Syncthing {
         all
     }
 
+    /// Two that share a folder, if there is one.
+    fn two(lab: &Lab) -> Option<(Self, Self)> {
+        let program =
+            std::env::var("CELLFS_BENCH_SYNCTHING").unwrap_or_else(|_| "syncthing".to_owned());
+        if !there(&program) || !there("curl") {
+            return None;
+        }
+        let a = Self::start(&program, lab, "st.a");
+        let b = Self::start(&program, lab, "st.b");
+        a.pair(&b);
+        b.pair(&a);
+        let first = a.folder.join("first");
+        std::fs::write(&first, "first").expect("written");
+        seen_within(&b.folder.join("first"), "first", Duration::from_secs(90));
+        Some((a, b))
+    }
+
+    fn version(&self) -> String {
+        let version = self.get("/rest/system/version");
+        version["version"].as_str().unwrap_or_default().to_owned()
+    }
+
     fn cpu(&self) -> f64 {
         self.pids().into_iter().map(cpu_seconds).sum()
     }
@@ -350,20 +397,7 @@ impl Drop for Syncthing {
 }
 
 fn syncthing(lab: &Lab, tree: &Path) -> Option<Figures> {
-    let program =
-        std::env::var("CELLFS_BENCH_SYNCTHING").unwrap_or_else(|_| "syncthing".to_owned());
-    if !there(&program) || !there("curl") {
-        return None;
-    }
-    let version = run(Command::new(&program).arg("--version"));
-    let version = version.split(' ').nth(1).unwrap_or_default().to_owned();
-    let a = Syncthing::start(&program, lab, "st.a");
-    let b = Syncthing::start(&program, lab, "st.b");
-    a.pair(&b);
-    b.pair(&a);
-    let first = a.folder.join("first");
-    std::fs::write(&first, "first").expect("written");
-    seen_within(&b.folder.join("first"), "first", Duration::from_secs(90));
+    let (a, b) = Syncthing::two(lab)?;
     let want = manifest(tree);
     let count = want.values().filter(|e| !e.content.is_empty()).count() as u64 + 1;
     let before = a.cpu() + b.cpu();
@@ -392,7 +426,7 @@ fn syncthing(lab: &Lab, tree: &Path) -> Option<Figures> {
         })
         .collect();
     Some(Figures {
-        who: format!("Syncthing {version}"),
+        who: format!("Syncthing {}", a.version()),
         copy: copied,
         all,
         cpu,

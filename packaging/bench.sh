@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # One run of each, or of those that are named:
 #
-#   packaging/bench.sh [files] [derive] [growth] [mount] [big]
+#   packaging/bench.sh [files] [large] [derive] [growth] [mount] [big]
 #
 # files: 5,000 files and small edits through cellfs, an rsync daemon and Syncthing, on loopback.
+# large: a file of 1 GiB (CELLFS_BENCH_FILE_MIB) and 4 KiB inside it through the same. What goes through
+#   the loopback device is counted: nothing else should.
 # derive: the view of heads that changed a tree of 100,000 files, beside git merge-tree.
 # growth: what 10,000 one-line edits take on the disk, before and after cellfs gc.
 # mount: what programs do in a folder, beside the same on ext4 and through bindfs. As root, for it
@@ -34,11 +36,11 @@ cd "$(dirname "$0")/.."
 # Wherever settings put it.
 target=$(cargo metadata --locked --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
 
-what=" ${*:-files derive growth} "
+what=" ${*:-files large derive growth} "
 wanted() { case "$what" in *" $1 "*) ;; *) return 1 ;; esac; }
 machine() { echo "machine: $(nproc) cores, load $(cut -d' ' -f1-3 /proc/loadavg), kernel $(uname -r)"; }
 
-if wanted files; then
+if wanted files || wanted large; then
     cargo build --release --locked --quiet
 
     # Debian's package, unpacked beside and not installed: it starts no service.
@@ -52,9 +54,14 @@ if wanted files; then
         [ -x "$beside/usr/bin/syncthing" ] && export CELLFS_BENCH_SYNCTHING=$beside/usr/bin/syncthing
     fi
 
-    machine
-    CELLFS_TEST_PROGRAM=$target/release/cellfs cargo test --locked --quiet --test integration -- \
-        --ignored --exact --nocapture bench::beside_rsync_and_syncthing
+    one=()
+    wanted files && one+=(bench::beside_rsync_and_syncthing)
+    wanted large && one+=(bench::large::a_large_file_beside_rsync_and_syncthing)
+    for each in "${one[@]}"; do
+        machine
+        CELLFS_TEST_PROGRAM=$target/release/cellfs cargo test --locked --quiet --test integration -- \
+            --ignored --exact --nocapture "$each"
+    done
 fi
 
 # The library itself, so the tests are built as it is.

@@ -154,6 +154,7 @@ impl NodeInner {
         let v = Volume::open_with(&dir, name.clone(), who, outlet, LARGE_ABOVE)
             .map_err(|e| Failure::failed(format!("volume {name} cannot be opened: {e}")))?;
         v.set_supply(Arc::new(keep::FromPeers {
+            node: self.me.clone(),
             volume: name.clone(),
             transfers: self.transfers.clone(),
         }));

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -44,12 +44,22 @@ impl Library for Volumes {
 
 /// Brings to a volume what its peers have.
 pub(super) struct FromPeers {
+    pub(super) node: Weak<NodeInner>,
     pub(super) volume: VolumeName,
     pub(super) transfers: Transfers,
 }
 
 impl Supply for FromPeers {
     fn fetch(&self, head: Oid, range: Range<u64>, deadline: Instant) -> Result<(), Lacking> {
+        // Who reads at once what has just come to the view would be before who knows which version
+        // it is like.
+        if let Some(node) = self.node.upgrade()
+            && let Some(v) = node.volume(&self.volume)
+            && let Ok(one) = node.looks.looking.try_lock()
+            && node.look(&v, &one).is_err()
+        {
+            node.looks.ask(&self.volume);
+        }
         let came = self.transfers.fetch(&self.volume, head, range, deadline);
         came.map_err(|e| Lacking(e.0))
     }
@@ -60,6 +70,8 @@ impl Supply for FromPeers {
 pub(super) struct Looks {
     volumes: Mutex<BTreeSet<VolumeName>>,
     asked: Notify,
+    /// Held by who looks.
+    looking: Mutex<()>,
 }
 
 impl Looks {
@@ -89,7 +101,11 @@ pub(super) async fn run(node: Arc<NodeInner>) {
                 continue;
             };
             let n = node.clone();
-            let looked = tokio::task::spawn_blocking(move || n.look(&v)).await;
+            let looked = tokio::task::spawn_blocking(move || {
+                let one = n.looks.looking.lock();
+                n.look(&v, &one.unwrap_or_else(PoisonError::into_inner))
+            });
+            let looked = looked.await;
             let why = match looked {
                 Ok(Ok(())) => continue,
                 Ok(Err(e)) => e.to_string(),
@@ -106,7 +122,8 @@ pub(super) async fn run(node: Arc<NodeInner>) {
 }
 
 impl NodeInner {
-    fn look(&self, v: &Arc<Volume>) -> VolumeResult<()> {
+    /// One at a time: who comes second finds that all is on its way.
+    fn look(&self, v: &Arc<Volume>, _one: &MutexGuard<'_, ()>) -> VolumeResult<()> {
         let met = v.meet()?;
         if met.is_empty() {
             return Ok(());
