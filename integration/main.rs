@@ -2,6 +2,7 @@
 
 mod bench;
 mod big;
+mod by_id;
 mod cli;
 mod cluster;
 mod derive;

@@ -6,6 +6,7 @@
 
 pub mod bytes_lru;
 pub mod calendar;
+pub mod cid;
 pub mod clock;
 pub mod durable;
 pub mod format;

@@ -10,7 +10,9 @@ mod duration;
 mod folder;
 mod helper;
 mod hook;
+mod import;
 mod logging;
+mod objects;
 mod output;
 mod past;
 mod paths;
@@ -160,6 +162,10 @@ fn run(args: Args, process: Process<'_>) -> Answer<()> {
         Verb::Conflicts(a) => past::conflicts(&a),
         Verb::Resolve(a) => past::resolve(&a),
         Verb::Merges(a) => past::merges(&a),
+        Verb::Add(a) => objects::add(&a),
+        Verb::Get(a) => objects::get(&a),
+        Verb::Object(args::objects::Object::Stat(a)) => objects::stat(&a),
+        Verb::Import(a) => import::import(&a),
         Verb::Gc(a) => show::gc(&a.state.dir(), a.json),
         Verb::Version(a) => show::version(a.json),
         Verb::Invite(a) => {

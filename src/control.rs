@@ -1,7 +1,8 @@
 //! How commands talk to the node of a state directory, and how the node owns it.
 //!
 //! A node holds `<state>/lock` for its life and answers on `<state>/control.sock` (mode
-//! 0600): one JSON request a line, one JSON answer a line, each with the protocol's version.
+//! 0600): one JSON request a line, one JSON answer a line, each with the protocol's version; bytes
+//! of files between them as [`flow`] says.
 //! [`node::Node`] is what the node implements; [`server`] serves it; [`client`] is what
 //! commands use, without a runtime; [`readiness`] is how a node that starts tells its
 //! starter how it goes.
@@ -11,6 +12,7 @@
 
 pub mod client;
 pub mod failure;
+pub mod flow;
 pub mod lock;
 pub mod node;
 pub mod readiness;

@@ -33,6 +33,7 @@ mod keep;
 mod leave;
 mod lfs_host;
 mod mounts;
+mod objects;
 mod replicate;
 mod serve;
 mod shelf;

@@ -6,18 +6,22 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use cellfs::base::cid::Cid;
 use cellfs::base::path::VolumePath;
 use cellfs::config::Options;
 use cellfs::control::failure::{Answer, Failure};
+use cellfs::control::flow::Flow;
 use cellfs::control::lock::StateLock;
 use cellfs::control::node::Node;
 use cellfs::control::readiness::{Readiness, Ready};
 use cellfs::control::server::Server;
 use cellfs::control::wire::{
-    Attach, Changed, Checkout, Conflict, Conflicts, ConflictsOf, DiffOf, Differing, Gathered, Head,
-    Invite, Kept, LogEntry, LogOf, Member, Merge, Merges, MergesOf, Mounted, PathOf, ResolveOf,
-    RestoreOf, Side, Status, UrlOf, Version, Volume,
+    AddTo, Added, Attach, Changed, Checkout, Conflict, Conflicts, ConflictsOf, DiffOf, Differing,
+    Gathered, Head, Invite, Kept, LogEntry, LogOf, Member, Merge, Merges, MergesOf, Mounted,
+    Object, ObjectOf, PathOf, ResolveOf, RestoreOf, Side, Status, UrlOf, Version, Volume,
 };
+use sha2::Digest;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -86,6 +90,22 @@ fn node(options: Options, readiness: Readiness) -> Answer<()> {
         }
         Ok(())
     })
+}
+
+/// Says `abc` of whatever is asked for, unless it is a git object: then it fails behind the `a`.
+struct Says(Cid, u8);
+
+#[async_trait]
+impl Flow for Says {
+    async fn next(&mut self) -> Answer<Option<Bytes>> {
+        self.1 += 1;
+        match (self.1, self.0) {
+            (1, _) => Ok(Some(Bytes::from_static(b"a"))),
+            (2, Cid::Git(_)) => Err(Failure::failed("the rest is gone").hint("ask again")),
+            (2, _) => Ok(Some(Bytes::from_static(b"bc"))),
+            _ => Ok(None),
+        }
+    }
 }
 
 struct Fake {
@@ -253,6 +273,38 @@ impl Node for Fake {
             path: what.of.path,
             commit: Some(what.at),
             ..Changed::default()
+        })
+    }
+
+    async fn add(&self, what: AddTo, bytes: &mut dyn Flow) -> Answer<Added> {
+        if what.volume.is_some() {
+            return Err(Failure::failed("there is no such volume here").hint("cellfs status"));
+        }
+        let mut hash = sha2::Sha256::new();
+        let mut length = 0;
+        while let Some(b) = bytes.next().await? {
+            length += b.len() as u64;
+            if b.starts_with(b"bad") {
+                return Err(Failure::failed("the disk of the node is full"));
+            }
+            hash.update(&b);
+        }
+        let id = Cid::File(hash.finalize().into());
+        Ok(Added { id, length })
+    }
+
+    async fn get(&self, what: ObjectOf) -> Answer<(u64, Box<dyn Flow>)> {
+        Ok((3, Box::new(Says(what.id, 0))))
+    }
+
+    async fn object(&self, what: ObjectOf) -> Answer<Object> {
+        Ok(Object {
+            id: what.id,
+            kind: "file".to_owned(),
+            length: 300,
+            length_here: 100,
+            pieces: Some(3),
+            pieces_here: Some(1),
         })
     }
 

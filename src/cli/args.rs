@@ -9,6 +9,7 @@ use crate::config::{self, ConfigError, LogFormat, OneOrMany, Options, Source};
 use crate::control::failure::{Answer, Code, Failure};
 use crate::control::wire::UrlOf;
 
+pub(super) mod objects;
 pub(super) mod past;
 
 /// One folder on every node, whose history is git.
@@ -51,6 +52,15 @@ pub(super) enum Verb {
     Resolve(past::Resolve),
     /// List what was merged, and how to undo it
     Merges(past::Merges),
+    /// Keep a file's bytes without a name in the folder, and print their id
+    Add(objects::Add),
+    /// Write the bytes that have an id to a file
+    Get(objects::Get),
+    /// Tell of the bytes that have an id
+    #[command(subcommand)]
+    Object(objects::Object),
+    /// Keep the bytes of all files below a directory
+    Import(objects::Import),
     /// Make the node's repositories small; nothing is forgotten
     Gc(Show),
     /// Print a ticket with which other nodes may join

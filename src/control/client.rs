@@ -17,6 +17,8 @@ use super::wire::{
 };
 use super::{LINE_BYTES_MAX, PROTOCOL_VERSION, SOCKET_NAME};
 
+mod bytes;
+
 /// How long a node may take to answer.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -80,6 +82,11 @@ impl Client {
     /// # Errors
     /// What the node says, or that it does not answer.
     pub fn ask<T: DeserializeOwned>(&mut self, request: Request) -> Answer<T> {
+        self.send(request)?;
+        self.answer()
+    }
+
+    fn send(&mut self, request: Request) -> Answer<()> {
         let v = PROTOCOL_VERSION;
         let mut line = serde_json::to_vec(&RequestLine { v, request })
             .map_err(|e| Failure::usage(format!("the request has no JSON: {e}")))?;
@@ -87,7 +94,12 @@ impl Client {
             return Err(Failure::usage("the request is too long"));
         }
         line.push(b'\n');
-        let answer = self.exchange(&line).map_err(|e| self.silent(&e))?;
+        let sent = self.stream.get_mut().write_all(&line);
+        sent.map_err(|e| self.silent(&e))
+    }
+
+    fn answer<T: DeserializeOwned>(&mut self) -> Answer<T> {
+        let answer = self.line().map_err(|e| self.silent(&e))?;
         let answer: AnswerLine = serde_json::from_slice(&answer)
             .map_err(|e| Failure::failed(format!("the node's answer makes no sense: {e}")))?;
         if let Some(failure) = answer.error {
@@ -97,8 +109,7 @@ impl Client {
             .map_err(|e| Failure::failed(format!("the node's answer is of another version: {e}")))
     }
 
-    fn exchange(&mut self, line: &[u8]) -> io::Result<Vec<u8>> {
-        self.stream.get_mut().write_all(line)?;
+    fn line(&mut self) -> io::Result<Vec<u8>> {
         let mut answer = Vec::new();
         let limit = u64::try_from(LINE_BYTES_MAX).unwrap_or(u64::MAX);
         (&mut self.stream)

@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 
 use super::failure::Answer;
+use super::flow::Flow;
 use super::readiness::Ready;
 use super::wire::{
-    Attach, Changed, Checkout, Conflicts, ConflictsOf, DiffOf, Differing, Gathered, Invite,
-    LogEntry, LogOf, Member, Merges, MergesOf, PathOf, ResolveOf, RestoreOf, Status, UrlOf,
+    AddTo, Added, Attach, Changed, Checkout, Conflicts, ConflictsOf, DiffOf, Differing, Gathered,
+    Invite, LogEntry, LogOf, Member, Merges, MergesOf, Object, ObjectOf, PathOf, ResolveOf,
+    RestoreOf, Status, UrlOf,
 };
 
 /// The daemon as commands see it. Calls may come at once from several connections.
@@ -47,6 +49,12 @@ pub trait Node: Send + Sync + 'static {
     async fn diff(&self, what: DiffOf) -> Answer<Differing>;
     /// Brings a path back as it was.
     async fn restore(&self, what: RestoreOf) -> Answer<Changed>;
+    /// Keeps bytes, and answers when they are durable.
+    async fn add(&self, what: AddTo, bytes: &mut dyn Flow) -> Answer<Added>;
+    /// Finds bytes: how many there are, and they.
+    async fn get(&self, what: ObjectOf) -> Answer<(u64, Box<dyn Flow>)>;
+    /// Tells what is known of bytes.
+    async fn object(&self, what: ObjectOf) -> Answer<Object>;
     /// Makes the repositories of all volumes small; answers when it is done.
     async fn gc(&self) -> Answer<Vec<Gathered>>;
     /// Begins to drain and end; answers before it has.

@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::failure::{Answer, Failure};
+use super::flow::{self, Coming};
 use super::lock::StateLock;
 use super::node::Node;
 use super::socket::SocketPath;
@@ -100,15 +101,34 @@ async fn serve(stream: UnixStream, node: &dyn Node) -> io::Result<()> {
             return Ok(());
         }
         let complete = line.ends_with(b"\n");
-        let answer = if complete {
-            answer(&line, node).await
+        let asked = if complete {
+            request(&line)
         } else {
             Err(Failure::usage(format!(
                 "a request is one line of at most {LINE_BYTES_MAX} bytes"
             )))
         };
+        let mut goes_on = complete;
+        let answer = match asked {
+            Ok(Request::Add(what)) => {
+                let mut coming = Coming::new(&mut read);
+                let added = node.add(what, &mut coming).await;
+                goes_on = coming.is_at_end();
+                added.and_then(value)
+            }
+            Ok(Request::Get(what)) => match node.get(what).await {
+                Ok((length, mut flow)) => {
+                    write.write_all(&encode(value(length))).await?;
+                    let ended = flow::send(&mut *flow, &mut write).await?;
+                    ended.and_then(value)
+                }
+                Err(failure) => Err(failure),
+            },
+            Ok(request) => dispatch(request, node).await,
+            Err(failure) => Err(failure),
+        };
         write.write_all(&encode(answer)).await?;
-        if !complete {
+        if !goes_on {
             return Ok(());
         }
     }
@@ -131,7 +151,7 @@ fn encode(answer: Answer<serde_json::Value>) -> Vec<u8> {
     bytes
 }
 
-async fn answer(line: &[u8], node: &dyn Node) -> Answer<serde_json::Value> {
+fn request(line: &[u8]) -> Answer<Request> {
     /// Only the version, so that a newer request is told apart from garbage.
     #[derive(serde::Deserialize)]
     struct Version {
@@ -148,7 +168,7 @@ async fn answer(line: &[u8], node: &dyn Node) -> Answer<serde_json::Value> {
     }
     let line: RequestLine = serde_json::from_slice(line)
         .map_err(|e| Failure::usage(format!("not a request that this node knows: {e}")))?;
-    dispatch(line.request, node).await
+    Ok(line.request)
 }
 
 async fn dispatch(request: Request, node: &dyn Node) -> Answer<serde_json::Value> {
@@ -169,6 +189,8 @@ async fn dispatch(request: Request, node: &dyn Node) -> Answer<serde_json::Value
         Request::Merges(what) => value(node.merges(what).await?),
         Request::Diff(what) => value(node.diff(what).await?),
         Request::Restore(what) => value(node.restore(what).await?),
+        Request::Object(what) => value(node.object(what).await?),
+        Request::Add(_) | Request::Get(_) => Err(Failure::bug("bytes were not looked for")),
         Request::Gc => value(node.gc().await?),
         Request::Shutdown => value(node.shutdown().await?),
     }

@@ -10,9 +10,11 @@ use crate::base::mount_options::MountOptions;
 use crate::base::path::VolumePath;
 
 mod gc;
+mod objects;
 mod past;
 
 pub use gc::{Gathered, Kept};
+pub use objects::{AddTo, Added, Object, ObjectOf};
 pub use past::{
     Changed, Checkout, Conflict, Conflicts, ConflictsOf, DiffOf, Differing, Merge, Merges,
     MergesOf, PathOf, ResolveOf, RestoreOf, Side, Take, Version,
@@ -91,6 +93,12 @@ pub enum Request {
     Diff(DiffOf),
     /// Bring a path back: [`Changed`].
     Restore(RestoreOf),
+    /// Keep bytes, which follow: [`Added`].
+    Add(AddTo),
+    /// Bytes by their id: how many, then they follow, then the end.
+    Get(ObjectOf),
+    /// What is known of bytes: [`Object`].
+    Object(ObjectOf),
     /// Make the repositories small: [`Gathered`] of each volume.
     Gc,
     /// Unmount all and end.

@@ -9,12 +9,13 @@ use async_trait::async_trait;
 use super::{NodeInner, address};
 use crate::base::id::{NodeId, VolumeName};
 use crate::control::failure::{Answer, Failure};
+use crate::control::flow::Flow;
 use crate::control::node::Node;
 use crate::control::readiness::Ready;
 use crate::control::wire::{
-    Attach, Changed, Checkout, Conflicts, ConflictsOf, DiffOf, Differing, Gathered, Head, Invite,
-    Kept, LogEntry, LogOf, Member, Merges, MergesOf, Mounted, PathOf, Peer, ResolveOf, RestoreOf,
-    Source, Status, Transfer, UrlOf, Volume as VolumeStatus,
+    AddTo, Added, Attach, Changed, Checkout, Conflicts, ConflictsOf, DiffOf, Differing, Gathered,
+    Head, Invite, Kept, LogEntry, LogOf, Member, Merges, MergesOf, Mounted, Object, ObjectOf,
+    PathOf, Peer, ResolveOf, RestoreOf, Source, Status, Transfer, UrlOf, Volume as VolumeStatus,
 };
 use crate::doors::git::Access;
 use crate::doors::http::Pages;
@@ -386,6 +387,18 @@ impl Node for Answers {
 
     async fn restore(&self, what: RestoreOf) -> Answer<Changed> {
         self.0.blocking(move |n| n.restore(what)).await
+    }
+
+    async fn add(&self, what: AddTo, bytes: &mut dyn Flow) -> Answer<Added> {
+        self.0.add(what, bytes).await
+    }
+
+    async fn get(&self, what: ObjectOf) -> Answer<(u64, Box<dyn Flow>)> {
+        self.0.get(what).await
+    }
+
+    async fn object(&self, what: ObjectOf) -> Answer<Object> {
+        self.0.object(what).await
     }
 
     async fn gc(&self) -> Answer<Vec<Gathered>> {

@@ -4,7 +4,8 @@
 //! that many wanted ids which the peer has`, then, unless it has none, a pack stream. A peer
 //! gives what it has of what is wanted: of several heads that were written at once perhaps no
 //! peer has all. Invariant: what came is kept aside until its closure is complete and each head
-//! says what its notice said. What is asked of large files' bytes goes to [`super::transfer`].
+//! says what its notice said. What is asked of large files' bytes goes to
+//! [`super::transfer`], what is asked by ids of bytes to [`super::objects`].
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use tokio::sync::Semaphore;
 use tokio_util::io::SyncIoBridge;
 
 use super::fetching::{Answer, Fetching};
-use super::{NodeInner, transfer};
+use super::{NodeInner, objects, transfer};
 use crate::base::id::{NodeId, Oid, VolumeName};
 use crate::peers::{Handler, RecvStream, SendStream};
 use crate::replicator::HeadNotice;
@@ -297,6 +298,12 @@ impl Handler for Server {
         let Ok(place) = PLACES.acquire().await else {
             return;
         };
+        if kind == objects::KIND_FIND {
+            if let Err(e) = objects::serve(node, len, request, reply).await {
+                tracing::debug!(peer = %peer.short(), error = %e, "an object was not given");
+            }
+            return;
+        }
         let done =
             tokio::task::spawn_blocking(move || answer(&node, (len, kind), request, reply)).await;
         drop(place);

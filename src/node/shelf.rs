@@ -1,7 +1,7 @@
-//! The large files of a volume that came by git-lfs: their bytes, and their manifests by SHA-256.
+//! Files of a volume by their SHA-256: large ones of its folder, what came by git-lfs, what was added.
 //!
 //! The bytes are in the volume's store of chunks; the manifests are git objects in its
-//! repository, where nothing names them yet; `lfs/heads` says which is of which file.
+//! repository, where nothing may name them; `lfs/heads` says which is of which file.
 //!
 //! Invariants: a manifest is durable before it is noted, and noted before the bytes are taken, so
 //! whatever bytes are here can be named again. A note says nothing about which bytes are here.
@@ -10,6 +10,7 @@
 //! `lfs/heads` is `cellfsL1`, then records of 66 bytes: a manifest's head and the CRC-32 of it.
 //! What follows the last sound record at the end is cut off at the next opening.
 
+mod add;
 mod source;
 mod survey;
 
@@ -184,6 +185,7 @@ impl Shelf {
         let what = "open what is known of large files";
         durable::dirs_with(&dir, 0o700).map_err(failed(what))?;
         let heads = Heads::open(&dir.join("heads")).map_err(failed(what))?;
+        add::sweep(&volume).map_err(failed(what))?;
         Ok(Self {
             chunks: volume.chunks()?,
             volume,
@@ -195,7 +197,8 @@ impl Shelf {
         self.heads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn head(&self, sha256: &Sha256) -> Option<Head> {
+    /// What is known of a file.
+    pub(super) fn head(&self, sha256: &Sha256) -> Option<Head> {
         self.heads().known.get(sha256).copied()
     }
 
@@ -251,7 +254,7 @@ impl Shelf {
 
     /// Takes a file over as this one, durable.
     pub(super) fn take(&self, sha256: &Sha256, path: TempPath) -> Result<(), ShelfError> {
-        if self.head(sha256).is_some() && matches!(self.find(sha256)?, Found::Whole(_)) {
+        if self.is_whole(sha256)? {
             return Ok(());
         }
         let file = File::open(&path).map_err(failed("read an upload"))?;
@@ -259,11 +262,16 @@ impl Shelf {
         if survey.sha256 != *sha256 {
             return Err(ShelfError::Wrong(*sha256));
         }
-        let head = self.keep_manifest(&survey)?;
+        self.keep(&survey, path)
+    }
+
+    /// Makes a file that was surveyed a container, durable.
+    fn keep(&self, survey: &Survey, path: TempPath) -> Result<(), ShelfError> {
+        let head = self.keep_manifest(survey)?;
         self.heads()
             .add([head])
             .map_err(failed("note a manifest"))?;
-        self.chunks.adopt(&path, &survey, true)?;
+        self.chunks.adopt(&path, survey, true)?;
         // The name is gone, and may be another upload's by now.
         let _moved = path.keep();
         Ok(())

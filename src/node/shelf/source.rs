@@ -104,6 +104,11 @@ impl Source for Pieces {
 }
 
 impl Shelf {
+    /// The bytes of a file that a manifest which is here lists: what lacks is brought.
+    pub(in crate::node) fn listed(self: &Arc<Self>, head: &Head) -> Box<dyn Source> {
+        Box::new(Pieces::new(self.clone(), head))
+    }
+
     /// The bytes of a large file, if all of it is here or, for one who may wait, can be brought.
     pub(in crate::node) fn source(
         self: &Arc<Self>,

@@ -248,3 +248,60 @@ fn a_torn_end_of_the_notes_is_cut_off_and_another_version_is_an_error() {
         assert_eq!(std::fs::read(&path).unwrap(), bad);
     }
 }
+
+fn add(shelf: &Shelf, bytes: &[u8]) -> Result<(Sha256, u64), ShelfError> {
+    let coming = shelf.begin().unwrap();
+    coming.as_file().write_all_at(bytes, 0).unwrap();
+    shelf.add(coming.into_temp_path())
+}
+
+fn coming(shelf: &Shelf) -> usize {
+    std::fs::read_dir(shelf.volume.dir().join("adding"))
+        .unwrap()
+        .count()
+}
+
+#[test]
+fn what_is_added_is_kept_once_and_small_files_make_no_files_of_their_own() {
+    let (dir, shelf) = begin();
+    let files = [noise(9 << 20), noise(4 << 20), noise(5), Vec::new()];
+    for bytes in &files {
+        let named = (name(bytes), bytes.len() as u64);
+        assert_eq!(add(&shelf, bytes).unwrap(), named);
+        let stats = shelf.chunks.stats();
+        assert_eq!(add(&shelf, bytes).unwrap(), named);
+        assert_eq!(shelf.chunks.stats(), stats);
+    }
+    assert_eq!(shelf.chunks.stats().containers, 1);
+    assert_eq!(coming(&shelf), 0);
+    std::mem::forget(shelf.begin().unwrap());
+    assert_eq!(coming(&shelf), 1);
+    let shelf = crash(&shelf, &dir.path().join("after"));
+    assert_eq!(coming(&shelf), 0);
+    for bytes in &files {
+        assert_eq!(read(&shelf, &name(bytes), 99_999), *bytes);
+        let head = shelf.head(&name(bytes)).unwrap();
+        let part = shelf.part(&head).unwrap();
+        assert_eq!(part.bytes_here, bytes.len() as u64);
+        assert_eq!(part.pieces_here, part.pieces);
+    }
+    // Git-lfs has them by the same names.
+    assert_eq!(shelf.find(&name(&files[2])).unwrap(), Found::Whole(5));
+}
+
+#[test]
+fn pieces_that_are_not_the_file_that_their_list_is_said_to_be_of_are_not_known_by_it() {
+    let (_dir, shelf) = begin();
+    let (bytes, claimed) = (noise(300_000), name(b"another file"));
+    let (sha256, _) = add(&shelf, &bytes).unwrap();
+    let truth = shelf.head(&sha256).unwrap();
+    let lie = Head {
+        sha256: claimed,
+        ..truth
+    };
+    let checked = shelf.check_in(&lie, shelf.listed(&lie));
+    assert!(matches!(checked, Err(ShelfError::Wrong(s)) if s == claimed));
+    assert_eq!(shelf.head(&claimed), None);
+    assert_eq!(shelf.find(&claimed).unwrap(), Found::Nothing);
+    shelf.check_in(&truth, shelf.listed(&truth)).unwrap();
+}

@@ -1,0 +1,130 @@
+//! Files that are put on the shelf by what they are, and looked up by it.
+//!
+//! Small ones go into packs of chunks, as two files on the disk for each would be too many; large
+//! ones become containers as they are. Invariants: those of the shelf; and what comes is in
+//! `adding` until it is whole, of which the next opening finds nothing.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use sha2::Digest;
+use tempfile::{NamedTempFile, TempPath};
+
+use super::{Shelf, ShelfError, failed, survey};
+use crate::base::durable;
+use crate::chunk::manifest::{self, Head};
+use crate::chunk::{Sha256, Survey};
+use crate::doors::lfs::Source;
+use crate::node::LARGE_ABOVE;
+use crate::volume::Volume;
+
+/// Bytes that are hashed at a time.
+const STEP_BYTES: usize = 1 << 20;
+
+/// What of a file is here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::node) struct Part {
+    pub(in crate::node) pieces: u64,
+    pub(in crate::node) pieces_here: u64,
+    pub(in crate::node) bytes_here: u64,
+}
+
+/// Removes what was coming when an earlier run ended.
+pub(super) fn sweep(volume: &Volume) -> io::Result<()> {
+    let dir = volume.dir().join("adding");
+    match std::fs::remove_dir_all(&dir) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    durable::dirs_with(&dir, 0o700)
+}
+
+impl Shelf {
+    /// A file for bytes that are coming.
+    pub(in crate::node) fn begin(&self) -> Result<NamedTempFile, ShelfError> {
+        let made = NamedTempFile::new_in(self.volume.dir().join("adding"));
+        made.map_err(failed("keep what comes"))
+    }
+
+    /// Takes a file over as whatever it is, durable; its name and length.
+    pub(in crate::node) fn add(&self, path: TempPath) -> Result<(Sha256, u64), ShelfError> {
+        let open = || File::open(&path).map_err(failed("read what came"));
+        let survey = survey::survey(open()?).map_err(failed("read what came"))?;
+        let named = (survey.sha256, survey.len);
+        if self.is_whole(&survey.sha256)? {
+            return Ok(named);
+        }
+        if survey.len > LARGE_ABOVE {
+            self.keep(&survey, path)?;
+            return Ok(named);
+        }
+        let head = self.keep_manifest(&survey)?;
+        let noted = self.heads().add([head]);
+        noted.map_err(failed("note a manifest"))?;
+        self.put_pieces(&open()?, &survey)?;
+        Ok(named)
+    }
+
+    /// Puts a file's pieces into packs, durable.
+    fn put_pieces(&self, file: &File, survey: &Survey) -> Result<(), ShelfError> {
+        let mut at = 0;
+        for piece in &survey.pieces {
+            let mut bytes = vec![0; piece.len as usize];
+            let read = file.read_exact_at(&mut bytes, at);
+            read.map_err(failed("read what came"))?;
+            self.chunks.put(&piece.id, &bytes)?;
+            at += u64::from(piece.len);
+        }
+        Ok(self.chunks.flush()?)
+    }
+
+    /// Whether a file is known and all of it is here.
+    pub(super) fn is_whole(&self, sha256: &Sha256) -> Result<bool, ShelfError> {
+        let found = |_| Ok(matches!(self.find(sha256)?, super::Found::Whole(_)));
+        self.head(sha256).map_or(Ok(false), found)
+    }
+
+    /// What the pieces of a file come to that are here.
+    pub(in crate::node) fn part(&self, head: &Head) -> Result<Part, ShelfError> {
+        let mut part = Part {
+            pieces: 0,
+            pieces_here: 0,
+            bytes_here: 0,
+        };
+        let mut get = |id: &_, kind| self.node(id, kind);
+        for place in manifest::pieces(head, &mut get) {
+            let piece = place?.piece;
+            part.pieces += 1;
+            if self.chunks.has(&piece.id) {
+                part.pieces_here += 1;
+                part.bytes_here += u64::from(piece.len);
+            }
+        }
+        Ok(part)
+    }
+
+    /// Reads all of a file, and notes it if it is what its head says, durable. Who gave the head
+    /// is not believed before.
+    pub(in crate::node) fn check_in(
+        &self,
+        head: &Head,
+        mut source: Box<dyn Source>,
+    ) -> Result<(), ShelfError> {
+        let mut hash = sha2::Sha256::new();
+        let mut at = 0;
+        while at < head.len {
+            let left = usize::try_from(head.len - at).unwrap_or(usize::MAX);
+            let read = source.read(at, left.min(STEP_BYTES));
+            let bytes = read.map_err(failed("bring its bytes"))?;
+            hash.update(&bytes);
+            at += bytes.len() as u64;
+        }
+        if Sha256(hash.finalize().into()) != head.sha256 {
+            return Err(ShelfError::Wrong(head.sha256));
+        }
+        self.chunks.flush()?;
+        let noted = self.heads().add([*head]);
+        noted.map_err(failed("note a manifest"))
+    }
+}
