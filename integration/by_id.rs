@@ -239,7 +239,7 @@ fn what_is_wrong_is_said_and_files_that_are_there_stay() {
     let large = noise(6 << 20);
     let id = add(&node, &file(&lab, "large", &large));
     let data = format!("volumes/cell/chunks/containers/{}.data", sha256(&large));
-    let mut damaged = large.clone();
+    let mut damaged = large;
     damaged[4_000_000] ^= 1;
     fs::write(node.state().join(data), damaged).expect("written");
     fails(&["get", &id, text(&dir.join("new"))], 1, "damaged");

@@ -190,7 +190,7 @@ mod tests {
         let why = |text: &str| text.parse::<Cid>().unwrap_err().1;
         assert_eq!(why(""), why("hello"));
         assert_eq!(why(&good.to_uppercase()), why("Bafkrei"));
-        assert_eq!(why(&good[..good.len() - 8]), "it is cut off, or too long");
+        assert_eq!(why(&good[..good.len() - 10]), "it is cut off, or too long");
         assert_eq!(why(&format!("{good}aa")), "it is not base32 to its end");
         assert_eq!(why(&"b".repeat(1 << 20)), "it is too long");
         // IPFS's of a directory, and one by SHA-512.
@@ -228,7 +228,7 @@ mod tests {
             assert!(!t.starts_with("bafk") || id.to_string() == *t, "{t}");
         }
         assert!(
-            read > 1000 && read < texts.len(),
+            read > 500 && read < texts.len(),
             "{read} of {}",
             texts.len()
         );

@@ -163,7 +163,8 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_go_both_ways_and_how_they_ended_is_told() {
-        let bytes: Vec<u8> = (0..FRAME_BYTES_MAX * 2 + 7).map(|n| n as u8).collect();
+        let mut bytes = vec![0; FRAME_BYTES_MAX * 2 + 7];
+        getrandom::fill(&mut bytes).unwrap();
         let mut sent = Vec::new();
         pour(&mut &bytes[..], &mut sent).unwrap();
         sent.extend_from_slice(b"behind");

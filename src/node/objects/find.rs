@@ -238,37 +238,4 @@ fn give(node: &NodeInner, ask: &Ask, to: &mut dyn Write) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_request_is_as_long_as_may_be_read() {
-        let volume: VolumeName = "v"
-            .repeat(crate::base::limit::VOLUME_NAME_BYTES_MAX)
-            .parse()
-            .unwrap();
-        let id = Cid::File([7; 32]);
-        let body = postcard::to_stdvec(&Ask { volume, id }).unwrap();
-        assert!(body.len() < REQUEST_BYTES_MAX, "{}", body.len());
-        for n in 0..body.len() {
-            assert!(postcard::from_bytes::<Ask>(&body[..n]).is_err());
-        }
-    }
-
-    #[test]
-    fn an_object_is_taken_only_if_it_is_the_one() {
-        let object = |text: &[u8]| Object {
-            kind: ObjectKind::Blob,
-            data: Arc::new(text.to_vec()),
-        };
-        let id = id_of(ObjectKind::Blob, b"this");
-        let this = pack::encode(&[(id, object(b"this"))]).unwrap();
-        let other = id_of(ObjectKind::Blob, b"that");
-        let that = pack::encode(&[(other, object(b"that"))]).unwrap();
-        assert_eq!(*take_object(&id, &this[..]).unwrap().data, b"this");
-        assert!(take_object(&id, &that[..]).is_err());
-        for n in 0..this.len() {
-            assert!(take_object(&id, &this[..n]).is_err(), "{n}");
-        }
-    }
-}
+mod tests;
