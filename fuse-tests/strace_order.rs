@@ -225,3 +225,47 @@ fn no_answer_to_an_upload_by_git_lfs_before_it_is_durable() {
     let durable = synced(named, "/chunks/containers");
     assert!(durable < ok, "ok was said in call {ok}, before {durable}");
 }
+
+#[test]
+fn no_id_of_added_bytes_before_they_are_durable() {
+    let lab = Lab::new();
+    let log = lab.path("trace");
+    let a = lab.node("a").serve().under(strace(&log)).start();
+    let (small, large) = (lab.path("small"), lab.path("large"));
+    std::fs::write(&small, b"small".repeat(50_000)).expect("written");
+    std::fs::write(&large, b"large".repeat(1_000_000)).expect("written");
+    let add = |path: &Path| {
+        let began = now();
+        (began, a.ask(&["add", path.to_str().expect("UTF-8")]))
+    };
+    let (began, small) = add(&small);
+    let (then, large) = add(&large);
+    assert!(a.end(), "it ended in order");
+    let t = trace::read(&log);
+    let after = |time: f64| find(&t, 0, "call after it", |c| c.time >= time);
+    let told = |from: usize, id: &str| {
+        find(&t, from, "answer", |c| {
+            let says = |b: &[u8]| String::from_utf8_lossy(b).contains(id);
+            matches!(c.name.as_str(), "write" | "writev" | "sendto" | "sendmsg")
+                && c.args.iter().any(|a| says(&a.bytes))
+        })
+    };
+    let synced = |from: usize, what: &str, end: &str| {
+        find(&t, from, what, |c| {
+            let path = path(c).to_string_lossy().into_owned();
+            is_sync(c) && path.contains(what) && path.ends_with(end)
+        })
+    };
+    let known = |from: usize| synced(synced(from, "/journal/", ""), "/lfs/heads", "");
+    let packed = synced(known(after(began)), "/chunks/packs/", ".pack");
+    let listed = synced(packed, "/chunks/packs/", ".index");
+    let ok = told(after(began), &small);
+    assert!(listed < ok, "its id was told in call {ok}, before {listed}");
+    let whole = synced(known(after(then)), "/adding/", "");
+    let durable = synced(whole, "/chunks/containers", "");
+    let ok = told(after(then), &large);
+    assert!(
+        durable < ok,
+        "its id was told in call {ok}, before {durable}"
+    );
+}
