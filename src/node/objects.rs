@@ -172,8 +172,7 @@ impl NodeInner {
         let v = volume.clone();
         let take = move |given| {
             let head = find::take_manifest(&v, sha256, given)?;
-            let checked = shelf.check_in(&head, shelf.listed(&head));
-            checked.map_err(|e| e.to_string())?;
+            shelf.check_in(&head).map_err(|e| e.to_string())?;
             Ok(shelf.listed(&head))
         };
         let id = Cid::File(sha256.0);
@@ -235,19 +234,18 @@ impl NodeInner {
     }
 }
 
-/// The bytes of a file whose manifest is known here, or why its first ones cannot be had.
-fn known(
-    shelf: &Arc<Shelf>,
-    sha256: &Sha256,
-) -> Result<Option<io::Result<Box<dyn Source>>>, ShelfError> {
-    let Some(mut source) = shelf.source(sha256, true)? else {
+/// The bytes of a file whose manifest is known here, or why they cannot be had.
+fn known(shelf: &Arc<Shelf>, sha256: &Sha256) -> Result<Option<Known>, ShelfError> {
+    if let Some(source) = shelf.source(sha256, false)? {
+        return Ok(Some(Ok(source)));
+    }
+    let Some(head) = shelf.head(sha256) else {
         return Ok(None);
     };
-    Ok(Some(match source.len() {
-        0 => Ok(source),
-        _ => source.read(0, 1).map(|_| source),
-    }))
+    Ok(Some(shelf.bring(&head).map(|()| shelf.listed(&head))))
 }
+
+type Known = Result<Box<dyn Source>, ShelfError>;
 
 /// Bytes that others may hold, too.
 struct Whole(Arc<Vec<u8>>);

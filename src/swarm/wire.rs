@@ -8,6 +8,8 @@
 //! | 3 | what is held of files: volume, heads of manifests | for each, a [`Holding`] |
 //! | 4 | a piece: volume, class, name, names of pieces that are like it | a byte; if it is [`GIVEN`], the bytes of the piece; if it is [`SPLICED`], a [`SplicedHead`] and a splice |
 //!
+//! 5 is what the node asks by ids of bytes.
+//!
 //! Pieces are asked for by their names, so that who answers needs no list of them: 32 bytes for a
 //! piece of at least 64 KiB. What is held is told by numbers: a bit for each piece, or the lengths
 //! of stretches, whichever is less.

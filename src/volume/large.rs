@@ -616,8 +616,11 @@ impl Volume {
         }
     }
 
-    /// Brings all of a large file that is lacking.
-    fn bring_all(&self, head: &Oid) -> VolumeResult<()> {
+    /// Brings all of a large file that is lacking. For threads that may wait.
+    ///
+    /// # Errors
+    /// [`VolumeError::Unsupplied`] when something did not come; what came stays.
+    pub fn bring_all(&self, head: &Oid) -> VolumeResult<()> {
         if lock(&self.large.instead).contains_key(head) {
             return Ok(());
         }

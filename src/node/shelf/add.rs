@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use sha2::Digest;
 use tempfile::{NamedTempFile, TempPath};
@@ -15,9 +16,10 @@ use super::{Shelf, ShelfError, failed, survey};
 use crate::base::durable;
 use crate::chunk::manifest::{self, Head};
 use crate::chunk::{Sha256, Survey};
-use crate::doors::lfs::Source;
 use crate::node::LARGE_ABOVE;
+use crate::store::objects::{ObjectKind, id_of};
 use crate::volume::Volume;
+use crate::volume::error::VolumeError;
 
 /// Bytes that are hashed at a time.
 const STEP_BYTES: usize = 1 << 20;
@@ -104,13 +106,28 @@ impl Shelf {
         Ok(part)
     }
 
-    /// Reads all of a file, and notes it if it is what its head says, durable. Who gave the head
+    /// Brings what lacks of a file, for as long as something comes.
+    pub(in crate::node) fn bring(&self, head: &Head) -> Result<(), ShelfError> {
+        let id = id_of(ObjectKind::Blob, &head.encode());
+        let mut before = self.part(head)?;
+        loop {
+            let why = match self.volume.bring_all(&id) {
+                Err(e @ VolumeError::Unsupplied(_)) => e,
+                done => return Ok(done?),
+            };
+            let now = self.part(head)?;
+            if now.pieces_here <= before.pieces_here {
+                return Err(why.into());
+            }
+            before = now;
+        }
+    }
+
+    /// Brings and reads all of a file, and notes it if it is what its head says, durable. Who gave the head
     /// is not believed before.
-    pub(in crate::node) fn check_in(
-        &self,
-        head: &Head,
-        mut source: Box<dyn Source>,
-    ) -> Result<(), ShelfError> {
+    pub(in crate::node) fn check_in(self: &Arc<Self>, head: &Head) -> Result<(), ShelfError> {
+        self.bring(head)?;
+        let mut source = self.listed(head);
         let mut hash = sha2::Sha256::new();
         let mut at = 0;
         while at < head.len {
