@@ -190,6 +190,42 @@ fn what_is_added_survives_a_kill_right_after_and_what_is_not_whole_leaves_nothin
 }
 
 #[test]
+fn a_get_that_breaks_off_leaves_no_file_and_goes_on_where_it_was() {
+    let lab = Lab::new();
+    let (a, b) = two(&lab);
+    let large = noise(100 << 20);
+    let path = file(&lab, "large", &large);
+    let id = add(&a, &path);
+    let dir = lab.dir("dir");
+    let child = Command::new(program())
+        .args(["get", &id, text(&dir.join("out"))])
+        .env("CELLFS_STATE", b.state())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let here = || stat(&b, &id)["length_here"].as_u64().expect("a number");
+    let some = || here() > 1 << 20;
+    wait_until(SOON, some, || "nothing comes".to_owned());
+    let setup = a.kill();
+    let begin = std::time::Instant::now();
+    let (why, code) = said(&child.wait_with_output().expect("a child"));
+    eprintln!("given up after {:.1?}: {why}", begin.elapsed());
+    assert!(code == 1 && why.contains(&id), "{why}");
+    assert_eq!(count(&dir), 0);
+    let a = setup.start();
+    wait_until(
+        SOON,
+        || is_connected(&b),
+        || format!("{:?}", b.status().peers),
+    );
+    let before = here();
+    assert!((1 << 20..100 << 20).contains(&before), "{before}");
+    is_got(&lab, &b, &id, &large);
+    a.stop();
+    b.stop();
+}
+
+#[test]
 fn what_is_wrong_is_said_and_files_that_are_there_stay() {
     let lab = Lab::new();
     let node = lab.node("a").serve().start();
@@ -317,6 +353,13 @@ fn lines(record: &Path) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
+/// Bytes of a node's packs of chunks.
+fn size(node: &Node) -> u64 {
+    let packs = node.state().join("volumes/cell/chunks/packs");
+    let all = fs::read_dir(packs).expect("there").flatten();
+    all.map(|e| e.metadata().expect("there").len()).sum()
+}
+
 #[test]
 fn an_import_that_was_killed_goes_on_and_adds_nothing_twice() {
     let lab = Lab::new();
@@ -379,6 +422,12 @@ fn an_import_that_was_killed_goes_on_and_adds_nothing_twice() {
         (added, told.trim()),
         (0, "0 added, 300 known from the record, 0 failed")
     );
+    // By a link to the directory they are other paths, and the bytes are kept already.
+    let link = lab.path("link");
+    std::os::unix::fs::symlink(&top, &link).expect("made");
+    let kept = size(&node);
+    let listed = node.ask(&["import", text(&link)]);
+    assert_eq!((listed.lines().count(), size(&node)), (files.len(), kept));
     // What changed is added again, and what is new.
     fs::write(&files[5], b"changed").expect("written");
     fs::write(top.join("new"), b"new").expect("written");

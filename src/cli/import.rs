@@ -33,6 +33,9 @@ const AHEAD: usize = 64;
 /// Lines that are written with one sync, at most.
 const LINES_AT_ONCE: usize = 256;
 
+/// What each line begins with: an id.
+const BEGIN: &[u8] = b"bafkrei";
+
 /// How a file is while its bytes are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stand {
@@ -138,18 +141,23 @@ impl Record {
         let mut bytes = Vec::new();
         io::Read::read_to_end(&mut file, &mut bytes).map_err(failed)?;
         let end = bytes.iter().rposition(|b| *b == b'\n').map_or(0, |n| n + 1);
-        bytes.truncate(end);
+        // Whoever names another file by mistake keeps it.
+        let none = |n: usize| {
+            let what = format!("line {n} of {} is none of a record", quoted(path));
+            Err(Failure::failed(what).hint("name another file: --record FILE"))
+        };
+        let torn = bytes.split_off(end);
+        let begins = torn.get(..torn.len().min(BEGIN.len())).unwrap_or_default();
+        if !BEGIN.starts_with(begins) {
+            return none(1 + bytes.iter().filter(|b| **b == b'\n').count());
+        }
         let mut done = Known::new();
         for (n, one) in bytes.split(|b| *b == b'\n').enumerate() {
             let parsed = std::str::from_utf8(one).ok().and_then(parse);
             match parsed {
                 Some((path, stand)) => done.insert(path, stand),
                 None if one.is_empty() => None,
-                // Whoever names another file by mistake keeps it.
-                None => {
-                    let what = format!("line {} of {} is none of a record", n + 1, quoted(path));
-                    return Err(Failure::failed(what).hint("name another file: --record FILE"));
-                }
+                None => return none(n + 1),
             };
         }
         file.set_len(end as u64).map_err(failed)?;
@@ -214,6 +222,7 @@ impl Way {
 
 /// Finds files, in the order of their names; what is not to be done is counted.
 struct Walk<'a> {
+    top: PathBuf,
     todo: Vec<PathBuf>,
     known: &'a Known,
     /// The record may lie among the files.
@@ -234,9 +243,12 @@ impl Walk<'_> {
         None
     }
 
-    /// Whether it is a file that is not done. Links are not followed.
+    /// Whether it is a file that is not done. Links are not followed, but if one is the top.
     fn look(&mut self, path: &Path) -> io::Result<bool> {
-        let m = path.symlink_metadata()?;
+        let m = match path == self.top {
+            true => path.metadata()?,
+            false => path.symlink_metadata()?,
+        };
         if m.is_dir() {
             let mut inside = Vec::new();
             for e in std::fs::read_dir(path)? {
@@ -288,6 +300,7 @@ pub(super) fn import(args: &Import) -> Answer<()> {
     let (mut record, known) = opened.transpose()?.unzip();
     let known = known.unwrap_or_default();
     let walk = Walk {
+        top: dir.clone(),
         todo: vec![dir],
         known: &known,
         except: record.as_ref().map(|r: &Record| r.path.clone()),
@@ -470,8 +483,15 @@ mod tests {
         );
         assert_eq!(Record::open(&path).unwrap().1.len(), 2);
         let text = dir.path().join("text");
-        std::fs::write(&text, "dear diary\n").unwrap();
-        assert!(Record::open(&text).is_err());
-        assert_eq!(std::fs::read(&text).unwrap(), b"dear diary\n");
+        for diary in ["dear diary\n", "dear diary", "bad", &format!("{one}d")] {
+            std::fs::write(&text, diary).unwrap();
+            assert!(Record::open(&text).is_err());
+            assert_eq!(std::fs::read_to_string(&text).unwrap(), diary);
+        }
+        for torn in ["", "b", "bafkrei", &format!("{one}{}", &two[..30])] {
+            std::fs::write(&text, torn).unwrap();
+            drop(Record::open(&text).unwrap());
+            assert!(torn.starts_with(&std::fs::read_to_string(&text).unwrap()));
+        }
     }
 }

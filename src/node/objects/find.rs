@@ -123,12 +123,10 @@ impl NodeInner {
                 Err(e) => why.push(format!("node {}: {e}", peer.short())),
             }
         }
-        if lack > 0 {
-            let nodes = if lack == 1 { "node" } else { "nodes" };
-            why.insert(
-                0,
-                format!("{lack} other {nodes} that are connected lack it"),
-            );
+        match lack {
+            0 => {}
+            1 => why.insert(0, "the one other node that answers lacks it".to_owned()),
+            n => why.insert(0, format!("{n} other nodes that answer lack it")),
         }
         Err(why.join("; "))
     }
