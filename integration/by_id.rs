@@ -190,37 +190,39 @@ fn what_is_added_survives_a_kill_right_after_and_what_is_not_whole_leaves_nothin
 }
 
 #[test]
-fn a_get_that_breaks_off_leaves_no_file_and_goes_on_where_it_was() {
+fn a_get_that_breaks_off_leaves_no_file_and_goes_on_when_its_source_is_back() {
     let lab = Lab::new();
     let (a, b) = two(&lab);
     let large = noise(100 << 20);
-    let path = file(&lab, "large", &large);
-    let id = add(&a, &path);
+    let id = add(&a, &file(&lab, "large", &large));
     let dir = lab.dir("dir");
-    let child = Command::new(program())
-        .args(["get", &id, text(&dir.join("out"))])
-        .env("CELLFS_STATE", b.state())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("it starts");
+    let out = dir.join("out");
+    let begin = || {
+        Command::new(program())
+            .args(["get", &id, text(&out)])
+            .env("CELLFS_STATE", b.state())
+            .spawn()
+            .expect("it starts")
+    };
     let here = || stat(&b, &id)["length_here"].as_u64().expect("a number");
-    let some = || here() > 1 << 20;
-    wait_until(SOON, some, || "nothing comes".to_owned());
-    let setup = a.kill();
-    let begin = std::time::Instant::now();
-    let (why, code) = said(&child.wait_with_output().expect("a child"));
-    eprintln!("given up after {:.1?}: {why}", begin.elapsed());
-    assert!(code == 1 && why.contains(&id), "{why}");
+    let mut child = begin();
+    let comes = || here() > 1 << 20;
+    wait_until(SOON, comes, || "nothing comes".to_owned());
+    child.kill().expect("killed");
+    child.wait().expect("a child");
     assert_eq!(count(&dir), 0);
-    let a = setup.start();
-    wait_until(
-        SOON,
-        || is_connected(&b),
-        || format!("{:?}", b.status().peers),
-    );
-    let before = here();
-    assert!((1 << 20..100 << 20).contains(&before), "{before}");
-    is_got(&lab, &b, &id, &large);
+    let mut child = begin();
+    // A fast machine may have all of it by now.
+    let enough = (here() + (4 << 20)).min(100 << 20);
+    let more = || here() >= enough;
+    wait_until(SOON, more, || "no more comes".to_owned());
+    let a = a.kill();
+    assert_eq!(count(&dir), 0);
+    let a = a.start();
+    let ended = child.wait().expect("a child");
+    assert!(ended.success(), "{ended}");
+    assert!(fs::read(&out).expect("there") == large);
+    assert_eq!(count(&dir), 1);
     a.stop();
     b.stop();
 }

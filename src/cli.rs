@@ -6,6 +6,7 @@
 //! background. Standard output has what was asked for, standard error everything else.
 
 mod args;
+mod beside;
 mod duration;
 mod folder;
 mod helper;

@@ -2,16 +2,16 @@
 //!
 //! Files are read and written here, as the user who runs the command, and go through the socket.
 //! Invariant: what `get` writes has its name only when all of it is there, is what the id says, and
-//! is on the disk; until then it lies beside, and goes away with whatever fails.
+//! is on the disk ([`super::beside`]). No threads.
 
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use sha2::Digest;
 
 use super::args::objects::{Add, Get, Stat};
+use super::beside::Beside;
 use super::output::Out;
 use super::paths::quoted;
 use crate::base::cid::Cid;
@@ -137,33 +137,15 @@ pub(super) fn get(args: &Get) -> Answer<()> {
         return to.check(&args.id, length);
     }
     refuse_what_is_there(args)?;
-    let dir = match args.out.parent() {
-        Some(p) if !p.as_os_str().is_empty() => p.to_owned(),
-        _ => PathBuf::from("."),
-    };
-    let beside = tempfile::Builder::new()
-        .prefix(".cellfs-get-")
-        .permissions(Permissions::from_mode(0o666))
-        .tempfile_in(&dir);
-    let mut beside = beside.map_err(named(&args.out))?;
-    let mut to = Hashed::new(beside.as_file_mut());
+    let beside = Beside::new(&args.out).map_err(named(&args.out))?;
+    let mut to = Hashed::new(beside.file());
     let length = client.get(what, &mut to);
     let length = length.map_err(|f| into(&args.out, f))?;
     to.check(&args.id, length)?;
-    beside.as_file().sync_all().map_err(named(&args.out))?;
-    let persisted = match args.force {
-        true => beside.persist(&args.out),
-        false => beside.persist_noclobber(&args.out),
-    };
-    match persisted {
-        Ok(_) => {}
-        Err(e) if e.error.kind() == io::ErrorKind::AlreadyExists => {
-            return Err(is_there(&args.out));
-        }
-        Err(e) => return Err(named(&args.out)(e.error)),
-    }
-    let synced = File::open(&dir).and_then(|d| d.sync_all());
-    synced.map_err(named(&dir))
+    beside.persist(args.force).map_err(|e| match e.kind() {
+        io::ErrorKind::AlreadyExists => is_there(&args.out),
+        _ => named(&args.out)(e),
+    })
 }
 
 pub(super) fn stat(args: &Stat) -> Answer<()> {
