@@ -65,6 +65,8 @@ struct Core {
     waiting: HashMap<u64, Waiting>,
     readers: HashMap<Reader, u64>,
     up: BTreeSet<NodeId>,
+    /// Bytes that came since the node started, also from peers that are gone.
+    came: u64,
     stuck: BTreeMap<File, Why>,
 }
 
@@ -88,6 +90,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut messages: mpsc::Receiver<Messag
         waiting: HashMap::new(),
         readers: HashMap::new(),
         up: BTreeSet::new(),
+        came: 0,
         stuck: BTreeMap::new(),
     };
     let mut tick = tokio::time::interval(TICK);
@@ -152,6 +155,9 @@ impl Core {
             },
             Message::Piece(peer, file, piece, done) => {
                 self.tasks.remove(&(peer, file, piece));
+                if let Ok(bytes) = done {
+                    self.came += u64::from(bytes);
+                }
                 self.give(match done {
                     Ok(bytes) => Input::Came {
                         peer,
@@ -612,6 +618,7 @@ impl Core {
         let mut s = Status {
             files: self.open.len() as u64,
             waiting: self.keep.len() as u64,
+            bytes_done: self.came,
             ..Status::default()
         };
         for (file, o) in &self.open {
@@ -628,7 +635,6 @@ impl Core {
             }
         }
         for p in self.swarm.paces(now) {
-            s.bytes_done += p.bytes;
             if p.under_way > 0 {
                 s.rate += p.rate;
             }

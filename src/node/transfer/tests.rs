@@ -345,6 +345,10 @@ async fn a_file_that_is_kept_comes_from_all_who_have_a_part() {
     c.keep(head).await;
     c.fetch(head, 0..survey.len, DEADLINE).await.unwrap();
     assert_eq!(asked(), before);
+    // What came counts also when who sent it has gone.
+    b.peers.shutdown().await;
+    until("b has gone", || c.transfers.status().from.len() < 2).await;
+    assert_eq!(c.transfers.status().bytes_done, survey.len - here);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
