@@ -9,11 +9,11 @@
 //! Invariants: what others are told to be held here was flushed. A piece counts as here only after
 //! the store took it, which hashes it. Memory is bounded: pieces under way by
 //! [`crate::swarm::UNDER_WAY_BYTES_MAX`] and a little, pieces that are given by
-//! [`crate::swarm::turns::SERVED_MAX`], what they are like by [`SPLICERS`] and [`WRITERS`],
-//! lists of pieces by [`PIECES_MAX`], but for one file that has more alone.
+//! [`crate::swarm::turns::SERVED_MAX`], what they are like by `SPLICERS` and `WRITERS`,
+//! lists of pieces by `PIECES_MAX`, but for one file that has more alone.
 //!
 //! Tasks, on the node's runtime: one around the core, one for each piece that is under way or
-//! given; the disk is read and written by blocking threads, at most [`WRITERS`] writing.
+//! given; the disk is read and written by blocking threads, at most `WRITERS` writing.
 
 mod core;
 mod entry;

@@ -3,7 +3,7 @@
 //! A file that is larger than a volume's threshold when it is committed becomes a manifest, which
 //! is in the commit, and pieces in the chunk store. Nobody holds all of it in memory.
 //!
-//! One that nobody writes to becomes a container as it is ([`super::contain`]). Of others the pieces
+//! One that nobody writes to becomes a container as it is (`contain.rs`). Of others the pieces
 //! that are not here are put into packs as they are read.
 //!
 //! Invariants: what a commit names of the store is durable before the commit's head is in the
