@@ -27,7 +27,7 @@ use crate::base::id::VolumeName;
 use crate::doors::http::{answer, stream};
 
 /// For a client that still sends what was refused, so that it hears why.
-const LINGER: Duration = Duration::from_secs(10);
+const LINGER: Duration = Duration::from_secs(30);
 const LINGER_BYTES: u64 = 64 << 20;
 
 /// The object without bytes.
