@@ -337,7 +337,9 @@ impl Chunks {
             let t = self.table();
             let slot = t.slots.get(&survey.sha256);
             let c = slot.and_then(|s| t.containers.get(s));
-            c.is_some_and(Container::is_complete)
+            // One that a list of somebody else's was filled by may be of other bytes, whatever it
+            // is called.
+            c.is_some_and(|c| c.is_complete() && c.is_of(&survey.pieces))
         };
         is_complete || (!as_container && self.lacks(&survey.pieces, 1).is_empty())
     }

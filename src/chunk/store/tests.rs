@@ -207,6 +207,26 @@ fn a_file_is_taken_over_without_a_copy() {
     }
 }
 
+/// Somebody calls another file by the name of one that is written here.
+#[test]
+fn a_file_is_taken_over_also_where_another_one_has_its_name() {
+    let dir = folder();
+    let c = open(dir.path());
+    let (truth, bytes) = file_of(&[1, 2, 3]);
+    let (other, _) = file_of(&[7, 8]);
+    c.begin(truth.sha256, &other.pieces).unwrap();
+    for (n, chunk_of) in (0..).zip([7, 8]) {
+        c.fill(&truth.sha256, n, &chunk(chunk_of).1).unwrap();
+    }
+    c.flush().unwrap();
+    assert!(content(&c, &truth.sha256).unwrap().1, "it looks whole");
+    assert_eq!(adopt(&c, &[1, 2, 3]).unwrap(), truth.sha256);
+    assert!(content(&c, &truth.sha256) == Some((bytes, true)));
+    drop(c);
+    let c = open(dir.path());
+    assert!(c.lacks(&truth.pieces, 9).is_empty());
+}
+
 #[test]
 fn a_container_that_goes_leaves_what_is_wanted_and_nowhere_else() {
     let dir = folder();

@@ -54,9 +54,6 @@ impl Shelf {
         let open = || File::open(&path).map_err(failed("read what came"));
         let survey = survey::survey(open()?).map_err(failed("read what came"))?;
         let named = (survey.sha256, survey.len);
-        if self.is_whole(&survey.sha256)? {
-            return Ok(named);
-        }
         if survey.len > LARGE_ABOVE {
             self.keep(&survey, path)?;
             return Ok(named);
@@ -79,12 +76,6 @@ impl Shelf {
             at += u64::from(piece.len);
         }
         Ok(self.chunks.flush()?)
-    }
-
-    /// Whether a file is known and all of it is here.
-    pub(super) fn is_whole(&self, sha256: &Sha256) -> Result<bool, ShelfError> {
-        let found = |_| Ok(matches!(self.find(sha256)?, super::Found::Whole(_)));
-        self.head(sha256).map_or(Ok(false), found)
     }
 
     /// What the pieces of a file come to that are here.
