@@ -28,6 +28,7 @@ const ROOMS: &[Room] = &[
     room("record", 2, &["base", "store::objects", "driver"]),
     room("doors", 2, &["base", "control"]),
     room("swarm", 2, &["base", "chunk"]),
+    room("copies", 2, &["base"]),
     room("merge", 3, &["base", "store::objects", "chunk", "record"]),
     room("journal", 3, &["base", "record"]),
     room(

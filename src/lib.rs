@@ -6,6 +6,7 @@ pub mod chunk;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod copies;
 pub mod doors;
 pub mod driver;
 pub mod fs;
