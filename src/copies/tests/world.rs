@@ -34,6 +34,7 @@ pub(super) struct Plan {
     pub(super) cuts: u64,
     pub(super) crashes: u64,
     pub(super) fetches: u64,
+    /// Up to three.
     pub(super) forgotten: u64,
 }
 
@@ -417,7 +418,8 @@ impl World {
                 }
             }
             Event::Forget(node) => {
-                if !self.is_calm && self.forgotten.insert(node) {
+                let is_enough = self.is_calm || self.forgotten.len() > 2;
+                if !is_enough && self.forgotten.insert(node) {
                     for n in 0..self.plan.nodes {
                         let at = self.now + self.while_it_takes();
                         self.at(at, Event::Learns(n, node));
@@ -515,6 +517,10 @@ impl World {
                     promised,
                 } => {
                     self.seen.promised += u64::from(promised);
+                    if promised && self.plan.forgotten > 0 && self.goes_wrong(20) {
+                        let at = self.now + self.chance.below(SECOND / 4);
+                        self.at(at, Event::Forget(node));
+                    }
                     self.say(
                         node,
                         peer,
@@ -536,6 +542,9 @@ impl World {
                     } else {
                         self.while_it_takes()
                     };
+                    // Longer than any promise would be kept by a clock.
+                    let is_slow = self.plan.late > 0 && self.goes_wrong(20);
+                    let takes = takes + u64::from(is_slow) * self.chance.below(120 * SECOND);
                     self.may_crash_before(node, self.now + takes);
                     self.at(self.now + takes, Event::Goes(node, run, file));
                 }
@@ -616,7 +625,7 @@ impl World {
     fn tries(&mut self, node: usize, file: File) {
         let n = &self.nodes[node];
         let may = n.is_up && n.holds.contains(&file) && n.wants.contains(&file);
-        if !may || n.copies.is_on(&file) {
+        if !may || (n.copies.is_on(&file) && !self.chance.one_in(4)) {
             return;
         }
         let mut peers: Vec<NodeId> = (0..self.plan.nodes)
