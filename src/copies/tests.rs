@@ -23,6 +23,14 @@ impl Chance {
         (z ^ (z >> 31)) % n.max(1)
     }
 
+    fn index(&mut self, of: usize) -> usize {
+        usize::try_from(self.below(of as u64)).expect("it is below a usize")
+    }
+
+    fn one_of<T: Copy>(&mut self, of: &[T]) -> T {
+        of[self.index(of.len())]
+    }
+
     fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }

@@ -17,11 +17,11 @@ fn two(seed: u64) -> Plan {
         holders: 2,
         wanted: 1,
         storm: 4000 + c.below(8000),
-        lost: [0, 10, 4][c.below(3) as usize],
-        twice: [0, 3][c.below(2) as usize],
-        late: [0, 10, 3][c.below(3) as usize],
+        lost: c.one_of(&[0, 10, 4]),
+        twice: c.one_of(&[0, 3]),
+        late: c.one_of(&[0, 10, 3]),
         cuts: c.below(5),
-        crashes: [0, 1, 3][c.below(3) as usize],
+        crashes: c.one_of(&[0, 1, 3]),
         ..Plan::default()
     }
 }
@@ -29,17 +29,17 @@ fn two(seed: u64) -> Plan {
 /// All sorts.
 fn mixed(seed: u64) -> Plan {
     let mut c = Chance(seed);
-    let nodes = 2 + c.below(6);
+    let nodes = 2 + c.index(6);
     let often = |c: &mut Chance, n: u64| if c.one_in(2) { 0 } else { 1 + c.below(n) };
     Plan {
-        nodes: nodes as usize,
+        nodes,
         files: 1 + u8::try_from(c.below(2)).unwrap(),
-        holders: 1 + c.below(nodes) as usize,
+        holders: 1 + c.index(nodes),
         wanted: 1 + u32::try_from(c.below(3)).unwrap(),
         storm: 5000 + c.below(15_000),
-        lost: [0, 20, 8, 3][c.below(4) as usize],
-        twice: [0, 10, 2][c.below(3) as usize],
-        late: [0, 30, 10, 3][c.below(4) as usize],
+        lost: c.one_of(&[0, 20, 8, 3]),
+        twice: c.one_of(&[0, 10, 2]),
+        late: c.one_of(&[0, 30, 10, 3]),
         cuts: often(&mut c, 10),
         crashes: often(&mut c, 8),
         fetches: often(&mut c, 8),

@@ -166,7 +166,7 @@ impl World {
         for f in 0..w.plan.files {
             let mut all: Vec<usize> = (0..w.plan.nodes).collect();
             for _ in 0..w.plan.holders {
-                let n = w.pick(all.len());
+                let n = w.chance.index(all.len());
                 let n = all.swap_remove(n);
                 w.nodes[n].holds.insert(f);
                 if w.plan.holders <= 2 || !w.chance.one_in(5) {
@@ -193,7 +193,7 @@ impl World {
             ..
         } = self.plan;
         for _ in 0..cuts {
-            let (a, b) = (self.pick(nodes), self.pick(nodes));
+            let (a, b) = (self.chance.index(nodes), self.chance.index(nodes));
             let at = self.chance.below(storm);
             let back = at + self.chance.below(storm);
             let both = self.chance.one_in(2);
@@ -210,27 +210,23 @@ impl World {
             }
         }
         for _ in 0..crashes {
-            let n = self.pick(nodes);
+            let n = self.chance.index(nodes);
             let at = self.chance.below(storm);
             let back = at + self.chance.below(storm / 4);
             self.at(at, Event::Crash(n));
             self.at(back, Event::Start(n));
         }
         for _ in 0..fetches {
-            let n = self.pick(nodes);
+            let n = self.chance.index(nodes);
             let at = self.chance.below(storm);
             let f = u8::try_from(self.chance.below(u64::from(self.plan.files))).unwrap();
             self.at(at, Event::Fetch(n, f));
         }
         for _ in 0..forgotten {
-            let n = self.pick(nodes);
+            let n = self.chance.index(nodes);
             let at = self.chance.below(storm);
             self.at(at, Event::Forget(n));
         }
-    }
-
-    fn pick(&mut self, of: usize) -> usize {
-        usize::try_from(self.chance.below(of as u64)).unwrap()
     }
 
     fn at(&mut self, at: u64, event: Event) {
@@ -241,8 +237,7 @@ impl World {
     /// How long something takes: mostly not long.
     fn while_it_takes(&mut self) -> u64 {
         if !self.is_calm && self.plan.late > 0 && self.chance.one_in(self.plan.late) {
-            let long = [SECOND, 5 * SECOND, self.plan.storm];
-            let long = long[self.pick(3)];
+            let long = self.chance.one_of(&[SECOND, 5 * SECOND, self.plan.storm]);
             self.chance.below(long)
         } else {
             self.chance.below(40)
@@ -287,19 +282,19 @@ impl World {
             .map(|(_, node)| node)
     }
 
+    /// Nothing is on or promised, and nobody wants to let go of what he may.
     fn is_quiet(&self) -> bool {
-        let mut files = 0..self.plan.files;
-        let is_idle = |n: &Node| n.is_up && n.copies.promises().is_empty() && n.going.is_empty();
-        self.members().all(is_idle)
-            && files.all(|f| {
-                let holders = self.members().filter(|n| n.holds.contains(&f));
-                let (mut all, mut who_want) = (0, 0);
-                holders.for_each(|n| {
-                    (all, who_want) = (all + 1, who_want + u32::from(n.wants.contains(&f)))
-                });
-                let on = self.members().any(|n| n.copies.is_on(&f));
-                !on && (who_want == 0 || all <= self.plan.wanted)
-            })
+        let is_idle = |n: &Node| {
+            let mut files = 0..self.plan.files;
+            let is_on = files.any(|f| n.copies.is_on(&f));
+            n.is_up && !is_on && n.copies.promises().is_empty() && n.going.is_empty()
+        };
+        let is_settled = |f: File| {
+            let holders = || self.members().filter(|n| n.holds.contains(&f));
+            let is_wish = holders().any(|n| n.wants.contains(&f));
+            !is_wish || holders().count() <= self.plan.wanted as usize
+        };
+        self.members().all(is_idle) && (0..self.plan.files).all(is_settled)
     }
 
     /// Whether a node keeps a file for an attempt of another, also if it crashes now.
