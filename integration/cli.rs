@@ -1,6 +1,7 @@
 //! The command line and the control socket, with a stand-in for the node.
 
 mod fake;
+mod keep;
 mod objects;
 
 use std::io::{Read, Write};

@@ -40,7 +40,9 @@ const ROOMS: &[Room] = &[
     room(
         "volume",
         4,
-        &["base", "store", "chunk", "record", "merge", "journal"],
+        &[
+            "base", "store", "chunk", "driver", "record", "merge", "journal",
+        ],
     ),
     room(
         "fs",
@@ -61,6 +63,7 @@ const ROOMS: &[Room] = &[
             "record",
             "doors",
             "swarm",
+            "copies",
             "replicator",
             "history",
             "volume",

@@ -12,6 +12,7 @@ mod folder;
 mod helper;
 mod hook;
 mod import;
+mod keep;
 mod logging;
 mod objects;
 mod output;
@@ -167,6 +168,12 @@ fn run(args: Args, process: Process<'_>) -> Answer<()> {
         Verb::Get(a) => objects::get(&a),
         Verb::Object(args::objects::Object::Stat(a)) => objects::stat(&a),
         Verb::Import(a) => import::import(&a),
+        Verb::Where(a) => keep::whereabouts(&a),
+        Verb::Why(a) => keep::why(&a),
+        Verb::Pin(a) => keep::pin(&a),
+        Verb::Unpin(a) => keep::unpin(&a),
+        Verb::Drop(a) => keep::drop(&a),
+        Verb::Tags(a) => keep::tags(&a),
         Verb::Gc(a) => show::gc(&a.state.dir(), a.json),
         Verb::Version(a) => show::version(a.json),
         Verb::Invite(a) => {

@@ -5,6 +5,7 @@
 
 mod file;
 pub mod paths;
+mod size;
 mod suggest;
 
 use std::net::SocketAddr;
@@ -23,6 +24,10 @@ pub const PORT: u16 = 3838;
 pub const VOLUME: &str = "cell";
 /// What is logged when nobody says what.
 pub const LOG: &str = "warn,cellfs=info";
+/// How many other nodes keep a large file before it is let go, when nobody says how many.
+pub const COPIES: u32 = 1;
+/// At most so many.
+pub const COPIES_MAX: u32 = 16;
 /// Longest name of a node, in bytes.
 pub const NODE_NAME_BYTES_MAX: usize = 64;
 
@@ -35,6 +40,29 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// Of which large files all bytes are kept here. Of others what is read is fetched when it is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Keep {
+    /// Of all.
+    #[default]
+    All,
+    /// Of those that are pinned here.
+    Pinned,
+    /// Of those, and of those that are for one of this node's tags.
+    Tagged,
+}
+
+impl std::fmt::Display for Keep {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::All => "all",
+            Self::Pinned => "pinned",
+            Self::Tagged => "tagged",
+        })
+    }
 }
 
 /// Certificate and key of the HTTP port, PEM.
@@ -72,6 +100,12 @@ pub struct Source {
     pub read_only: Option<bool>,
     /// Options of the mount, as `mount -o` spells them.
     pub options: Option<OneOrMany>,
+    /// Which large files are kept here.
+    pub keep: Option<Keep>,
+    /// Room for what is not kept.
+    pub cache_size: Option<String>,
+    /// How many other nodes keep a file before it is let go here.
+    pub copies: Option<u32>,
     /// Filter of log lines.
     pub log: Option<String>,
     /// Form of log lines.
@@ -122,6 +156,13 @@ pub struct Options {
     pub read_only: bool,
     /// Options of the mount.
     pub mount: MountOptions,
+    /// Which large files are kept here.
+    pub keep: Keep,
+    /// Bytes of large files that are not kept here and may be here all the same; none: as many as
+    /// there is room for.
+    pub cache_bytes: Option<u64>,
+    /// How many other nodes must have promised to keep a large file before it is let go here.
+    pub copies: u32,
     /// Filter of log lines.
     pub log: String,
     /// Form of log lines.
@@ -195,6 +236,10 @@ impl ConfigError {
             Self::Value {
                 key: "--listen", ..
             } => Some(format!("for example: --listen 0.0.0.0:{PORT}")),
+            Self::Value {
+                key: "--cache-size",
+                ..
+            } => Some("for example: --cache-size 20G".to_owned()),
             Self::Value { key: "-o", .. } => {
                 Some("for example: -o ro,noexec,noatime (cellfs mount --help)".to_owned())
             }
@@ -227,6 +272,9 @@ impl Source {
             name: self.name.or(below.name),
             read_only: self.read_only.or(below.read_only),
             options: self.options.or(below.options),
+            keep: self.keep.or(below.keep),
+            cache_size: self.cache_size.or(below.cache_size),
+            copies: self.copies.or(below.copies),
             log: self.log.or(below.log),
             log_format: self.log_format.or(below.log_format),
         }
@@ -263,6 +311,9 @@ impl Source {
             name: node_name(self.name)?,
             read_only: self.read_only.unwrap_or(false),
             mount: mount_options(self.options)?,
+            keep: self.keep.unwrap_or_default(),
+            cache_bytes: cache_bytes(self.cache_size)?,
+            copies: copies(self.copies)?,
             log: self.log.unwrap_or_else(|| LOG.to_owned()),
             log_format: self.log_format.unwrap_or_default(),
         })
@@ -286,6 +337,28 @@ fn mount_options(said: Option<OneOrMany>) -> Result<MountOptions, ConfigError> {
         });
     }
     Ok(out)
+}
+
+fn cache_bytes(said: Option<String>) -> Result<Option<u64>, ConfigError> {
+    let parse = |value: String| {
+        size::parse(&value).map_err(|why| ConfigError::Value {
+            key: "--cache-size",
+            why: why.to_owned(),
+            value,
+        })
+    };
+    said.map(parse).transpose()
+}
+
+fn copies(said: Option<u32>) -> Result<u32, ConfigError> {
+    match said.unwrap_or(COPIES) {
+        n @ 1..=COPIES_MAX => Ok(n),
+        n => Err(ConfigError::Value {
+            key: "--copies",
+            value: n.to_string(),
+            why: format!("from 1 to {COPIES_MAX} other nodes"),
+        }),
+    }
 }
 
 fn absolute(path: PathBuf) -> PathBuf {
@@ -395,6 +468,22 @@ mod tests {
 
     #[test]
     fn listen_takes_what_people_type() {
+        let wrong = [
+            Source {
+                copies: Some(0),
+                ..Source::default()
+            },
+            Source {
+                cache_size: Some("12".to_owned()),
+                ..Source::default()
+            },
+        ];
+        for source in wrong {
+            assert!(matches!(
+                source.options(None),
+                Err(ConfigError::Value { .. })
+            ));
+        }
         for (text, addr) in [
             ("", "0.0.0.0:3838"),
             ("127.0.0.1", "127.0.0.1:3838"),

@@ -26,6 +26,7 @@ use crate::volume::{Identity, Outlet, Volume};
 
 mod address;
 mod answers;
+mod copies;
 mod fetching;
 mod git_host;
 mod history;
@@ -40,6 +41,7 @@ mod shelf;
 mod start;
 mod tokens;
 pub mod transfer;
+mod whereabouts;
 
 pub use start::run;
 
@@ -68,6 +70,14 @@ pub(crate) struct NodeInner {
     transfers: transfer::Transfers,
     /// Volumes whose large files are to be looked at.
     looks: keep::Looks,
+    /// Which of those are wanted here.
+    desks: keep::desk::Desks,
+    /// What this node is for.
+    tags: keep::tags::Tags,
+    /// Some file is not wanted any more.
+    tidying: tokio::sync::Notify,
+    /// What is promised to others, and who lets go here.
+    copies: copies::Promises,
     skews: Mutex<BTreeMap<NodeId, i64>>,
     /// Large files that came by git-lfs, of the volumes where somebody asked for some.
     shelves: Mutex<BTreeMap<VolumeName, Arc<shelf::Shelf>>>,

@@ -5,7 +5,7 @@
 //! them, so equal states have equal ids on every node. No threads, no disk: objects come and
 //! go through [`crate::store::objects::Objects`].
 
-mod attributes;
+pub mod attributes;
 mod author;
 pub mod cache;
 pub mod change;

@@ -25,6 +25,7 @@ use crate::store::pack;
 use crate::store::repo::Repo;
 
 mod amend;
+mod away;
 pub mod blobs;
 pub mod chain;
 mod commit;
@@ -33,11 +34,13 @@ pub mod derive;
 mod direct;
 mod dots;
 pub mod error;
+pub mod evict;
 mod git;
 pub mod inode;
 pub mod large;
 pub mod live;
 mod names;
+pub mod place;
 pub mod recover;
 mod room;
 mod root;
@@ -132,6 +135,10 @@ pub struct Volume {
     outlet: Arc<dyn Outlet>,
     blobs: blobs::Blobs,
     large: large::Large,
+    away: away::Away,
+    /// Held to write while bytes of large files go, to read while some are put that are in no
+    /// commit yet.
+    letting: RwLock<()>,
     git: git::GitSide,
     spills: AtomicU64,
     worker: Mutex<Option<JoinHandle<()>>>,
@@ -191,6 +198,8 @@ impl Volume {
             name,
             blobs: blobs::Blobs::new(&dir.join("cache"))?,
             large: large::Large::new(large_above),
+            away: away::Away::open(dir.join("away"))?,
+            letting: RwLock::default(),
             dir: dir.to_owned(),
             who,
             repo,

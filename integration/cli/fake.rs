@@ -18,8 +18,9 @@ use cellfs::control::readiness::{Readiness, Ready};
 use cellfs::control::server::Server;
 use cellfs::control::wire::{
     AddTo, Added, Attach, Changed, Checkout, Conflict, Conflicts, ConflictsOf, DiffOf, Differing,
-    Gathered, Head, Invite, Kept, LogEntry, LogOf, Member, Merge, Merges, MergesOf, Mounted,
-    Object, ObjectOf, PathOf, ResolveOf, RestoreOf, Side, Status, UrlOf, Version, Volume,
+    FileAt, Gathered, Head, Holder, Invite, Kept, LogEntry, LogOf, Member, Merge, Merges, MergesOf,
+    Mounted, Object, ObjectOf, PathOf, PinOf, Pinned, ResolveOf, RestoreOf, Side, Status, Stay,
+    Tagged, TagsOf, UrlOf, Version, Volume, Whereabouts,
 };
 use sha2::Digest;
 use tokio::signal::unix::{SignalKind, signal};
@@ -306,6 +307,55 @@ impl Node for Fake {
             pieces: Some(3),
             pieces_here: Some(1),
         })
+    }
+
+    async fn whereabouts(&self, what: PathOf) -> Answer<Whereabouts> {
+        let holder = |name: &str, bytes, keeps| Holder {
+            node: name.repeat(64),
+            name: name.to_owned(),
+            bytes,
+            keeps,
+        };
+        Ok(Whereabouts {
+            files: vec![FileAt {
+                path: what.path,
+                id: Cid::File([7; 32]),
+                length: 20_000_000,
+                kept: false,
+                because: "--keep pinned".to_owned(),
+                coming: Some("what is read of it is fetched when it is read".to_owned()),
+                nodes: vec![holder("a", 5_000_000, false), holder("b", 20_000_000, true)],
+            }],
+            more: 2,
+            silent: vec!["c".to_owned()],
+        })
+    }
+
+    async fn pin(&self, what: PinOf) -> Answer<Pinned> {
+        let stays = match what.kept {
+            Some(false) => vec![Stay {
+                path: what.path,
+                why: "0 other nodes have promised to keep a copy; 1 must".to_owned(),
+            }],
+            _ => Vec::new(),
+        };
+        Ok(Pinned {
+            files: 1,
+            bytes: 20_000_000,
+            bytes_here: 5_000_000,
+            stays,
+            stays_more: 0,
+        })
+    }
+
+    async fn tags(&self, what: TagsOf) -> Answer<Vec<Tagged>> {
+        Ok(vec![Tagged {
+            node: "a".repeat(64),
+            name: "n".to_owned(),
+            us: true,
+            keeps: "tagged".to_owned(),
+            tags: what.set.unwrap_or_default(),
+        }])
     }
 
     async fn gc(&self) -> Answer<Vec<Gathered>> {

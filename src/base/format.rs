@@ -24,8 +24,16 @@ pub const LFS_LOCKS: u8 = 1;
 /// Which manifest is of which large file that came by git-lfs; in the file's magic.
 pub const LFS_HEADS: u8 = 1;
 
+/// Which large files need not be here; in the file's magic.
+pub const AWAY: u8 = 1;
+/// Paths that are kept on a node, or are not; in the file's magic.
+pub const PINS: u8 = 1;
+/// What was promised to nodes that let go of their copies; the first byte of the file.
+pub const PROMISES: u8 = 1;
+
 /// What is on disk, by name.
-pub const DISK: [(&str, u8); 10] = [
+pub const DISK: [(&str, u8); 13] = [
+    ("away", AWAY),
     ("cell", CELL),
     ("chunks", CHUNKS),
     ("journal", JOURNAL),
@@ -33,6 +41,8 @@ pub const DISK: [(&str, u8); 10] = [
     ("lfs-locks", LFS_LOCKS),
     ("manifests", MANIFESTS),
     ("merge", MERGE),
+    ("pins", PINS),
+    ("promises", PROMISES),
     ("records", RECORDS),
     ("refs", REFS),
     ("tries", TRIES),

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 
 use crate::base::id::VolumeName;
-use crate::config::{self, ConfigError, LogFormat, OneOrMany, Options, Source};
+use crate::config::{self, ConfigError, Keep, LogFormat, OneOrMany, Options, Source};
 use crate::control::failure::{Answer, Code, Failure};
 use crate::control::wire::UrlOf;
 
+pub(super) mod keep;
 pub(super) mod objects;
 pub(super) mod past;
 
@@ -61,6 +62,18 @@ pub(super) enum Verb {
     Object(objects::Object),
     /// Keep the bytes of all files below a directory
     Import(objects::Import),
+    /// Tell which nodes have the bytes of large files
+    Where(keep::At),
+    /// Tell why the bytes of large files are here, come, or do not
+    Why(keep::At),
+    /// Keep the bytes of large files at a path on this node
+    Pin(keep::At),
+    /// Say no more of a path whether its large files are kept here
+    Unpin(keep::At),
+    /// Do not keep large files at a path here; they go when other nodes keep them
+    Drop(keep::At),
+    /// List what nodes are for; say what this one is for
+    Tags(keep::Tags),
     /// Make the node's repositories small; nothing is forgotten
     Gc(Show),
     /// Print a ticket with which other nodes may join
@@ -178,6 +191,31 @@ pub(super) struct Node {
     #[arg(long, env = "CELLFS_READ_ONLY", value_name = "BOOL", num_args = 0..=1,
           require_equals = true, default_missing_value = "true")]
     read_only: Option<bool>,
+    /// Large files of which all bytes are kept here: all, those that are pinned here, or those
+    /// and what is for a tag of this node. Of others what is read is fetched [default: all]
+    #[arg(
+        long,
+        value_name = "WHICH",
+        env = "CELLFS_KEEP",
+        help_heading = "Large files"
+    )]
+    keep: Option<Which>,
+    /// Room for what is not kept here, for example 20G [default: what the disk has]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        env = "CELLFS_CACHE_SIZE",
+        help_heading = "Large files"
+    )]
+    cache_size: Option<String>,
+    /// Other nodes that must have promised to keep a file before it is let go here [default: 1]
+    #[arg(
+        long,
+        value_name = "N",
+        env = "CELLFS_COPIES",
+        help_heading = "Large files"
+    )]
+    copies: Option<u32>,
     /// Stay in front
     #[arg(short, long)]
     pub(super) foreground: bool,
@@ -212,6 +250,13 @@ pub(super) const DETACHED: &str = "--detached";
 enum Format {
     Text,
     Json,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Which {
+    All,
+    Pinned,
+    Tagged,
 }
 
 impl Node {
@@ -253,6 +298,13 @@ impl Node {
             name: self.name.clone(),
             read_only: self.read_only,
             options: None,
+            keep: self.keep.map(|k| match k {
+                Which::All => Keep::All,
+                Which::Pinned => Keep::Pinned,
+                Which::Tagged => Keep::Tagged,
+            }),
+            cache_size: self.cache_size.clone(),
+            copies: self.copies,
             log: self.log.clone(),
             log_format: self.log_format.map(|f| match f {
                 Format::Text => LogFormat::Text,
@@ -426,11 +478,15 @@ mod tests {
     fn flags_become_options() {
         let words = "--join a --join b:9 --token T --yes C --volume v --state /s --listen :1 \
             --tls-cert c --tls-key k --plain-http --name n --read-only -f --log debug \
-            --log-format json";
+            --log-format json --keep pinned --cache-size 2G --copies 3";
         let n = node(&words.split_whitespace().collect::<Vec<_>>());
         assert!(n.foreground && n.yes.as_deref() == Some("C"));
         let (o, names_volume) = n.options(Some("/mnt".into()), &[]).expect("good");
         assert!(names_volume && o.plain_http && o.read_only);
+        assert_eq!(
+            (o.keep, o.cache_bytes, o.copies),
+            (Keep::Pinned, Some(2 << 30), 3)
+        );
         assert_eq!(o.join, ["a", "b:9"]);
         assert_eq!((o.volume.as_str(), o.name.as_str()), ("v", "n"));
         assert_eq!((o.state, o.listen.port()), ("/s".into(), 1));

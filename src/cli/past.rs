@@ -60,7 +60,7 @@ fn in_volume(path: &Path, mounts: &[Mounted]) -> Answer<(Option<VolumeName>, Vol
 }
 
 /// What a path on the command line means: with a volume's name, a relative one is of that volume.
-fn find(client: &mut Client, path: &Path, volume: &Volume) -> Answer<PathOf> {
+pub(super) fn find(client: &mut Client, path: &Path, volume: &Volume) -> Answer<PathOf> {
     let named = volume.name()?;
     if named.is_some() && path.is_relative() {
         return Ok(PathOf {

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::{ConfigError, OneOrMany, Source, suggest};
 
 /// Every key, which is every long flag that a file may set.
-pub const KEYS: [&str; 13] = [
+pub const KEYS: [&str; 16] = [
     "join",
     "token",
     "volume",
@@ -18,6 +18,9 @@ pub const KEYS: [&str; 13] = [
     "name",
     "options",
     "read-only",
+    "keep",
+    "cache-size",
+    "copies",
     "log",
     "log-format",
 ];

@@ -12,8 +12,8 @@ use super::readiness::Ready;
 use super::socket::SocketPath;
 use super::wire::{
     AnswerLine, Attach, Changed, Checkout, Conflicts, ConflictsOf, DiffOf, Differing, Gathered,
-    Invite, LogEntry, LogOf, Member, Merges, MergesOf, PathOf, Request, RequestLine, ResolveOf,
-    RestoreOf, Status, UrlOf,
+    Invite, LogEntry, LogOf, Member, Merges, MergesOf, PathOf, PinOf, Pinned, Request, RequestLine,
+    ResolveOf, RestoreOf, Status, Tagged, TagsOf, UrlOf, Whereabouts,
 };
 use super::{LINE_BYTES_MAX, PROTOCOL_VERSION, SOCKET_NAME};
 
@@ -264,6 +264,33 @@ impl Client {
     /// As [`Self::ask`].
     pub fn restore(&mut self, what: RestoreOf) -> Answer<Changed> {
         self.ask(Request::Restore(what))
+    }
+
+    /// Where large files are.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn whereabouts(&mut self, what: PathOf) -> Answer<Whereabouts> {
+        self.ask(Request::Where(what))
+    }
+
+    /// Says of a path whether its large files are kept on the node. Others may have to read all of
+    /// what is let go of before they promise to keep it, however long that takes.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn pin(&mut self, what: PinOf) -> Answer<Pinned> {
+        let patient = self.stream.get_mut().set_read_timeout(None);
+        patient.map_err(|e| self.silent(&e))?;
+        self.ask(Request::Pin(what))
+    }
+
+    /// Gives the node tags, and lists those of all.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn tags(&mut self, what: TagsOf) -> Answer<Vec<Tagged>> {
+        self.ask(Request::Tags(what))
     }
 
     /// Has the repositories of all volumes made small, however long that takes.

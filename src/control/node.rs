@@ -9,8 +9,8 @@ use super::flow::Flow;
 use super::readiness::Ready;
 use super::wire::{
     AddTo, Added, Attach, Changed, Checkout, Conflicts, ConflictsOf, DiffOf, Differing, Gathered,
-    Invite, LogEntry, LogOf, Member, Merges, MergesOf, Object, ObjectOf, PathOf, ResolveOf,
-    RestoreOf, Status, UrlOf,
+    Invite, LogEntry, LogOf, Member, Merges, MergesOf, Object, ObjectOf, PathOf, PinOf, Pinned,
+    ResolveOf, RestoreOf, Status, Tagged, TagsOf, UrlOf, Whereabouts,
 };
 
 /// The daemon as commands see it. Calls may come at once from several connections.
@@ -55,6 +55,12 @@ pub trait Node: Send + Sync + 'static {
     async fn get(&self, what: ObjectOf) -> Answer<(u64, Box<dyn Flow>)>;
     /// Tells what is known of bytes.
     async fn object(&self, what: ObjectOf) -> Answer<Object>;
+    /// Tells which large files are at a path, and who has them.
+    async fn whereabouts(&self, what: PathOf) -> Answer<Whereabouts>;
+    /// Says of a path whether its large files are kept here; of what is not, lets go.
+    async fn pin(&self, what: PinOf) -> Answer<Pinned>;
+    /// Gives the node tags, and tells those of all members.
+    async fn tags(&self, what: TagsOf) -> Answer<Vec<Tagged>>;
     /// Makes the repositories of all volumes small; answers when it is done.
     async fn gc(&self) -> Answer<Vec<Gathered>>;
     /// Begins to drain and end; answers before it has.

@@ -191,6 +191,9 @@ async fn dispatch(request: Request, node: &dyn Node) -> Answer<serde_json::Value
         Request::Restore(what) => value(node.restore(what).await?),
         Request::Object(what) => value(node.object(what).await?),
         Request::Add(_) | Request::Get(_) => Err(Failure::bug("bytes were not looked for")),
+        Request::Where(what) => value(node.whereabouts(what).await?),
+        Request::Pin(what) => value(node.pin(what).await?),
+        Request::Tags(what) => value(node.tags(what).await?),
         Request::Gc => value(node.gc().await?),
         Request::Shutdown => value(node.shutdown().await?),
     }

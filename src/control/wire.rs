@@ -9,10 +9,12 @@ use crate::base::id::VolumeName;
 use crate::base::mount_options::MountOptions;
 use crate::base::path::VolumePath;
 
+mod copies;
 mod gc;
 mod objects;
 mod past;
 
+pub use copies::{FileAt, Holder, PinOf, Pinned, Stay, Tagged, TagsOf, Whereabouts};
 pub use gc::{Gathered, Kept};
 pub use objects::{AddTo, Added, Object, ObjectOf};
 pub use past::{
@@ -99,6 +101,12 @@ pub enum Request {
     Get(ObjectOf),
     /// What is known of bytes: [`Object`].
     Object(ObjectOf),
+    /// Where large files are: [`Whereabouts`].
+    Where(PathOf),
+    /// Keep large files on the node, or not: [`Pinned`].
+    Pin(PinOf),
+    /// What nodes are for: [`Tagged`] of each.
+    Tags(TagsOf),
     /// Make the repositories small: [`Gathered`] of each volume.
     Gc,
     /// Unmount all and end.

@@ -23,15 +23,42 @@ pub type Attributes = (Vec<u8>, Vec<u8>);
 /// Paths have no slash at the front.
 #[must_use]
 pub fn driver(files: &[Attributes], path: &[u8]) -> Driver {
+    found(files, path, "merge", |state| match state {
+        StateRef::Set | StateRef::Unspecified => Driver::Text,
+        StateRef::Unset => Driver::Binary,
+        StateRef::Value(name) => Driver::named(&name.as_bstr().to_str_lossy()),
+    })
+}
+
+/// The value of an attribute for a path, by the same rules; none if it is only set or unset.
+#[must_use]
+pub fn value(files: &[Attributes], path: &[u8], name: &str) -> Option<String> {
+    found(files, path, name, |state| match state {
+        StateRef::Value(value) => Some(value.as_bstr().to_str_lossy().into_owned()),
+        _ => None,
+    })
+}
+
+fn found<T: Default>(
+    files: &[Attributes],
+    path: &[u8],
+    name: &str,
+    say: impl Fn(StateRef<'_>) -> T,
+) -> T {
     if files.is_empty() {
-        return Driver::default();
+        return T::default();
     }
     // What a parser cannot bear is as good as no file, on every node alike.
-    let named = catch_unwind(AssertUnwindSafe(|| look(files, path)));
+    let named = catch_unwind(AssertUnwindSafe(|| look(files, path, name, &say)));
     named.unwrap_or_default()
 }
 
-fn look(files: &[Attributes], path: &[u8]) -> Driver {
+fn look<T: Default>(
+    files: &[Attributes],
+    path: &[u8],
+    name: &str,
+    say: &impl Fn(StateRef<'_>) -> T,
+) -> T {
     let mut collection = MetadataCollection::default();
     let mut search = Search::default();
     let macros = b"[attr]binary -diff -merge -text";
@@ -40,7 +67,7 @@ fn look(files: &[Attributes], path: &[u8]) -> Driver {
         .add_patterns_buffer(macros, source, None, &mut collection, true)
         .is_err()
     {
-        return Driver::default();
+        return T::default();
     }
     for (dir, bytes) in files.iter().filter(|(_, bytes)| bytes.len() <= BYTES_MAX) {
         // The paths are only compared with one another.
@@ -57,14 +84,10 @@ fn look(files: &[Attributes], path: &[u8]) -> Driver {
         }
     }
     let mut out = Outcome::default();
-    out.initialize_with_selection(&collection, ["merge"]);
+    out.initialize_with_selection(&collection, [name]);
     search.pattern_matching_relative_path(BStr::new(path), Case::Sensitive, Some(false), &mut out);
     let Some(found) = out.iter_selected().next() else {
-        return Driver::default();
+        return T::default();
     };
-    match found.assignment.state {
-        StateRef::Set | StateRef::Unspecified => Driver::Text,
-        StateRef::Unset => Driver::Binary,
-        StateRef::Value(name) => Driver::named(&name.as_bstr().to_str_lossy()),
-    }
+    say(found.assignment.state)
 }

@@ -19,6 +19,7 @@ use crate::volume::{Identity, Outlet, Volume};
 
 mod anything;
 mod direct;
+mod evict;
 mod failing;
 mod held;
 mod large;
@@ -150,7 +151,7 @@ fn fsck(v: &Volume) {
 
 /// Large files that came, of which something is not here.
 fn wanted(v: &Volume) -> Vec<Oid> {
-    let met = v.meet().unwrap();
+    let met = v.meet().unwrap().met;
     met.iter().filter(|m| m.lacks).map(|m| m.head).collect()
 }
 

@@ -15,7 +15,8 @@ use crate::control::readiness::Ready;
 use crate::control::wire::{
     AddTo, Added, Attach, Changed, Checkout, Conflicts, ConflictsOf, DiffOf, Differing, Gathered,
     Head, Invite, Kept, LogEntry, LogOf, Member, Merges, MergesOf, Mounted, Object, ObjectOf,
-    PathOf, Peer, ResolveOf, RestoreOf, Source, Status, Transfer, UrlOf, Volume as VolumeStatus,
+    PathOf, Peer, PinOf, Pinned, ResolveOf, RestoreOf, Source, Status, Tagged, TagsOf, Transfer,
+    UrlOf, Volume as VolumeStatus, Whereabouts,
 };
 use crate::doors::git::Access;
 use crate::doors::http::Pages;
@@ -399,6 +400,18 @@ impl Node for Answers {
 
     async fn object(&self, what: ObjectOf) -> Answer<Object> {
         self.0.object(what).await
+    }
+
+    async fn whereabouts(&self, what: PathOf) -> Answer<Whereabouts> {
+        self.0.whereabouts(what).await
+    }
+
+    async fn pin(&self, what: PinOf) -> Answer<Pinned> {
+        self.0.pin(what).await
+    }
+
+    async fn tags(&self, what: TagsOf) -> Answer<Vec<Tagged>> {
+        self.0.tags(what).await
     }
 
     async fn gc(&self) -> Answer<Vec<Gathered>> {

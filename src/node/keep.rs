@@ -3,9 +3,15 @@
 //! A look at a volume follows each change of its view, in its own time: which large files are in it
 //! that were not, and what of them is not here, which is then fetched. Invariant: a look that is
 //! asked for comes after that, however many are asked for at once. Tasks: one, whose looks run on
-//! threads that may wait for the disk.
+//! threads that may wait for the disk. Which files are wanted here is said in [`rules`] and kept in
+//! mind in [`desk`]; what is not wanted goes by [`tidy`].
 
-use std::collections::BTreeSet;
+pub(super) mod desk;
+pub(super) mod rules;
+pub(super) mod tags;
+pub(super) mod tidy;
+
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -17,7 +23,7 @@ use super::transfer::{Library, Transfers};
 use crate::base::id::{Oid, VolumeName};
 use crate::chunk::store::Chunks;
 use crate::store::objects::Objects;
-use crate::volume::large::{Lacking, Supply};
+use crate::volume::large::{Lacking, Meeting, Supply};
 use crate::volume::{Volume, VolumeResult};
 
 /// A look that failed is tried again after this long.
@@ -39,6 +45,11 @@ impl Library for Volumes {
         let v = self.0.upgrade()?.volume(volume)?;
         let repo: Arc<dyn Objects> = v.repo().clone();
         Some(repo)
+    }
+
+    fn is_cached(&self, volume: &VolumeName, head: &Oid) -> bool {
+        let v = self.0.upgrade().and_then(|n| n.volume(volume));
+        v.is_some_and(|v| v.is_away(head))
     }
 }
 
@@ -122,22 +133,50 @@ pub(super) async fn run(node: Arc<NodeInner>) {
 }
 
 impl NodeInner {
+    /// Looks at a volume now. Blocking.
+    pub(super) fn look_now(&self, v: &Arc<Volume>) -> VolumeResult<()> {
+        let one = self.looks.looking.lock();
+        self.look(v, &one.unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// One at a time: who comes second finds that all is on its way.
     fn look(&self, v: &Arc<Volume>, _one: &MutexGuard<'_, ()>) -> VolumeResult<()> {
         let met = v.meet()?;
-        if met.is_empty() {
-            return Ok(());
+        let done = self.wish(v, &met);
+        if done.is_err() {
+            v.meet_anew();
         }
-        let heads = met.iter().map(|m| m.head);
+        done
+    }
+
+    fn wish(&self, v: &Arc<Volume>, m: &Meeting) -> VolumeResult<()> {
+        let w = self.wishes(v, m)?;
         // git-lfs asks for them by the SHA-256 that their pointers have.
+        let heads = m.met.iter().map(|m| m.head);
         let noted = self.shelf(v).and_then(|s| s.note(heads));
         if let Err(e) = noted {
             tracing::warn!(volume = %v.name(), error = %e, "large files are not known to git-lfs");
         }
-        let lacking = met.iter().filter(|m| m.lacks);
-        let lacking: Vec<_> = lacking.map(|m| (m.head, m.over)).collect();
+        let back: Vec<Oid> = w.wanted.iter().map(|(h, _)| *h).collect();
+        v.take_back(&back)?;
+        let met: HashMap<Oid, bool> = m.met.iter().map(|m| (m.head, m.lacks)).collect();
+        let mut lacking = Vec::new();
+        for (head, over) in w.wanted {
+            let lacks = match met.get(&head) {
+                Some(lacks) => *lacks,
+                None => !v.lacks(&head, 1)?.is_empty(),
+            };
+            if lacks {
+                lacking.push((head, over));
+            }
+        }
         if !lacking.is_empty() {
             self.transfers.keep(v.name(), lacking);
+        }
+        if !w.unwanted.is_empty() {
+            self.transfers.unkeep(v.name(), w.unwanted.clone());
+            self.forgo(v, &w.unwanted)?;
+            self.tidying.notify_one();
         }
         Ok(())
     }

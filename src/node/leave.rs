@@ -1,5 +1,7 @@
-//! The end of a membership: nothing that was written here goes with the node.
+//! The end of a membership: nothing that was written here goes with the node, of large files all
+//! that the folder shows.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -7,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::NodeInner;
 use super::replicate::{GOSSIP_KEY, gossiped};
 use crate::base::id::{NodeId, Oid, VolumeName};
+use crate::base::path::VolumePath;
 use crate::control::failure::{Answer, Failure};
 use crate::peers::{MemberState, Peers};
 use crate::replicator::GOSSIPED_HEADS_MAX;
@@ -73,12 +76,17 @@ async fn handed_over(node: &Arc<NodeInner>) -> Answer<()> {
         return Ok(());
     }
     let began = Instant::now();
+    let mut kept = BTreeSet::new();
     loop {
         let missing = node.blocking(|n| {
             flush(n)?;
             only_here(n)
         });
-        let Some(volume) = missing.await? else {
+        let missing = match missing.await? {
+            Some(volume) => Some((volume, None)),
+            None => large_only_here(node, p, &mut kept).await?,
+        };
+        let Some((volume, file)) = missing else {
             return Ok(());
         };
         let alone = p.connected().is_empty();
@@ -88,8 +96,10 @@ async fn handed_over(node: &Arc<NodeInner>) -> Answer<()> {
             } else {
                 "no other member has it yet"
             };
+            let file = file.map(|f| format!(", {f} for one,"));
             return Err(Failure::failed(format!(
-                "what is in volume {volume} would be lost: {why}"
+                "what is in volume {volume}{} would be lost: {why}",
+                file.unwrap_or_default()
             ))
             .hint("try again later; `cellfs leave --force` leaves all the same"));
         }
@@ -117,6 +127,41 @@ fn only_here(node: &NodeInner) -> Answer<Option<VolumeName>> {
             tracing::warn!(volume = %v.name(), error = %e, "heads were not covered");
         }
         return Ok(Some(v.name().clone()));
+    }
+    Ok(None)
+}
+
+/// A large file of which no connected member says that its copy counts; `kept`: those of which one
+/// said so before.
+async fn large_only_here(
+    node: &Arc<NodeInner>,
+    p: &Peers,
+    kept: &mut BTreeSet<(VolumeName, Oid)>,
+) -> Answer<Option<(VolumeName, Option<String>)>> {
+    let files = node.blocking(|n| {
+        let mut out = Vec::new();
+        for v in n.all_volumes() {
+            let files = v.large_below(&v.view(), b"");
+            for f in files.map_err(Failure::failed)? {
+                let here = f.heads.iter().filter(|h| !v.is_away(h));
+                out.extend(here.map(|h| ((v.name().clone(), *h), f.path.clone())));
+            }
+        }
+        Ok(out)
+    });
+    let connected: Vec<NodeId> = p.connected().into_iter().map(|(n, _)| n).collect();
+    for (file, path) in files.await? {
+        if kept.contains(&file) {
+            continue;
+        }
+        let asked = connected.iter().map(|peer| node.told_by(*peer, &file));
+        let told = futures::future::join_all(asked).await;
+        if told.into_iter().flatten().any(|t| t.keeps) {
+            kept.insert(file);
+            continue;
+        }
+        let path = VolumePath::new(&path).unwrap_or_default().to_string();
+        return Ok(Some((file.0, Some(path))));
     }
     Ok(None)
 }

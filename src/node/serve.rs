@@ -18,8 +18,9 @@ use tokio::sync::Semaphore;
 use tokio_util::io::SyncIoBridge;
 
 use super::fetching::{Answer, Fetching};
-use super::{NodeInner, objects, transfer};
+use super::{NodeInner, copies, objects, transfer};
 use crate::base::id::{NodeId, Oid, VolumeName};
+use crate::copies::wire::KIND_COPY;
 use crate::peers::{Handler, RecvStream, SendStream};
 use crate::replicator::HeadNotice;
 use crate::replicator::exchange::{self, ExchangeError, Judged, Known, raw};
@@ -292,6 +293,12 @@ impl Handler for Server {
             match transfer::read_request(len, kind, &mut request).await {
                 Ok(r) => node.transfers.serve(peer, r, reply).await,
                 Err(e) => tracing::debug!(peer = %peer.short(), error = %e, "not a request"),
+            }
+            return;
+        }
+        if kind == KIND_COPY {
+            if let Err(e) = copies::serve(node, peer, len, request, reply).await {
+                tracing::debug!(peer = %peer.short(), error = %e, "nothing was promised");
             }
             return;
         }

@@ -202,6 +202,13 @@ impl Shelf {
         self.heads().known.get(sha256).copied()
     }
 
+    /// All files that are known, by the heads of their manifests.
+    pub(super) fn all(&self) -> Vec<Oid> {
+        let heads = self.heads();
+        let all = heads.known.values();
+        all.map(|h| id_of(ObjectKind::Blob, &h.encode())).collect()
+    }
+
     /// Notes files of the volume's folder by the heads of their manifests.
     pub(super) fn note(&self, heads: impl Iterator<Item = Oid>) -> Result<(), ShelfError> {
         let heads = heads.map(|id| Ok(self.volume.large_head(&id)?));
@@ -266,13 +273,21 @@ impl Shelf {
     /// Makes a file that was surveyed a container, durable.
     fn keep(&self, survey: &Survey, path: TempPath) -> Result<(), ShelfError> {
         let head = self.keep_manifest(survey)?;
+        let _still = self.volume.keep_still();
         self.heads()
             .add([head])
             .map_err(failed("note a manifest"))?;
+        self.counts(&head)?;
         self.chunks.adopt(&path, survey, true)?;
         // The name is gone, and may be another upload's by now.
         let _moved = path.keep();
         Ok(())
+    }
+
+    /// What is put here counts as a copy: who put it has no promise that others keep it.
+    fn counts(&self, head: &Head) -> Result<(), ShelfError> {
+        let id = id_of(ObjectKind::Blob, &head.encode());
+        Ok(self.volume.take_back(&[id])?)
     }
 
     /// Puts the manifest's objects that are not here into the repository, durable.

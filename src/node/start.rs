@@ -10,7 +10,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::answers::Answers;
+use super::copies::{self, Promises};
 use super::git_host::Host;
+use super::keep::tags::Tags;
 use super::keep::{self, Volumes};
 use super::replicate;
 use super::serve::Server;
@@ -79,6 +81,10 @@ async fn serve(options: Options, readiness: &Readiness, lock: &StateLock) -> Ans
     config.listen = bound;
     let (cell, joined) = membership(&options, &config, readiness).await?;
     let tokens = Tokens::load_or_create(&options.state.join("tokens")).map_err(Failure::failed)?;
+    let state = |what, e| Failure::failed(format!("{what} cannot be read: {e}"));
+    let tags = Tags::open(options.state.join("tags")).map_err(|e| state("the node's tags", e))?;
+    let copies = Promises::open(options.state.join("promises"));
+    let copies = copies.map_err(|e| state("what the node promised", e))?;
     let (core, messages) = mpsc::channel(replicate::MESSAGES);
     let stop = CancellationToken::new();
     let (dir, volume) = (options.dir.clone(), options.volume.clone());
@@ -93,6 +99,10 @@ async fn serve(options: Options, readiness: &Readiness, lock: &StateLock) -> Ans
             transfers
         },
         looks: keep::Looks::default(),
+        desks: keep::desk::Desks::default(),
+        tags,
+        tidying: tokio::sync::Notify::new(),
+        copies,
         options,
         key,
         peers: OnceLock::new(),
@@ -120,6 +130,9 @@ async fn serve(options: Options, readiness: &Readiness, lock: &StateLock) -> Ans
     let (transfers, to, end) = (node.transfers.clone(), peers.clone(), stop.clone());
     let transfers = inbox.map(|i| tokio::spawn(async move { transfers.run(to, i, end).await }));
     tokio::spawn(keep::run(node.clone()));
+    tokio::spawn(keep::tidy::run(node.clone()));
+    tokio::spawn(copies::run(node.clone()));
+    node.tell_tags()?;
     let end = start_rest(
         &node,
         lock,

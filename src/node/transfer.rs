@@ -63,6 +63,12 @@ pub trait Library: Send + Sync + 'static {
 
     /// The git objects of a volume, which has manifests among them.
     fn objects(&self, volume: &VolumeName) -> Option<Arc<dyn Objects>>;
+
+    /// Whether what is read of a file goes into a container, with which it can be removed.
+    fn is_cached(&self, volume: &VolumeName, head: &Oid) -> bool {
+        let _all_are_kept = (volume, head);
+        false
+    }
 }
 
 /// Bytes did not come in time, or nobody has them.
@@ -88,6 +94,25 @@ pub struct Status {
     pub from: Vec<(NodeId, u64, u64)>,
     /// Why files do not get on.
     pub stuck: Vec<String>,
+    /// The files of which something comes.
+    pub each: Vec<Coming>,
+}
+
+/// How far a file is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Coming {
+    /// Of which volume.
+    pub volume: VolumeName,
+    /// The head of its manifest.
+    pub head: Oid,
+    /// Bytes that lacked when it was begun.
+    pub total: u64,
+    /// Bytes that still lack.
+    pub left: u64,
+    /// Bytes a second of late.
+    pub rate: u64,
+    /// Why it does not get on, if so.
+    pub stuck: Option<&'static str>,
 }
 
 impl Status {

@@ -22,7 +22,7 @@ use crate::store::objects::ObjectKind;
 const DEPTH_MAX: usize = 4096;
 
 /// Whether a file at this place names drivers.
-pub(crate) fn names_drivers(place: &Placed) -> bool {
+pub fn names_drivers(place: &Placed) -> bool {
     place.name.as_bytes() == FILE_NAME.as_bytes()
 }
 

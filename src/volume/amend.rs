@@ -86,7 +86,7 @@ impl Volume {
         })
     }
 
-    fn run<T: Send + 'static>(
+    pub(super) fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Worker<'_>) -> T + Send + 'static,
     ) -> VolumeResult<T> {

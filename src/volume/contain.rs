@@ -119,7 +119,8 @@ impl Volume {
     pub(crate) fn hand_container(&self, head: &Oid) -> VolumeResult<Option<Arc<Spill>>> {
         let sha256 = self.known(head)?.head.sha256;
         let mut held = lock(&self.large.held);
-        if held.get(&sha256).is_some_and(|s| s.strong_count() > 0) {
+        let is_held = held.get(&sha256).is_some_and(|s| s.strong_count() > 0);
+        if is_held || lock(&self.large.leaving).contains(&sha256) {
             return Ok(None);
         }
         let Some((file, true)) = self.chunks()?.container(&sha256)? else {
@@ -221,19 +222,21 @@ impl Volume {
     /// As the store.
     pub fn give_container_up(&self, sha256: &Sha256) -> VolumeResult<()> {
         let sha256 = *sha256;
-        let is_held = lock(&self.large.held)
-            .get(&sha256)
-            .is_some_and(|s| s.strong_count() > 0);
-        if is_held {
+        if !self.begin_leaving(&sha256) {
             return Ok(());
         }
-        lock(&self.large.held).remove(&sha256);
+        let done = self.move_into_packs(&sha256);
+        lock(&self.large.leaving).remove(&sha256);
+        done
+    }
+
+    fn move_into_packs(&self, sha256: &Sha256) -> VolumeResult<()> {
         let chunks = self.chunks()?;
-        if chunks.container(&sha256)?.is_none() {
+        if chunks.container(sha256)?.is_none() {
             return Ok(());
         }
-        self.large.let_go(&sha256);
-        chunks.evict(&sha256, &mut |_| true)?;
+        self.large.let_go(sha256);
+        chunks.evict(sha256, &mut |_| true)?;
         Ok(())
     }
 }

@@ -10,7 +10,7 @@
 //! journal. Reads wait for nobody: what is not here is [`VolumeError::Lacking`], and who may wait
 //! asks [`Supply`]. Threads: any; nothing here is done under the table's lock but what says so.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
@@ -26,12 +26,13 @@ use super::inode::{Data, Ino};
 use super::spill::Spill;
 use super::view::View;
 use super::{Volume, VolumeResult};
-use crate::base::id::Oid;
+use crate::base::id::{FileId, Oid};
 use crate::base::limit::FILE_BYTES_MAX;
 use crate::chunk::manifest::{self, Cursor, Head, NODE_BYTES_MAX, NodeKind, Place};
 use crate::chunk::pointer::{self, POINTER_BYTES_MAX};
 use crate::chunk::store::{ChunkError, Chunks};
 use crate::chunk::{self, ChunkId, Sha256, Survey, cut};
+use crate::record::attributes::names_drivers;
 use crate::record::model::{Kind, Record};
 use crate::record::trie;
 use crate::store::objects::{Both, ObjectError, ObjectKind, Objects, id_of};
@@ -75,6 +76,17 @@ pub struct Met {
     pub lacks: bool,
     /// The version of the same file that it came instead of.
     pub over: Option<Oid>,
+}
+
+/// What is new of a volume's large files.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Meeting {
+    /// Large files that came.
+    pub met: Vec<Met>,
+    /// Files that are large or were, and the heads of their versions now.
+    pub files: Vec<(FileId, Vec<Oid>)>,
+    /// Others may have other paths than before, or other attributes.
+    pub is_moved: bool,
 }
 
 /// A large file that is read.
@@ -202,8 +214,14 @@ fn malformed(id: Oid, why: String) -> ObjectError {
     }
 }
 
+/// Whether a change of this record may be one of others' paths or attributes.
+fn moves_others(r: &Record) -> bool {
+    let is_dir = r.content.iter().any(|c| c.kind == Kind::Dir);
+    is_dir || r.place().is_some_and(|p| names_drivers(&p))
+}
+
 /// The large versions of a file, the one that is shown first.
-fn large_of(record: Option<&Record>) -> Vec<Oid> {
+pub(super) fn large_of(record: Option<&Record>) -> Vec<Oid> {
     let all = record.into_iter().flat_map(|r| &r.content);
     let large = all.filter(|c| c.kind == Kind::Large);
     large.map(|c| c.blob).collect()
@@ -248,36 +266,66 @@ impl Volume {
         }
     }
 
+    /// Shows the records in which a view differs from one before, or from none.
+    pub(super) fn visit_news(
+        &self,
+        before: Option<&View>,
+        view: &View,
+        visit: &mut dyn FnMut(FileId, &[Option<&Record>]),
+    ) -> VolumeResult<()> {
+        let stage = before.unwrap_or(view).stage.clone();
+        let both = Both::new(stage, view.stage.clone());
+        let both: &dyn Objects = &both;
+        let src = self.source_of(both);
+        let was = match before {
+            Some(before) => before.state.ids,
+            None => trie::empty::<Record>(src)?,
+        };
+        trie::visit_differing(src, &[was, view.state.ids], &mut |id, row| {
+            visit(id, row);
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    /// All large files are new to who asks [`Volume::meet`] next.
+    pub fn meet_anew(&self) {
+        *lock(&self.large.told) = None;
+    }
+
+    /// Large files that are in the view and were not when [`Volume::meet`] was asked.
+    pub(super) fn not_met(&self) -> VolumeResult<BTreeSet<Oid>> {
+        let told = lock(&self.large.told).clone();
+        let mut heads = BTreeSet::new();
+        self.visit_news(told.as_ref(), &self.view(), &mut |_, row| {
+            heads.extend(large_of(row.last().copied().flatten()));
+        })?;
+        Ok(heads)
+    }
+
     /// Large files that are in the view and were not when this was asked before. Cost follows the
     /// difference; the first time it is all files.
     ///
     /// # Errors
     /// As the store; then all of that is for the next time.
-    pub fn meet(&self) -> VolumeResult<Vec<Met>> {
+    pub fn meet(&self) -> VolumeResult<Meeting> {
         let mut told = lock(&self.large.told);
         let view = self.view();
         let mut heads: BTreeMap<Oid, Option<Oid>> = BTreeMap::new();
-        let mut note = |_, row: &[Option<&Record>]| {
-            let [was, now] = [row.first(), row.last()].map(|r| large_of(r.copied().flatten()));
+        let (mut files, mut is_moved) = (Vec::new(), told.is_none());
+        self.visit_news(told.as_ref(), &view, &mut |id, row| {
+            let rows = [row.first(), row.last()].map(|r| r.copied().flatten());
+            is_moved |= rows.iter().flatten().any(|r| moves_others(r));
+            let [was, now] = rows.map(large_of);
+            if !was.is_empty() || !now.is_empty() {
+                files.push((id, now.clone()));
+            }
             for head in now {
                 let over = was.first().filter(|_| !was.contains(&head)).copied();
                 let of = heads.entry(head).or_default();
                 *of = of.or(over);
             }
-            Ok(())
-        };
-        let stage = match &*told {
-            Some(before) => before.stage.clone(),
-            None => view.stage.clone(),
-        };
-        let both = Both::new(stage, view.stage.clone());
-        let both: &dyn Objects = &both;
-        let src = self.source_of(both);
-        let was = match &*told {
-            Some(before) => before.state.ids,
-            None => trie::empty::<Record>(src)?,
-        };
-        trie::visit_differing(src, &[was, view.state.ids], &mut note)?;
+        })?;
         let mut out = Vec::new();
         for (head, over) in heads {
             match self.lacks(&head, 1) {
@@ -294,7 +342,11 @@ impl Volume {
             }
         }
         *told = Some(view);
-        Ok(out)
+        Ok(Meeting {
+            met: out,
+            files,
+            is_moved,
+        })
     }
 
     /// What a file of git means whose bytes are a pointer to what is a container here: the head of
@@ -319,7 +371,9 @@ impl Volume {
         if !is_it || self.large.above == NEVER || !chunks.lacks(&survey.pieces, 1).is_empty() {
             return Ok(None);
         }
-        Ok(Some(put_manifest(stage, &survey)?))
+        let head = put_manifest(stage, &survey)?;
+        self.take_back(&[head])?;
+        Ok(Some(head))
     }
 
     /// Whether there is somebody to wait for.
@@ -370,7 +424,14 @@ impl Volume {
         Ok((kind, stage.put(ObjectKind::Blob, bytes)?))
     }
 
+    /// Also of what was away: who wrote it here has no promise that others keep it.
     fn keep_large(&self, stage: &dyn Objects, s: &Arc<Spill>) -> VolumeResult<Oid> {
+        let head = self.put_large(stage, s)?;
+        self.take_back(&[head])?;
+        Ok(head)
+    }
+
+    fn put_large(&self, stage: &dyn Objects, s: &Arc<Spill>) -> VolumeResult<Oid> {
         if let Some((_, head)) = s.contained()
             && self.repo.has(&head)?
         {

@@ -232,7 +232,7 @@ fn what_others_wrote_is_read_when_its_bytes_come() {
     a.flush_all().unwrap();
     pull_records(&a, &b);
     assert_eq!(wanted(&b).len(), 2);
-    assert!(b.meet().unwrap().is_empty(), "told twice");
+    assert!(b.meet().unwrap().met.is_empty(), "told twice");
     let ino = walk(&fb, "big");
     assert_eq!(fb.getattr(ino).unwrap().size, LEN as u64);
     assert_eq!(in_git(&a, "big"), in_git(&b, "big"));

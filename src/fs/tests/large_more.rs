@@ -332,12 +332,12 @@ fn who_lacks_a_version_is_told_which_one_it_came_instead_of() {
     put_bytes(&fa, "other", &noise(32, LEN));
     a.flush_all().unwrap();
     pull_records(&a, &b);
-    let met = b.meet().unwrap();
+    let met = b.meet().unwrap().met;
     assert!(met.len() == 2 && met.iter().all(|m| m.over.is_none()));
     let met_after = |what: &str| {
         a.flush_all().unwrap();
         pull_records(&a, &b);
-        let met = b.meet().unwrap();
+        let met = b.meet().unwrap().met;
         let [m] = met[..] else {
             panic!("{what}: {met:?}");
         };

@@ -59,8 +59,10 @@ impl Shelf {
             return Ok(named);
         }
         let head = self.keep_manifest(&survey)?;
+        let _still = self.volume.keep_still();
         let noted = self.heads().add([head]);
         noted.map_err(failed("note a manifest"))?;
+        self.counts(&head)?;
         self.put_pieces(&open()?, &survey)?;
         Ok(named)
     }

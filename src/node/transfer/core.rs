@@ -10,7 +10,9 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use super::entry::Entry;
-use super::{Fetch, KEEP_MAX, Lacking, Message, Name, PIECES_MAX, Shared, Status, lock, take};
+use super::{
+    Coming, Fetch, KEEP_MAX, Lacking, Message, Name, PIECES_MAX, Shared, Status, lock, take,
+};
 use crate::base::id::{NodeId, Oid, VolumeName};
 use crate::swarm::pieces::Pieces;
 use crate::swarm::{FILES_MAX, File, Input, Output, READERS_MAX, Reader, Swarm, Why};
@@ -628,6 +630,14 @@ impl Core {
             if o.keep {
                 s.bytes_left += p.left;
             }
+            s.each.push(Coming {
+                volume: o.entry.name.0.clone(),
+                head: o.entry.name.1,
+                total: p.total,
+                left: p.left,
+                rate: p.rate,
+                stuck: p.stuck.map(|why| said(Some(why))),
+            });
             if let Some(why) = p.stuck.filter(|_| self.stuck.contains_key(file)) {
                 let (volume, head) = &o.entry.name;
                 s.stuck
@@ -672,7 +682,7 @@ fn load(
     let (entry, lacking) = loaded
         .map_err(|e| tracing::info!(volume = %name.0, head = %name.1, error = %e, "not read"))
         .ok()?;
-    if !keep {
+    if !keep && (lacking.is_empty() || !shared.library.is_cached(&name.0, &name.1)) {
         return Some((Arc::new(entry), lacking));
     }
     let chunks = shared.library.chunks(&name.0)?;

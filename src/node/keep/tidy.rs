@@ -1,0 +1,215 @@
+//! What is not wanted here goes: files that others have promised to keep become a cache, and of
+//! the cache goes what was used last longest ago when there is too much of it.
+//!
+//! Invariant: only what [`crate::copies`] allows, or what was never all here, is taken out of what
+//! counts; only what does not count is removed. Tasks: one, whose work runs on threads that may
+//! wait for the disk.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::desk::lock;
+use crate::base::id::Oid;
+use crate::chunk::Sha256;
+use crate::config::Keep;
+use crate::control::failure::Failure;
+use crate::node::NodeInner;
+use crate::node::copies::Stays;
+use crate::volume::evict::Known;
+use crate::volume::{Volume, VolumeResult};
+
+/// What is not wanted is looked for this often, and soon after something became so.
+const EVERY: Duration = Duration::from_secs(20);
+/// Files that others are asked for at a time.
+const AT_ONCE: usize = 32;
+/// What could not be let go of is tried again after about this long, then after twice that and so
+/// on.
+const AGAIN: Duration = Duration::from_secs(10);
+const AGAIN_MAX: Duration = Duration::from_secs(600);
+/// What the disk is to have free when nothing else bounds the cache: a twentieth, within these.
+const FREE_BYTES: (u64, u64) = (256 << 20, 2 << 30);
+
+/// Tidies until the node stops.
+pub(in crate::node) async fn run(node: Arc<NodeInner>) {
+    loop {
+        tokio::select! {
+            () = node.stop.cancelled() => return,
+            () = node.tidying.notified() => {}
+            () = tokio::time::sleep(EVERY) => {}
+        }
+        for v in node.all_volumes() {
+            tidy(&node, &v).await;
+        }
+    }
+}
+
+async fn tidy(node: &Arc<NodeInner>, v: &Arc<Volume>) {
+    let volume = v.clone();
+    let surplus = node
+        .blocking(move |n| n.surplus(&volume).map_err(Failure::failed))
+        .await;
+    match surplus {
+        Ok(surplus) => {
+            for some in surplus.chunks(AT_ONCE) {
+                let asked = some.iter().map(|head| node.let_go(v, *head));
+                let done = futures::future::join_all(asked).await;
+                let stays = some.iter().zip(done).filter(|(_, done)| done.is_err());
+                let stays: Vec<Oid> = stays.map(|(head, _)| *head).collect();
+                node.try_later(v, &stays);
+            }
+        }
+        Err(e) => tracing::warn!(volume = %v.name(), error = %e, "what is not wanted stays"),
+    }
+    let volume = v.clone();
+    let freed = node
+        .blocking(move |n| n.free_cache(&volume).map_err(Failure::failed))
+        .await;
+    if let Err(e) = freed {
+        tracing::warn!(volume = %v.name(), error = %e, "the cache is larger than it should be");
+    }
+}
+
+impl NodeInner {
+    /// Large files that count here and are not wanted. Of what was never all here, nothing counts
+    /// any more.
+    fn surplus(&self, v: &Arc<Volume>) -> VolumeResult<Vec<Oid>> {
+        let desk = self.desk_of(v)?;
+        let (wanted, shown) = {
+            let desk = lock(&desk);
+            if self.wants_all(&desk) {
+                return Ok(Vec::new());
+            }
+            (desk.wanted(), desk.shown())
+        };
+        let all = match self.options.keep {
+            // Versions of the past are kept, too.
+            Keep::All => shown.into_iter().collect(),
+            Keep::Pinned | Keep::Tagged => (self.known_files(v)?)(),
+        };
+        let mut out = Vec::new();
+        let mut lacking = Vec::new();
+        for head in all {
+            if wanted.contains(&head) || v.is_away(&head) {
+                lock(&desk).tried.remove(&head);
+                continue;
+            }
+            if lock(&desk).waits(&head) {
+                continue;
+            }
+            match v.lacks(&head, 1)?.is_empty() {
+                true => out.push(head),
+                false => lacking.push(head),
+            }
+        }
+        self.forgo(v, &lacking)?;
+        Ok(out)
+    }
+
+    fn try_later(&self, v: &Volume, heads: &[Oid]) {
+        let Ok(desk) = self.desk_of(v) else { return };
+        let mut desk = lock(&desk);
+        for head in heads {
+            let (_, tries) = desk
+                .tried
+                .get(head)
+                .copied()
+                .unwrap_or_else(|| (Instant::now(), 0));
+            // All at once, to all at once, would be refused by all again.
+            let mut random = [0; 2];
+            let _fixed_without = getrandom::fill(&mut random);
+            let jitter = 0.5 + f64::from(u16::from_le_bytes(random)) / 65_536.0;
+            let wait = AGAIN.saturating_mul(1 << tries.min(16)).min(AGAIN_MAX);
+            let until = Instant::now() + wait.mul_f64(jitter);
+            desk.tried.insert(*head, (until, tries + 1));
+        }
+    }
+
+    /// All large files that this node knows of a volume, by the heads of their manifests.
+    pub(in crate::node) fn known_files(&self, v: &Arc<Volume>) -> VolumeResult<Known> {
+        let shelf = self.shelf(v).map_err(std::io::Error::other)?;
+        Ok(Arc::new(move || shelf.all()))
+    }
+
+    /// Files of which never all was here, and which are not wanted, are away.
+    pub(super) fn forgo(&self, v: &Arc<Volume>, heads: &[Oid]) -> VolumeResult<()> {
+        let copies = self.copies.still();
+        let mut away = Vec::new();
+        for head in heads {
+            let is_free = !v.is_away(head) && !copies.is_bound(v.name(), head);
+            if is_free && !v.lacks(head, 1)?.is_empty() {
+                away.push(*head);
+            }
+        }
+        v.give_away(&away)
+    }
+
+    /// Removes what is over of the cache. How many bytes.
+    fn free_cache(&self, v: &Arc<Volume>) -> VolumeResult<u64> {
+        let away: HashSet<Oid> = v.all_away().into_iter().collect();
+        if away.is_empty() {
+            return Ok(0);
+        }
+        let mut named: HashMap<Sha256, Oid> = HashMap::new();
+        for head in away {
+            match v.large_head(&head) {
+                Ok(h) => drop(named.insert(h.sha256, head)),
+                Err(e) => tracing::debug!(%head, error = %e, "an unknown file is away"),
+            }
+        }
+        let mut by_use: BTreeMap<(SystemTime, Sha256), (Oid, u64)> = BTreeMap::new();
+        for c in v.chunks()?.containers() {
+            if let Some(head) = named.get(&c.sha256) {
+                by_use.insert((c.used, c.sha256), (*head, c.bytes));
+            }
+        }
+        let cached: u64 = by_use.values().map(|(_, bytes)| *bytes).sum();
+        let over = match self.options.cache_bytes {
+            Some(most) => cached.saturating_sub(most),
+            None => 0,
+        };
+        let over = over.max(lacks_free(v)?);
+        let mut freed = 0;
+        let known = self.known_files(v)?;
+        for (head, bytes) in by_use.into_values() {
+            if freed >= over {
+                break;
+            }
+            if !v.evict(vec![head], &known)?.is_empty() {
+                freed += bytes;
+                tracing::debug!(volume = %v.name(), %head, bytes, "not cached any more");
+            }
+        }
+        Ok(freed)
+    }
+
+    /// Lets go of the copy of a file, and of its bytes, when enough others have promised to keep
+    /// theirs.
+    pub(in crate::node) async fn drop_file(
+        &self,
+        v: &Arc<Volume>,
+        head: Oid,
+    ) -> Result<bool, Stays> {
+        if !v.is_away(&head) {
+            self.let_go(v, head).await?;
+        }
+        let volume = v.clone();
+        let work = move |n: &Self| {
+            let known = n.known_files(&volume).map_err(Failure::failed)?;
+            let gone = volume.evict(vec![head], &known);
+            gone.map_err(Failure::failed)
+        };
+        let gone = self.blocking(work).await;
+        let gone = gone.map_err(|f| Stays(f.what))?;
+        Ok(!gone.is_empty())
+    }
+}
+
+/// Bytes that the disk should have free and has not.
+fn lacks_free(v: &Volume) -> VolumeResult<u64> {
+    let s = rustix::fs::statvfs(v.dir()).map_err(std::io::Error::from)?;
+    let (least, most) = FREE_BYTES;
+    let size = s.f_blocks.saturating_mul(s.f_frsize);
+    let should = (size / 20).clamp(least, most);
+    Ok(should.saturating_sub(s.f_bavail.saturating_mul(s.f_frsize)))
+}
