@@ -238,6 +238,46 @@ fn files_are_kept_by_the_nodes_with_their_tag() {
     wait_for_copy(&a, "x.iso", &b, false);
 }
 
+#[test]
+fn what_the_disk_damaged_comes_again_from_another_node() {
+    if !harness::fuse() {
+        return;
+    }
+    let lab = Lab::new();
+    let nodes = lab.cell(2);
+    let [a, b] = nodes.as_slice() else {
+        unreachable!("two")
+    };
+    let bytes = noise(12 * MIB);
+    a.write("large", &bytes);
+    wait_for_file(b, "large", bytes.len());
+    wait_for_copy(b, "large", b, true);
+    let containers = b.state().join("volumes/cell/chunks/containers");
+    let all = fs::read_dir(containers).expect("listed");
+    let data = all.map(|e| e.expect("an entry").path());
+    let data: Vec<_> = data
+        .filter(|p| p.extension().is_some_and(|e| e == "data"))
+        .collect();
+    let file = File::options().read(true).write(true).open(&data[0]);
+    let file = file.expect("opened");
+    for at in [MIB as u64, 7 * MIB as u64] {
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).expect("read");
+        file.write_all_at(&[byte[0] ^ 1], at).expect("damaged");
+    }
+    let told = b.ask(&["scrub"]);
+    assert!(told.contains("2 pieces, which come again"), "{told}");
+    wait_for_copy(b, "large", b, true);
+    let mut same = vec![0; bytes.len()];
+    let is_same = || {
+        file.read_exact_at(&mut same, 0).expect("read");
+        same == bytes
+    };
+    wait_until(LONG, is_same, || "it stays damaged".to_owned());
+    assert!(b.ask(&["scrub"]).contains("nothing"));
+    assert!(fs::read(b.at("large")).expect("read") == bytes);
+}
+
 fn signal(node: &Node, signal: Signal) {
     let pid = i32::try_from(node.pid()).ok().and_then(Pid::from_raw);
     kill_process(pid.expect("a process"), signal).expect("it runs");

@@ -175,6 +175,7 @@ fn run(args: Args, process: Process<'_>) -> Answer<()> {
         Verb::Drop(a) => keep::drop(&a),
         Verb::Tags(a) => keep::tags(&a),
         Verb::Gc(a) => show::gc(&a.state.dir(), a.json),
+        Verb::Scrub(a) => show::scrub(&a.state.dir(), a.json),
         Verb::Version(a) => show::version(a.json),
         Verb::Invite(a) => {
             let expires_s = duration::parse(&a.expires).map_err(|why| {

@@ -19,8 +19,8 @@ use cellfs::control::server::Server;
 use cellfs::control::wire::{
     AddTo, Added, Attach, Changed, Checkout, Conflict, Conflicts, ConflictsOf, DiffOf, Differing,
     FileAt, Gathered, Head, Holder, Invite, Kept, LogEntry, LogOf, Member, Merge, Merges, MergesOf,
-    Mounted, Object, ObjectOf, PathOf, PinOf, Pinned, ResolveOf, RestoreOf, Side, Status, Stay,
-    Tagged, TagsOf, UrlOf, Version, Volume, Whereabouts,
+    Mounted, Object, ObjectOf, PathOf, PinOf, Pinned, ResolveOf, RestoreOf, Scrubbed, Side, Status,
+    Stay, Tagged, TagsOf, UrlOf, Version, Volume, Whereabouts,
 };
 use sha2::Digest;
 use tokio::signal::unix::{SignalKind, signal};
@@ -369,6 +369,15 @@ impl Node for Fake {
             before: kept(3),
             after: kept(1),
             seconds: 0.25,
+        }])
+    }
+
+    async fn scrub(&self) -> Answer<Vec<Scrubbed>> {
+        Ok(vec![Scrubbed {
+            volume: "cell".to_owned(),
+            bytes: 4_000_000_000,
+            damaged: 2,
+            seconds: 2.0,
         }])
     }
 

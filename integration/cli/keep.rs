@@ -42,6 +42,11 @@ fn where_large_files_are_is_told_to_people_and_programs() {
         said.err
     );
     assert!(said.err.contains("cellfs pin"), "{}", said.err);
+    assert!(
+        home.ok(&["scrub"])
+            .contains("cell    4000  2.0      2 pieces, which")
+    );
+    assert_eq!(home.json(&["scrub", "--json"])["scrub"][0]["damaged"], 2);
     let told = home.ok(&["tags", "--set", "ssd,berlin"]);
     assert!(told.contains("tagged  ssd, berlin  this node"), "{told}");
     assert_eq!(home.json(&["tags", "--json"])["nodes"][0]["us"], true);

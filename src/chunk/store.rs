@@ -32,6 +32,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use care::{Evicted, Scrubbed, Wrong};
@@ -247,6 +248,7 @@ pub struct Chunks {
     table: Mutex<Table>,
     turn: Mutex<()>,
     scrub: Mutex<Option<care::Cursor>>,
+    damage: AtomicU64,
     pack_bytes_max: u64,
 }
 
@@ -271,6 +273,7 @@ impl Chunks {
             table: Mutex::new(read().map_err(failed("open the store of chunks"))?),
             turn: Mutex::default(),
             scrub: Mutex::default(),
+            damage: AtomicU64::new(0),
             pack_bytes_max,
         })
     }
@@ -289,6 +292,12 @@ impl Chunks {
     #[must_use]
     pub fn has(&self, id: &ChunkId) -> bool {
         whole::is_zeros(id) || self.table().holds(id)
+    }
+
+    /// Chunks that were found damaged since the store was opened, by whoever read them.
+    #[must_use]
+    pub fn damage(&self) -> u64 {
+        self.damage.load(Ordering::Relaxed)
     }
 
     /// What is here.
@@ -453,6 +462,7 @@ impl Chunks {
     /// Takes out what is damaged; a container may have the chunk, too.
     fn quarantine(&self, id: &ChunkId, spot: Spot) {
         tracing::error!(chunk = %id, ?spot, "damaged on disk");
+        self.damage.fetch_add(1, Ordering::Relaxed);
         let mut t = self.table();
         if let Spot::Container { slot, index } = spot {
             t.mark(slot, index, false);

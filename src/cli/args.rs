@@ -76,6 +76,8 @@ pub(super) enum Verb {
     Tags(keep::Tags),
     /// Make the node's repositories small; nothing is forgotten
     Gc(Show),
+    /// Read all bytes of large files; what the disk damaged is fetched from other nodes
+    Scrub(Show),
     /// Print a ticket with which other nodes may join
     Invite(Invite),
     /// Print the git URL of a volume, with a token in it

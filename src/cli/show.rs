@@ -168,6 +168,32 @@ pub(super) fn gc(state: &Path, json: bool) -> Answer<()> {
     out.table(&["VOLUME", "PACKS", "OBJECTS", "BYTES", "SECONDS"], &rows)
 }
 
+pub(super) fn scrub(state: &Path, json: bool) -> Answer<()> {
+    let done = Client::connect(state)?.scrub()?;
+    let mut out = Out::new();
+    if json {
+        return out.json(Some("scrub"), &done);
+    }
+    let rows: Vec<_> = done
+        .iter()
+        .map(|s| {
+            let damaged = match s.damaged {
+                0 => "nothing".to_owned(),
+                1 => "1 piece, which comes again".to_owned(),
+                n => format!("{n} pieces, which come again"),
+            };
+            let mb = s.bytes / 1_000_000;
+            vec![
+                s.volume.clone(),
+                mb.to_string(),
+                format!("{:.1}", s.seconds),
+                damaged,
+            ]
+        })
+        .collect();
+    out.table(&["VOLUME", "MB", "SECONDS", "DAMAGED"], &rows)
+}
+
 pub(super) fn version(json: bool) -> Answer<()> {
     let version = env!("CARGO_PKG_VERSION");
     let mut out = Out::new();

@@ -13,7 +13,7 @@ use super::socket::SocketPath;
 use super::wire::{
     AnswerLine, Attach, Changed, Checkout, Conflicts, ConflictsOf, DiffOf, Differing, Gathered,
     Invite, LogEntry, LogOf, Member, Merges, MergesOf, PathOf, PinOf, Pinned, Request, RequestLine,
-    ResolveOf, RestoreOf, Status, Tagged, TagsOf, UrlOf, Whereabouts,
+    ResolveOf, RestoreOf, Scrubbed, Status, Tagged, TagsOf, UrlOf, Whereabouts,
 };
 use super::{LINE_BYTES_MAX, PROTOCOL_VERSION, SOCKET_NAME};
 
@@ -301,6 +301,16 @@ impl Client {
         let patient = self.stream.get_mut().set_read_timeout(None);
         patient.map_err(|e| self.silent(&e))?;
         self.ask(Request::Gc)
+    }
+
+    /// Has all bytes of large files read, however long that takes.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn scrub(&mut self) -> Answer<Vec<Scrubbed>> {
+        let patient = self.stream.get_mut().set_read_timeout(None);
+        patient.map_err(|e| self.silent(&e))?;
+        self.ask(Request::Scrub)
     }
 
     /// Ends the node.

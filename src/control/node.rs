@@ -10,7 +10,7 @@ use super::readiness::Ready;
 use super::wire::{
     AddTo, Added, Attach, Changed, Checkout, Conflicts, ConflictsOf, DiffOf, Differing, Gathered,
     Invite, LogEntry, LogOf, Member, Merges, MergesOf, Object, ObjectOf, PathOf, PinOf, Pinned,
-    ResolveOf, RestoreOf, Status, Tagged, TagsOf, UrlOf, Whereabouts,
+    ResolveOf, RestoreOf, Scrubbed, Status, Tagged, TagsOf, UrlOf, Whereabouts,
 };
 
 /// The daemon as commands see it. Calls may come at once from several connections.
@@ -63,6 +63,8 @@ pub trait Node: Send + Sync + 'static {
     async fn tags(&self, what: TagsOf) -> Answer<Vec<Tagged>>;
     /// Makes the repositories of all volumes small; answers when it is done.
     async fn gc(&self) -> Answer<Vec<Gathered>>;
+    /// Reads all bytes of large files; what is damaged is brought again.
+    async fn scrub(&self) -> Answer<Vec<Scrubbed>>;
     /// Begins to drain and end; answers before it has.
     async fn shutdown(&self) -> Answer<()>;
 }

@@ -195,6 +195,7 @@ async fn dispatch(request: Request, node: &dyn Node) -> Answer<serde_json::Value
         Request::Pin(what) => value(node.pin(what).await?),
         Request::Tags(what) => value(node.tags(what).await?),
         Request::Gc => value(node.gc().await?),
+        Request::Scrub => value(node.scrub().await?),
         Request::Shutdown => value(node.shutdown().await?),
     }
 }

@@ -15,7 +15,7 @@ mod objects;
 mod past;
 
 pub use copies::{FileAt, Holder, PinOf, Pinned, Stay, Tagged, TagsOf, Whereabouts};
-pub use gc::{Gathered, Kept};
+pub use gc::{Gathered, Kept, Scrubbed};
 pub use objects::{AddTo, Added, Object, ObjectOf};
 pub use past::{
     Changed, Checkout, Conflict, Conflicts, ConflictsOf, DiffOf, Differing, Merge, Merges,
@@ -109,6 +109,8 @@ pub enum Request {
     Tags(TagsOf),
     /// Make the repositories small: [`Gathered`] of each volume.
     Gc,
+    /// Read all bytes of large files: [`Scrubbed`] of each volume.
+    Scrub,
     /// Unmount all and end.
     Shutdown,
 }

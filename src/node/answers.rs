@@ -15,8 +15,8 @@ use crate::control::readiness::Ready;
 use crate::control::wire::{
     AddTo, Added, Attach, Changed, Checkout, Conflicts, ConflictsOf, DiffOf, Differing, Gathered,
     Head, Invite, Kept, LogEntry, LogOf, Member, Merges, MergesOf, Mounted, Object, ObjectOf,
-    PathOf, Peer, PinOf, Pinned, ResolveOf, RestoreOf, Source, Status, Tagged, TagsOf, Transfer,
-    UrlOf, Volume as VolumeStatus, Whereabouts,
+    PathOf, Peer, PinOf, Pinned, ResolveOf, RestoreOf, Scrubbed, Source, Status, Tagged, TagsOf,
+    Transfer, UrlOf, Volume as VolumeStatus, Whereabouts,
 };
 use crate::doors::git::Access;
 use crate::doors::http::Pages;
@@ -421,6 +421,10 @@ impl Node for Answers {
             out.push(self.0.blocking(of(v)).await?);
         }
         Ok(out)
+    }
+
+    async fn scrub(&self) -> Answer<Vec<Scrubbed>> {
+        self.0.blocking(NodeInner::scrub_all).await
     }
 
     async fn shutdown(&self) -> Answer<()> {

@@ -390,7 +390,8 @@ impl NodeInner {
             let lacks = v.lacks(&file.1, 1);
             counts(v) && lacks.is_ok_and(|l| l.is_empty())
         };
-        let sound = sound && v.as_deref().is_some_and(is_here);
+        let noted = |v: &Volume| v.count_in(&[file.1]).is_ok();
+        let sound = sound && v.as_deref().is_some_and(|v| is_here(v) && noted(v));
         let input = Input::Checked {
             peer,
             file,

@@ -8,6 +8,7 @@
 
 pub(super) mod desk;
 pub(super) mod rules;
+pub(super) mod scrub;
 pub(super) mod tags;
 pub(super) mod tidy;
 
@@ -45,6 +46,13 @@ impl Library for Volumes {
         let v = self.0.upgrade()?.volume(volume)?;
         let repo: Arc<dyn Objects> = v.repo().clone();
         Some(repo)
+    }
+
+    fn is_whole(&self, volume: &VolumeName, head: &Oid) {
+        let v = self.0.upgrade().and_then(|n| n.volume(volume));
+        if let Some(Err(e)) = v.map(|v| v.count_in(&[*head])) {
+            tracing::warn!(%volume, %head, error = %e, "it does not count as a copy yet");
+        }
     }
 
     fn is_cached(&self, volume: &VolumeName, head: &Oid) -> bool {
@@ -160,16 +168,20 @@ impl NodeInner {
         let back: Vec<Oid> = w.wanted.iter().map(|(h, _)| *h).collect();
         v.take_back(&back)?;
         let met: HashMap<Oid, bool> = m.met.iter().map(|m| (m.head, m.lacks)).collect();
-        let mut lacking = Vec::new();
+        let (mut lacking, mut whole) = (Vec::new(), Vec::new());
         for (head, over) in w.wanted {
             let lacks = match met.get(&head) {
                 Some(lacks) => *lacks,
                 None => !v.lacks(&head, 1)?.is_empty(),
             };
-            if lacks {
-                lacking.push((head, over));
+            match lacks {
+                true => lacking.push((head, over)),
+                false => whole.push(head),
             }
         }
+        let met = m.met.iter().filter(|m| !m.lacks);
+        whole.extend(met.map(|m| m.head));
+        v.count_in(&whole)?;
         if !lacking.is_empty() {
             self.transfers.keep(v.name(), lacking);
         }

@@ -287,7 +287,7 @@ impl Shelf {
     /// What is put here counts as a copy: who put it has no promise that others keep it.
     fn counts(&self, head: &Head) -> Result<(), ShelfError> {
         let id = id_of(ObjectKind::Blob, &head.encode());
-        Ok(self.volume.take_back(&[id])?)
+        Ok(self.volume.has_written(&id)?)
     }
 
     /// Puts the manifest's objects that are not here into the repository, durable.

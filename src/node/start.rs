@@ -131,6 +131,7 @@ async fn serve(options: Options, readiness: &Readiness, lock: &StateLock) -> Ans
     let transfers = inbox.map(|i| tokio::spawn(async move { transfers.run(to, i, end).await }));
     tokio::spawn(keep::run(node.clone()));
     tokio::spawn(keep::tidy::run(node.clone()));
+    tokio::spawn(keep::scrub::run(node.clone()));
     tokio::spawn(copies::run(node.clone()));
     node.tell_tags()?;
     let end = start_rest(

@@ -1,17 +1,19 @@
-//! Large files whose bytes need not be here: what of them is here is a cache.
+//! What large files are to this node: whether what is here of one counts as a copy.
 //!
-//! A file that is not in the list counts as a copy, and its bytes stay until others have promised
-//! to keep theirs ([`crate::copies`]); of one in it they may go at any time.
+//! A file *counts* when all of it was here once, written, added or kept: its bytes stay until others
+//! have promised to keep theirs ([`crate::copies`]), also if some of them were damaged since. It is
+//! *away* when they have, or when never all of it was here and it is not wanted: what is here of it
+//! is a cache, and may go at any time. Of all others nothing is known: they are on their way, or
+//! were whole before this was noted.
 //!
-//! Invariant: what is committed or added here is not in the list, durable, before anybody is told
-//! that it lasts. That a file was put into the list may be forgotten by a crash: its copy counts
-//! then as it did. Threads: any.
+//! Invariant: what is committed or added here counts, durable, before anybody is told that it lasts.
+//! That a file went away may be forgotten by a crash: it counts then as it did. Threads: any.
 //!
-//! The file `away` is `cellfsA1`, then records of 25 bytes: 1 if the file is away or 0 if it is
-//! not any more, the head of its manifest, and the CRC-32 of both. What follows the last sound
-//! record is cut off at the next opening.
+//! The file `away` is `cellfsA1`, then records of 25 bytes: 1 if the file is away, 2 if it counts, 0
+//! if nothing is known any more, the head of its manifest, and the CRC-32 of both. What follows the
+//! last sound record is cut off at the next opening.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -28,35 +30,61 @@ const RECORD_BYTES: usize = 25;
 /// The file is written anew when it has so many records more than files.
 const SLACK: u64 = 4096;
 
-fn record(head: &Oid, is_away: bool) -> [u8; RECORD_BYTES] {
+/// What a file is, if anything is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Is {
+    Away,
+    Counted,
+}
+
+fn record(head: &Oid, is: Option<Is>) -> [u8; RECORD_BYTES] {
     let mut out = [0; RECORD_BYTES];
     let (body, sum) = out.split_at_mut(RECORD_BYTES - 4);
     if let Some((first, id)) = body.split_first_mut() {
-        *first = u8::from(is_away);
+        *first = match is {
+            None => 0,
+            Some(Is::Away) => 1,
+            Some(Is::Counted) => 2,
+        };
         id.copy_from_slice(head.as_slice());
     }
     sum.copy_from_slice(&crc32fast::hash(body).to_le_bytes());
     out
 }
 
-fn parse(bytes: &[u8]) -> Option<(Oid, bool)> {
+fn parse(bytes: &[u8]) -> Option<(Oid, Option<Is>)> {
     let (body, sum) = bytes.split_last_chunk::<4>()?;
     if crc32fast::hash(body) != u32::from_le_bytes(*sum) {
         return None;
     }
     let (first, id) = body.split_first()?;
     let id = <[u8; 20]>::try_from(id).ok()?;
-    Some((Oid::from(id), *first == 1))
+    let is = match first {
+        0 => None,
+        1 => Some(Is::Away),
+        2 => Some(Is::Counted),
+        _ => return None,
+    };
+    Some((Oid::from(id), is))
 }
 
 #[derive(Debug)]
 struct List {
-    heads: HashSet<Oid>,
+    heads: HashMap<Oid, Is>,
     /// Where the next record goes; 0 while there is no file.
     end: u64,
     records: u64,
     /// The file may have more than it should.
     is_unsure: bool,
+}
+
+impl List {
+    fn set(&mut self, head: Oid, is: Option<Is>) {
+        match is {
+            Some(is) => drop(self.heads.insert(head, is)),
+            None => drop(self.heads.remove(&head)),
+        }
+    }
 }
 
 /// See the module.
@@ -74,7 +102,7 @@ impl Away {
             Err(e) => return Err(e),
         };
         let mut list = List {
-            heads: HashSet::new(),
+            heads: HashMap::new(),
             end: 0,
             records: 0,
             is_unsure: false,
@@ -86,13 +114,10 @@ impl Away {
             };
             list.end = MAGIC.len() as u64;
             for r in records.chunks(RECORD_BYTES) {
-                let Some((head, is_away)) = parse(r) else {
+                let Some((head, is)) = parse(r) else {
                     break;
                 };
-                match is_away {
-                    true => list.heads.insert(head),
-                    false => list.heads.remove(&head),
-                };
+                list.set(head, is);
                 list.end += RECORD_BYTES as u64;
                 list.records += 1;
             }
@@ -106,34 +131,44 @@ impl Away {
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set(&self, heads: &[Oid], is_away: bool) -> io::Result<()> {
+    fn is(&self, head: &Oid) -> Option<Is> {
+        self.list().heads.get(head).copied()
+    }
+
+    /// Says what files are, of those that `of` is true of as they are.
+    fn set(&self, heads: &[Oid], is: Option<Is>, of: fn(Option<Is>) -> bool) -> io::Result<()> {
         let mut list = self.list();
-        let is_news = |h: &&Oid| list.heads.contains(*h) != is_away;
-        let new: Vec<Oid> = heads.iter().filter(is_news).copied().collect();
+        let mut new: Vec<Oid> = heads.to_vec();
+        new.sort_unstable();
+        new.dedup();
+        new.retain(|h| {
+            let was = list.heads.get(h).copied();
+            was != is && of(was)
+        });
         if new.is_empty() {
             return Ok(());
         }
         // Also if the disk fails: who was allowed to let go does not count any more.
-        if is_away {
-            list.heads.extend(&new);
+        if is == Some(Is::Away) {
+            new.iter().for_each(|h| list.set(*h, is));
         }
-        write(&self.path, &mut list, &new, is_away)?;
-        if !is_away {
-            for head in &new {
-                list.heads.remove(head);
-            }
-        }
+        write(&self.path, &mut list, &new, is)?;
+        new.iter().for_each(|h| list.set(*h, is));
         Ok(())
     }
 }
 
-fn write(path: &Path, list: &mut List, new: &[Oid], is_away: bool) -> io::Result<()> {
+fn write(path: &Path, list: &mut List, new: &[Oid], is: Option<Is>) -> io::Result<()> {
     let is_long = list.records > list.heads.len() as u64 + SLACK;
     if list.end == 0 || list.is_unsure || is_long {
         let mut bytes = MAGIC.to_vec();
-        let goes = |h: &&Oid| !is_away && new.contains(h);
-        for head in list.heads.iter().filter(|h| !goes(h)) {
-            bytes.extend_from_slice(&record(head, true));
+        for (head, was) in &list.heads {
+            if new.binary_search(head).is_err() {
+                bytes.extend_from_slice(&record(head, Some(*was)));
+            }
+        }
+        if is.is_some() {
+            bytes.extend(new.iter().flat_map(|h| record(h, is)));
         }
         durable::replace(path, &bytes, 0o600)?;
         list.end = bytes.len() as u64;
@@ -141,7 +176,7 @@ fn write(path: &Path, list: &mut List, new: &[Oid], is_away: bool) -> io::Result
         list.is_unsure = false;
         return Ok(());
     }
-    let bytes: Vec<u8> = new.iter().flat_map(|h| record(h, is_away)).collect();
+    let bytes: Vec<u8> = new.iter().flat_map(|h| record(h, is)).collect();
     let file = File::options().write(true).open(path)?;
     // Until it is known that all of it is there, what is there is not known.
     list.is_unsure = true;
@@ -154,33 +189,68 @@ fn write(path: &Path, list: &mut List, new: &[Oid], is_away: bool) -> io::Result
 }
 
 impl Volume {
-    /// Whether the bytes of a large file need not be here.
+    /// Whether what is here of a large file may go at any time.
     #[must_use]
     pub fn is_away(&self, head: &Oid) -> bool {
-        self.away.list().heads.contains(head)
+        self.away.is(head) == Some(Is::Away)
     }
 
-    /// All large files whose bytes need not be here.
+    /// Whether all of a large file was here once, and its bytes stay until others keep them.
+    #[must_use]
+    pub fn is_counted(&self, head: &Oid) -> bool {
+        self.away.is(head) == Some(Is::Counted)
+    }
+
+    /// All large files that count.
+    #[must_use]
+    pub fn all_counted(&self) -> Vec<Oid> {
+        let list = self.away.list();
+        let counted = list.heads.iter().filter(|(_, is)| **is == Is::Counted);
+        counted.map(|(head, _)| *head).collect()
+    }
+
+    /// All large files that are away.
     #[must_use]
     pub fn all_away(&self) -> Vec<Oid> {
-        self.away.list().heads.iter().copied().collect()
+        let list = self.away.list();
+        let away = list.heads.iter().filter(|(_, is)| **is == Is::Away);
+        away.map(|(head, _)| *head).collect()
     }
 
-    /// From now on the bytes of these large files need not be here. Who calls this has it proven
-    /// that others keep them, or that they were never here.
+    /// From now on these large files are away. Who calls this has it proven that others keep them,
+    /// or that they were never all here.
     ///
     /// # Errors
     /// As the disk; after a restart they count again then.
     pub fn give_away(&self, heads: &[Oid]) -> VolumeResult<()> {
-        Ok(self.away.set(heads, true)?)
+        Ok(self.away.set(heads, Some(Is::Away), |_| true)?)
     }
 
-    /// From now on these large files count as copies, durable: what is here of them stays.
+    /// These large files are not away any more: what comes of them stays.
     ///
     /// # Errors
     /// As the disk; then nothing is changed.
     pub fn take_back(&self, heads: &[Oid]) -> VolumeResult<()> {
-        Ok(self.away.set(heads, false)?)
+        let away = |was| was == Some(Is::Away);
+        Ok(self.away.set(heads, None, away)?)
+    }
+
+    /// All of these large files is here: they count from now on, durable, but for those that are
+    /// away.
+    ///
+    /// # Errors
+    /// As the disk; then nothing is changed.
+    pub fn count_in(&self, heads: &[Oid]) -> VolumeResult<()> {
+        let unknown = |was: Option<Is>| was.is_none();
+        Ok(self.away.set(heads, Some(Is::Counted), unknown)?)
+    }
+
+    /// This large file was written or added here: it counts from now on, durable, whatever it was.
+    ///
+    /// # Errors
+    /// As the disk; then nothing is changed.
+    pub fn has_written(&self, head: &Oid) -> VolumeResult<()> {
+        Ok(self.away.set(&[*head], Some(Is::Counted), |_| true)?)
     }
 }
 
@@ -192,33 +262,45 @@ mod tests {
         Oid::from([n; 20])
     }
 
-    fn heads(a: &Away) -> Vec<Oid> {
-        let mut all: Vec<Oid> = a.list().heads.iter().copied().collect();
+    fn all(a: &Away, is: Is) -> Vec<Oid> {
+        let list = a.list();
+        let of = list.heads.iter().filter(|(_, i)| **i == is);
+        let mut all: Vec<Oid> = of.map(|(h, _)| *h).collect();
         all.sort();
         all
     }
 
+    fn any(_: Option<Is>) -> bool {
+        true
+    }
+
+    const AWAY: Option<Is> = Some(Is::Away);
+    const COUNTED: Option<Is> = Some(Is::Counted);
+
     #[test]
-    fn what_is_away_is_known_after_a_restart_and_a_damaged_end_is_cut_off() {
+    fn what_files_are_is_known_after_a_restart_and_a_damaged_end_is_cut_off() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("away");
         let a = Away::open(path.clone()).unwrap();
-        assert!(heads(&a).is_empty() && !path.exists());
-        a.set(&[head(1), head(2)], true).unwrap();
-        a.set(&[head(3), head(2)], true).unwrap();
-        a.set(&[head(1)], false).unwrap();
+        assert!(a.list().heads.is_empty() && !path.exists());
+        a.set(&[head(1), head(2)], AWAY, any).unwrap();
+        a.set(&[head(4), head(2)], COUNTED, any).unwrap();
+        a.set(&[head(3), head(2)], AWAY, any).unwrap();
+        a.set(&[head(1)], None, any).unwrap();
         let again = Away::open(path.clone()).unwrap();
-        assert_eq!(heads(&again), [head(2), head(3)]);
+        assert_eq!(all(&again, Is::Away), [head(2), head(3)]);
+        assert_eq!(all(&again, Is::Counted), [head(4)]);
         let whole = std::fs::read(&path).unwrap();
         for cut in 1..RECORD_BYTES {
             std::fs::write(&path, &whole[..whole.len() - cut]).unwrap();
             let cut = Away::open(path.clone()).unwrap();
-            assert_eq!(heads(&cut), [head(1), head(2), head(3)]);
+            assert_eq!(all(&cut, Is::Away), [head(1), head(2), head(3)]);
             // What comes next does not stand behind what was damaged.
-            cut.set(&[head(9)], true).unwrap();
-            cut.set(&[head(3)], false).unwrap();
+            cut.set(&[head(9)], COUNTED, any).unwrap();
+            cut.set(&[head(3)], None, any).unwrap();
             let again = Away::open(path.clone()).unwrap();
-            assert_eq!(heads(&again), [head(1), head(2), head(9)]);
+            assert_eq!(all(&again, Is::Away), [head(1), head(2)]);
+            assert_eq!(all(&again, Is::Counted), [head(4), head(9)]);
         }
         let mut other = whole;
         other[7] = b'9';
@@ -231,29 +313,33 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("away");
         let a = Away::open(path.clone()).unwrap();
-        a.set(&[head(7)], true).unwrap();
-        let all: Vec<Oid> = (0..200).map(head).filter(|h| *h != head(7)).collect();
+        a.set(&[head(7)], AWAY, any).unwrap();
+        let many: Vec<Oid> = (0..200).map(head).filter(|h| *h != head(7)).collect();
         for _ in 0..50 {
-            a.set(&all, true).unwrap();
-            a.set(&all, false).unwrap();
+            a.set(&many, AWAY, any).unwrap();
+            a.set(&many, None, any).unwrap();
         }
         let most = (SLACK + 600) * RECORD_BYTES as u64;
         assert!(std::fs::metadata(&path).unwrap().len() < most);
-        assert_eq!(heads(&Away::open(path).unwrap()), [head(7)]);
+        assert_eq!(all(&Away::open(path).unwrap(), Is::Away), [head(7)]);
     }
 
     #[test]
-    fn what_the_disk_did_not_take_is_not_taken_back() {
+    fn what_the_disk_did_not_take_does_not_count() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("none/away");
         let a = Away::open(path.clone()).unwrap();
-        assert!(a.set(&[head(1)], true).is_err());
-        assert_eq!(heads(&a), [head(1)], "it does not count any more");
-        assert!(a.set(&[head(1)], false).is_err());
-        assert_eq!(heads(&a), [head(1)], "nothing says that it lasts");
+        assert!(a.set(&[head(1)], AWAY, any).is_err());
+        assert_eq!(a.is(&head(1)), AWAY, "it does not count any more");
+        for is in [None, COUNTED] {
+            assert!(a.set(&[head(1), head(3)], is, any).is_err());
+            assert_eq!(a.is(&head(1)), AWAY, "nothing says that it lasts");
+            assert_eq!(a.is(&head(3)), None);
+        }
         std::fs::create_dir(dir.path().join("none")).unwrap();
-        a.set(&[head(1)], false).unwrap();
-        a.set(&[head(2)], true).unwrap();
-        assert_eq!(heads(&Away::open(path).unwrap()), [head(2)]);
+        a.set(&[head(1)], COUNTED, any).unwrap();
+        a.set(&[head(2)], AWAY, any).unwrap();
+        let again = Away::open(path).unwrap();
+        assert_eq!((again.is(&head(1)), again.is(&head(2))), (COUNTED, AWAY));
     }
 }

@@ -67,12 +67,15 @@ impl Volume {
     fn evict_some(&self, some: Vec<Going>, known: &Known) -> VolumeResult<Vec<Oid>> {
         let mut free: HashSet<ChunkId> = some.iter().flat_map(|g| &g.pieces).copied().collect();
         let mut seen = BTreeSet::new();
-        self.keep_wanted(known(), &mut seen, &mut free)?;
+        let mut early = known();
+        early.extend(self.all_counted());
+        self.keep_wanted(early, &mut seen, &mut free)?;
         let known = known.clone();
         self.run(move |w| {
             let v = w.volume;
             let _nothing_comes = v.letting.write().unwrap_or_else(PoisonError::into_inner);
             let mut late = known();
+            late.extend(v.all_counted());
             late.extend(v.not_met()?);
             v.keep_wanted(late, &mut seen, &mut free)?;
             let mut gone = Vec::new();

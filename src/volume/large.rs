@@ -255,7 +255,8 @@ impl Volume {
     }
 
     /// Whether there is a chunk store, which is made when it is first needed.
-    pub(super) fn has_chunks(&self) -> bool {
+    #[must_use]
+    pub fn has_chunks(&self) -> bool {
         lock(&self.large.store).is_some() || self.dir.join("chunks").exists()
     }
 
@@ -372,7 +373,7 @@ impl Volume {
             return Ok(None);
         }
         let head = put_manifest(stage, &survey)?;
-        self.take_back(&[head])?;
+        self.has_written(&head)?;
         Ok(Some(head))
     }
 
@@ -427,7 +428,7 @@ impl Volume {
     /// Also of what was away: who wrote it here has no promise that others keep it.
     fn keep_large(&self, stage: &dyn Objects, s: &Arc<Spill>) -> VolumeResult<Oid> {
         let head = self.put_large(stage, s)?;
-        self.take_back(&[head])?;
+        self.has_written(&head)?;
         Ok(head)
     }
 

@@ -25,3 +25,16 @@ pub struct Kept {
     /// Bytes on the disk, with indexes.
     pub bytes: u64,
 }
+
+/// What was read of a volume's large files.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Scrubbed {
+    /// Its name.
+    pub volume: String,
+    /// Bytes that were read.
+    pub bytes: u64,
+    /// Pieces that were damaged, and are not here any more.
+    pub damaged: u64,
+    /// How long it took.
+    pub seconds: f64,
+}

@@ -84,8 +84,13 @@ impl NodeInner {
         };
         let all = match self.options.keep {
             // Versions of the past are kept, too.
-            Keep::All => shown.into_iter().collect(),
-            Keep::Pinned | Keep::Tagged => (self.known_files(v)?)(),
+            Keep::All => shown.into_iter().collect::<Vec<Oid>>(),
+            Keep::Pinned | Keep::Tagged => {
+                let known: Vec<Oid> = (self.known_files(v)?)();
+                let mut all: HashSet<Oid> = known.into_iter().collect();
+                all.extend(v.all_counted());
+                all.into_iter().collect::<Vec<Oid>>()
+            }
         };
         let mut out = Vec::new();
         let mut lacking = Vec::new();
@@ -97,9 +102,11 @@ impl NodeInner {
             if lock(&desk).waits(&head) {
                 continue;
             }
-            match v.lacks(&head, 1)?.is_empty() {
-                true => out.push(head),
-                false => lacking.push(head),
+            // Of what was damaged the rest goes as all of it would.
+            if v.is_counted(&head) || v.lacks(&head, 1)?.is_empty() {
+                out.push(head);
+            } else {
+                lacking.push(head);
             }
         }
         self.forgo(v, &lacking)?;
@@ -136,7 +143,8 @@ impl NodeInner {
         let copies = self.copies.still();
         let mut away = Vec::new();
         for head in heads {
-            let is_free = !v.is_away(head) && !copies.is_bound(v.name(), head);
+            let is_known = v.is_away(head) || v.is_counted(head);
+            let is_free = !is_known && !copies.is_bound(v.name(), head);
             if is_free && !v.lacks(head, 1)?.is_empty() {
                 away.push(*head);
             }

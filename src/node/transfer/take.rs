@@ -311,5 +311,9 @@ pub(super) fn finish(shared: &Shared, entry: &Entry) -> bool {
             }
         }
     }
-    shared.flush(&entry.name.0)
+    let is_durable = shared.flush(&entry.name.0);
+    if is_durable {
+        shared.library.is_whole(&entry.name.0, &entry.name.1);
+    }
+    is_durable
 }
