@@ -56,6 +56,7 @@ impl LfsHost for Host {
         &self,
         volume: &VolumeName,
         ids: Vec<LfsId>,
+        _proven: bool,
     ) -> Result<Vec<Presence>, LfsRefusal> {
         self.dir(volume, false).await?;
         let of = |id: &LfsId| {

@@ -169,11 +169,13 @@ pub trait LfsHost: Send + Sync + 'static {
     /// objects before git sends what names them.
     async fn dir(&self, volume: &VolumeName, create: bool) -> Result<PathBuf, LfsRefusal>;
 
-    /// What is here of these objects, in their order.
+    /// What is here of these objects, in their order. For who sends what is not here nothing counts
+    /// that is not `proven`: to be what it is called, by a hash of all of it.
     async fn presence(
         &self,
         volume: &VolumeName,
         ids: Vec<LfsId>,
+        proven: bool,
     ) -> Result<Vec<Presence>, LfsRefusal>;
 
     /// The bytes of an object.

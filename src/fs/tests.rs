@@ -24,6 +24,7 @@ mod failing;
 mod held;
 mod large;
 mod large_more;
+mod liars;
 mod links;
 mod overlay;
 mod past;

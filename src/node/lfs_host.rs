@@ -15,6 +15,9 @@ use crate::doors::git::Access;
 use crate::doors::lfs::{LfsHost, LfsId, LfsRefusal, Presence, Source};
 use crate::volume::Volume;
 
+/// Bytes that are hashed for one question about what a client is to send; it is sent otherwise.
+const HASHED_BYTES_MAX: u64 = 2 << 30;
+
 fn failed(e: impl std::fmt::Display) -> LfsRefusal {
     LfsRefusal::Failed(e.to_string())
 }
@@ -77,11 +80,18 @@ impl LfsHost for Host {
         &self,
         name: &VolumeName,
         ids: Vec<LfsId>,
+        proven: bool,
     ) -> Result<Vec<Presence>, LfsRefusal> {
         let near = self.has_peers();
         self.shelved(name, move |shelf| {
+            let mut left = HASHED_BYTES_MAX;
             let find = |id: &LfsId| {
-                Ok(match shelf.find(&Sha256(id.0))? {
+                let sha256 = Sha256(id.0);
+                let found = match proven {
+                    true => shelf.find_proven(&sha256, &mut left)?,
+                    false => shelf.find(&sha256)?,
+                };
+                Ok(match found {
                     Found::Whole(len) => Presence::Here(len),
                     Found::Partly(len) if near => Presence::Near(len),
                     Found::Partly(len) => Presence::Partly(len),

@@ -239,7 +239,7 @@ fn known(shelf: &Arc<Shelf>, sha256: &Sha256) -> Result<Option<Known>, ShelfErro
     if let Some(source) = shelf.source(sha256, false)? {
         return Ok(Some(Ok(source)));
     }
-    let Some(head) = shelf.head(sha256) else {
+    let Some(head) = shelf.choose(sha256)? else {
         return Ok(None);
     };
     Ok(Some(shelf.bring(&head).map(|()| shelf.listed(&head))))

@@ -4,7 +4,10 @@
 //! repository, where nothing may name them; `lfs/heads` says which is of which file.
 //!
 //! Invariants: a manifest is durable before it is noted, and noted before the bytes are taken, so
-//! whatever bytes are here can be named again. A note says nothing about which bytes are here.
+//! whatever bytes are here can be named again. A note says nothing about which bytes are here, nor
+//! that the list is of the file that it is called: members may lie. Of several lists of one file
+//! those are hashed that are here, and what is read of one that was not is hashed on the way
+//! (`truth.rs`).
 //! Threads: any, and one of its own, which surveys.
 //!
 //! `lfs/heads` is `cellfsL1`, then records of 66 bytes: a manifest's head and the CRC-32 of it.
@@ -13,8 +16,9 @@
 mod add;
 mod source;
 mod survey;
+mod truth;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -93,7 +97,12 @@ pub(super) enum Found {
 #[derive(Debug)]
 struct Heads {
     path: PathBuf,
-    known: HashMap<Sha256, Head>,
+    /// What is said to be the list of each file. More than one if somebody lies.
+    known: HashMap<Sha256, Vec<Head>>,
+    /// Those whose bytes were hashed since the node started, and are the file.
+    proven: HashMap<Sha256, Head>,
+    /// Those that are not.
+    refuted: HashSet<Head>,
     end: u64,
 }
 
@@ -107,6 +116,8 @@ impl Heads {
         let mut heads = Self {
             path: path.to_owned(),
             known: HashMap::new(),
+            proven: HashMap::new(),
+            refuted: HashSet::new(),
             end: 0,
         };
         if bytes.is_empty() {
@@ -127,7 +138,7 @@ impl Heads {
             let Ok(head) = manifest::head(head) else {
                 break;
             };
-            heads.known.insert(head.sha256, head);
+            heads.know(head);
             heads.end += RECORD_BYTES as u64;
         }
         if heads.end < bytes.len() as u64 {
@@ -138,9 +149,20 @@ impl Heads {
         Ok(heads)
     }
 
+    fn know(&mut self, head: Head) {
+        let all = self.known.entry(head.sha256).or_default();
+        if !all.contains(&head) {
+            all.push(head);
+        }
+    }
+
     /// Notes manifests, durable.
     fn add(&mut self, heads: impl IntoIterator<Item = Head>) -> io::Result<()> {
-        let is_news = |h: &Head| self.known.get(&h.sha256) != Some(h);
+        let is_known = |h: &Head| {
+            let all = self.known.get(&h.sha256);
+            all.is_some_and(|all| all.contains(h)) || self.refuted.contains(h)
+        };
+        let is_news = |h: &Head| !is_known(h);
         let new: Vec<Head> = heads.into_iter().filter(is_news).collect();
         if new.is_empty() {
             return Ok(());
@@ -160,7 +182,9 @@ impl Heads {
         file.write_all_at(&records, self.end)?;
         file.sync_all()?;
         self.end += records.len() as u64;
-        self.known.extend(new.into_iter().map(|h| (h.sha256, h)));
+        for head in new {
+            self.know(head);
+        }
         Ok(())
     }
 }
@@ -197,15 +221,18 @@ impl Shelf {
         self.heads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is known of a file.
+    /// What is known of a file, as far as nothing has to be hashed to know it.
     pub(super) fn head(&self, sha256: &Sha256) -> Option<Head> {
-        self.heads().known.get(sha256).copied()
+        let heads = self.heads();
+        let proven = heads.proven.get(sha256);
+        let last = || heads.known.get(sha256)?.last();
+        proven.or_else(last).copied()
     }
 
     /// All files that are known, by the heads of their manifests.
     pub(super) fn all(&self) -> Vec<Oid> {
         let heads = self.heads();
-        let all = heads.known.values();
+        let all = heads.known.values().flatten();
         all.map(|h| id_of(ObjectKind::Blob, &h.encode())).collect()
     }
 
@@ -235,18 +262,20 @@ impl Shelf {
 
     /// What is here of a large file. Of one that is in no container, looks at all its pieces.
     pub(super) fn find(&self, sha256: &Sha256) -> Result<Found, ShelfError> {
-        if let Some((file, true)) = self.chunks.container(sha256)? {
-            let meta = file.metadata().map_err(failed("look at a container"))?;
-            return Ok(Found::Whole(meta.len()));
-        }
-        let Some(head) = self.head(sha256) else {
+        let Some(head) = self.choose(sha256)? else {
             return Ok(Found::Nothing);
         };
-        Ok(if self.has_pieces(&head)? {
+        Ok(if self.is_contained(&head)? || self.has_pieces(&head)? {
             Found::Whole(head.len)
         } else {
             Found::Partly(head.len)
         })
+    }
+
+    /// Whether all of it is in its container.
+    fn is_contained(&self, head: &Head) -> Result<bool, ShelfError> {
+        let found = self.chunks.container_of(&head.sha256, &id(head))?;
+        Ok(found.is_some_and(|(_, is_whole)| is_whole))
     }
 
     fn has_pieces(&self, head: &Head) -> Result<bool, ShelfError> {
@@ -274,9 +303,7 @@ impl Shelf {
     fn keep(&self, survey: &Survey, path: TempPath) -> Result<(), ShelfError> {
         let head = self.keep_manifest(survey)?;
         let _still = self.volume.keep_still();
-        self.heads()
-            .add([head])
-            .map_err(failed("note a manifest"))?;
+        self.note_proven(head)?;
         self.counts(&head)?;
         self.chunks.adopt(&path, survey, true)?;
         // The name is gone, and may be another upload's by now.
@@ -320,6 +347,11 @@ impl Shelf {
         }
         head.ok_or_else(|| failed("keep a manifest")(io::Error::other("it has no head")))
     }
+}
+
+/// The name of a head in git.
+fn id(head: &Head) -> Oid {
+    id_of(ObjectKind::Blob, &head.encode())
 }
 
 fn git_kind(kind: NodeKind) -> ObjectKind {

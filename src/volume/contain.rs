@@ -15,13 +15,14 @@
 //! before all locks of the store and of [`super::large::Large`].
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::inode::{Data, Ino};
-use super::large::{head_of, lock, node};
+use super::large::{lock, node};
 use super::spill::{Seal, Spill};
 use super::{Volume, VolumeResult};
 use crate::base::id::Oid;
@@ -72,8 +73,9 @@ impl Volume {
         };
         // With the same content already here, both stay what they are.
         if adopted == Adopted::Container {
-            *seal = Seal::Container(survey.sha256, head_of(survey));
-            lock(&self.large.held).insert(survey.sha256, Arc::downgrade(s));
+            let head = manifest::name(survey);
+            *seal = Seal::Container(survey.sha256, head);
+            lock(&self.large.held).insert((survey.sha256, head), Arc::downgrade(s));
         }
         Ok(true)
     }
@@ -82,30 +84,49 @@ impl Volume {
     /// are in packs then. Not under the table's lock.
     pub(crate) fn open_seal(&self, s: &Arc<Spill>) -> VolumeResult<()> {
         let seal = s.sealed();
-        if let Seal::Container(sha256, _) = *seal {
+        if let Seal::Container(sha256, head) = *seal {
             let chunks = self.chunks()?;
             if let Err(e) = fs::metadata(s.path()) {
                 if e.kind() != ErrorKind::NotFound {
                     return Err(e.into());
                 }
-                fs::hard_link(self.container_path(&sha256), s.path())?;
+                self.take_along(s, &sha256)?;
                 self.list_overlay(s);
             }
-            lock(&self.large.leaving).insert(sha256);
+            let is_first = lock(&self.large.leaving).insert(sha256);
             self.large.let_go(&sha256);
-            let moved = chunks.evict(&sha256, &mut |_| true);
-            lock(&self.large.leaving).remove(&sha256);
+            let moved = chunks.evict_of(&sha256, &head, &mut |_| true);
+            if is_first {
+                lock(&self.large.leaving).remove(&sha256);
+            }
             let moved = match moved {
-                // It went already.
+                // It went already, or made room for the file that its name is of.
                 Err(ChunkError::Absent(..)) => Evicted::default(),
                 moved => moved?,
             };
             if !moved.lost.is_empty() {
                 tracing::error!(file = %sha256, pieces = moved.lost.len(), "an older version of a file is damaged");
             }
-            lock(&self.large.held).remove(&sha256);
+            lock(&self.large.held).remove(&(sha256, head));
         }
         s.open_seal(seal);
+        Ok(())
+    }
+
+    /// Gives a container that programs have a name in the overlay. One that went, as the file came that
+    /// its name is of, is nowhere else as a file: nobody writes to it as long as they have it.
+    fn take_along(&self, s: &Spill, sha256: &Sha256) -> VolumeResult<()> {
+        let busy = || io::Error::from(ErrorKind::ResourceBusy);
+        let linked = fs::hard_link(self.container_path(sha256), s.path());
+        linked.map_err(|e| match e.kind() {
+            ErrorKind::NotFound => busy(),
+            _ => e,
+        })?;
+        let (named, had) = (fs::metadata(s.path())?, s.file().metadata()?);
+        if (named.dev(), named.ino()) != (had.dev(), had.ino()) {
+            fs::remove_file(s.path())?;
+            return Err(busy().into());
+        }
         Ok(())
     }
 
@@ -119,17 +140,19 @@ impl Volume {
     pub(crate) fn hand_container(&self, head: &Oid) -> VolumeResult<Option<Arc<Spill>>> {
         let sha256 = self.known(head)?.head.sha256;
         let mut held = lock(&self.large.held);
-        let is_held = held.get(&sha256).is_some_and(|s| s.strong_count() > 0);
+        let is_held = held
+            .get(&(sha256, *head))
+            .is_some_and(|s| s.strong_count() > 0);
         if is_held || lock(&self.large.leaving).contains(&sha256) {
             return Ok(None);
         }
-        let Some((file, true)) = self.chunks()?.container(&sha256)? else {
+        let Some((file, true)) = self.chunks()?.container_of(&sha256, head)? else {
             return Ok(None);
         };
         let number = self.next_spill();
         let s = Spill::container(&self.overlay_dir(), number, file, (sha256, *head));
         let s = Arc::new(s);
-        held.insert(sha256, Arc::downgrade(&s));
+        held.insert((sha256, *head), Arc::downgrade(&s));
         Ok(Some(s))
     }
 
@@ -179,7 +202,7 @@ impl Volume {
         };
         if s.contained().is_none() {
             let survey = cut::survey(s.file())?;
-            if head_of(&survey) != blob {
+            if manifest::name(&survey) != blob {
                 // Whoever wrote it has said so by now.
                 return self.open_seal(&s);
             }
@@ -208,7 +231,8 @@ impl Volume {
             let (from, to) = (self.known(now)?.head, self.known(old)?.head);
             let mut get = |id: &Oid, kind| node(&*self.repo, id, kind);
             let alone = manifest::diff(&from, &to, &mut get)?.bytes();
-            if alone <= to.len / 2 {
+            let chunks = self.chunks()?;
+            if alone <= to.len / 2 && chunks.container_of(&to.sha256, old)?.is_some() {
                 self.give_container_up(&to.sha256)?;
             }
         }

@@ -151,14 +151,14 @@ impl Volume {
         Ok(())
     }
 
-    /// From now on nobody opens a container, unless somebody has it already: false then.
+    /// From now on nobody opens a container, unless somebody has it already or takes it away: false
+    /// then.
     pub(super) fn begin_leaving(&self, sha256: &Sha256) -> bool {
         let mut held = lock(&self.large.held);
-        if held.get(sha256).is_some_and(|s| s.strong_count() > 0) {
+        held.retain(|_, s| s.strong_count() > 0);
+        if held.keys().any(|(of, _)| of == sha256) {
             return false;
         }
-        held.remove(sha256);
-        lock(&self.large.leaving).insert(*sha256);
-        true
+        lock(&self.large.leaving).insert(*sha256)
     }
 }

@@ -92,8 +92,10 @@ pub struct Meeting {
 /// A large file that is read.
 #[derive(Debug)]
 pub(super) struct Known {
+    id: Oid,
     pub(super) head: Head,
-    /// Its container, while all of it is there. Who takes the container away empties this.
+    /// Its container, while all of it is there and its pieces are those of the manifest. Who takes
+    /// the container away empties this.
     file: RwLock<Option<File>>,
 }
 
@@ -105,9 +107,11 @@ pub(super) struct Large {
     pub(super) supply: OnceLock<Arc<dyn Supply>>,
     pub(super) known: Mutex<LruCache<Oid, Arc<Known>>>,
     pub(super) pieces: Mutex<LruCache<ChunkId, Arc<Vec<u8>>>>,
-    /// Containers that are overlay files, too, or that programs have.
-    pub(super) held: Mutex<HashMap<Sha256, Weak<Spill>>>,
-    /// Containers that writers take away: nobody opens them any more.
+    /// Containers that are overlay files, too, or that programs have: by the file's name, and the
+    /// head of its manifest, as somebody else's file may be called the same.
+    pub(super) held: Mutex<BTreeMap<(Sha256, Oid), Weak<Spill>>>,
+    /// Containers that are being taken away: nobody opens them any more. Who takes one that no
+    /// program has puts it here under the lock of `held`, where who hands one out looks, too.
     pub(super) leaving: Mutex<HashSet<Sha256>>,
     /// Of commits made in memory on a full disk: where the bytes are.
     pub(super) instead: Mutex<HashMap<Oid, Arc<Spill>>>,
@@ -172,21 +176,6 @@ fn put_manifest(stage: &dyn Objects, survey: &Survey) -> Result<Oid, ObjectError
     Ok(manifest::write(survey, &mut put)?.0)
 }
 
-/// The head that the manifest of a survey would have.
-pub(super) fn head_of(survey: &Survey) -> Oid {
-    let mut put = |kind, bytes: Vec<u8>| {
-        let kind = match kind {
-            NodeKind::Blob => ObjectKind::Blob,
-            NodeKind::Tree => ObjectKind::Tree,
-        };
-        Ok::<_, std::convert::Infallible>(id_of(kind, &bytes))
-    };
-    match manifest::write(survey, &mut put) {
-        Ok((head, _)) => head,
-        Err(never) => match never {},
-    }
-}
-
 /// Reads nodes of manifests.
 pub(super) fn node(
     objs: &dyn Objects,
@@ -230,7 +219,7 @@ pub(super) fn large_of(record: Option<&Record>) -> Vec<Oid> {
 /// The name that bytes of a file have in commits, as this kind.
 pub(super) fn name_of(kind: Kind, file: &File) -> VolumeResult<Oid> {
     if kind == Kind::Large {
-        return Ok(head_of(&cut::survey(file)?));
+        return Ok(manifest::name(&cut::survey(file)?));
     }
     let len = file.metadata()?.len();
     if len > FILE_BYTES_MAX {
@@ -488,6 +477,7 @@ impl Volume {
         let bytes = self.repo.get(id, ObjectKind::Blob)?;
         let head = manifest::head(&bytes).map_err(|e| malformed(*id, e.to_string()))?;
         let k = Arc::new(Known {
+            id: *id,
             head,
             file: RwLock::default(),
         });
@@ -538,14 +528,23 @@ impl Volume {
     }
 
     /// Does something with the container of a file, if all of it is here and nobody takes it away.
+    /// One of other pieces is not its container, whatever it is called.
     fn by_container<T>(&self, k: &Known, work: impl FnOnce(&File) -> T) -> VolumeResult<Option<T>> {
         let sha256 = k.head.sha256;
         let mut file = k.file.write().unwrap_or_else(PoisonError::into_inner);
         if file.is_none() && !lock(&self.large.leaving).contains(&sha256) {
-            let found = self.chunks()?.container(&sha256)?;
+            let found = self.chunks()?.container_of(&sha256, &k.id)?;
             *file = found.filter(|(_, is_whole)| *is_whole).map(|(f, _)| f);
         }
         Ok(file.as_ref().map(work))
+    }
+
+    /// Does something while it has the container of a file in hand as a reader has it.
+    #[cfg(test)]
+    pub(crate) fn while_read<T>(&self, head: &Oid, work: impl FnOnce() -> T) -> T {
+        let k = self.known(head).expect("it is here");
+        let done = self.by_container(&k, |_| work()).expect("it can be opened");
+        done.expect("it is a container")
     }
 
     fn piece(&self, chunks: &Chunks, p: &Place) -> VolumeResult<Arc<Vec<u8>>> {
@@ -614,10 +613,7 @@ impl Volume {
         let k = self.known(head)?;
         let chunks = self.chunks()?;
         let mut out = Vec::new();
-        if chunks
-            .container(&k.head.sha256)?
-            .is_some_and(|(_, whole)| whole)
-        {
+        if let Some((_, true)) = chunks.container_of(&k.head.sha256, head)? {
             return Ok(out);
         }
         let mut cursor = Cursor::new(&k.head, 0);

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use super::container::{self, Container, data_path, sidecar_path};
 use super::whole::is_zeros;
 use super::{ChunkError, Chunks, Spot, disk, failed, is_damage, pack};
+use crate::base::id::Oid;
 use crate::chunk::{ChunkId, Sha256};
 
 /// What became of the chunks of a container that went.
@@ -92,11 +93,37 @@ impl Chunks {
         sha256: &Sha256,
         keep: &mut dyn FnMut(&ChunkId) -> bool,
     ) -> Result<Evicted, ChunkError> {
-        let turn = self.turn();
+        self.evict_in(&self.turn(), sha256, None, keep)
+    }
+
+    /// The same with one whose pieces are those of the manifest with this head.
+    ///
+    /// # Errors
+    /// As [`Chunks::evict`].
+    pub fn evict_of(
+        &self,
+        sha256: &Sha256,
+        head: &Oid,
+        keep: &mut dyn FnMut(&ChunkId) -> bool,
+    ) -> Result<Evicted, ChunkError> {
+        self.learn_head(sha256);
+        self.evict_in(&self.turn(), sha256, Some(head), keep)
+    }
+
+    pub(super) fn evict_in(
+        &self,
+        turn: &MutexGuard<'_, ()>,
+        sha256: &Sha256,
+        head: Option<&Oid>,
+        keep: &mut dyn FnMut(&ChunkId) -> bool,
+    ) -> Result<Evicted, ChunkError> {
         let (slot, only_here) = {
             let mut t = self.table();
             let absent = ChunkError::Absent(*sha256, 0);
-            let slot = t.slots.get(sha256).copied().ok_or(absent)?;
+            let is_it = |c: &Container| head.is_none() || c.head.as_ref() == head;
+            let slot = t.slots.get(sha256).copied();
+            let slot = slot.filter(|s| t.containers.get(s).is_some_and(is_it));
+            let slot = slot.ok_or(absent)?;
             let mut there = Vec::new();
             if let Some(c) = t.containers.get_mut(&slot) {
                 c.leaving = true;
@@ -120,8 +147,8 @@ impl Chunks {
             )
         };
         let moved = self
-            .move_out(&turn, &only_here, keep)
-            .and_then(|m| self.flush_in(&turn).map(|()| m));
+            .move_out(turn, &only_here, keep)
+            .and_then(|m| self.flush_in(turn).map(|()| m));
         let mut t = self.table();
         let moved = match moved {
             Ok(moved) => moved,

@@ -13,7 +13,8 @@ use std::sync::Arc;
 
 use super::disk;
 use crate::base::format;
-use crate::chunk::{ChunkId, FILE_BYTES_MAX, PIECE_BYTES_MAX, Piece, Sha256};
+use crate::base::id::Oid;
+use crate::chunk::{ChunkId, FILE_BYTES_MAX, PIECE_BYTES_MAX, Piece, Sha256, Survey};
 
 const MAGIC: &[u8; 8] = b"cellfsC1";
 const _: () = assert!(MAGIC[7] == b'0' + format::CHUNKS);
@@ -106,6 +107,8 @@ pub(super) struct Container {
     pub(super) faults: u32,
     /// It is being taken away: nothing that is only here counts as here.
     pub(super) leaving: bool,
+    /// The head of the manifest of its pieces, once somebody asked.
+    pub(super) head: Option<Oid>,
 }
 
 impl Container {
@@ -131,6 +134,7 @@ impl Container {
             file: None,
             faults: 0,
             leaving: false,
+            head: None,
         }
     }
 
@@ -264,6 +268,15 @@ impl Container {
             let _first_error_counts = (disk::remove(&beside), disk::remove(&path));
         }
         done
+    }
+
+    /// What it says that it is.
+    pub(super) fn survey(&self) -> Survey {
+        Survey {
+            len: self.len,
+            sha256: self.sha256,
+            pieces: self.pieces.iter().map(|(p, _)| *p).collect(),
+        }
     }
 
     /// Whether its list is this one.

@@ -196,14 +196,19 @@ impl Chunks {
         t.find_again(&mut lost);
     }
 
-    /// Makes an empty container for a file of these pieces, durable. One that is there stays.
+    /// Makes an empty container for a file of these pieces, durable. One that is there stays. False
+    /// if that has other pieces, whoever gave it the name: these belong into packs.
     ///
     /// # Errors
     /// When no file has these pieces, or as the disk.
-    pub fn begin(&self, sha256: Sha256, pieces: &[Piece]) -> Result<(), ChunkError> {
+    pub fn begin(&self, sha256: Sha256, pieces: &[Piece]) -> Result<bool, ChunkError> {
         let _turn = self.turn();
-        if self.table().slots.contains_key(&sha256) {
-            return Ok(());
+        {
+            let t = self.table();
+            let slot = t.slots.get(&sha256);
+            if let Some(c) = slot.and_then(|s| t.containers.get(s)) {
+                return Ok(c.is_of(pieces));
+            }
         }
         let mut c = Container::new(sha256, pieces);
         if !container::adds_up(pieces, c.len) {
@@ -223,7 +228,7 @@ impl Chunks {
             return Err(failed("make a container")(e));
         }
         self.table().add_container(c);
-        Ok(())
+        Ok(true)
     }
 
     /// Writes a piece of a container that is being filled. It is here at once, but outlives the
@@ -232,11 +237,13 @@ impl Chunks {
     /// # Errors
     /// When these are not the piece's bytes, there is no such piece, or as the disk.
     pub fn fill(&self, sha256: &Sha256, index: u32, bytes: &[u8]) -> Result<(), ChunkError> {
-        let Some((slot, piece, at)) = self.unfilled(sha256, index)? else {
-            return Ok(());
-        };
+        let (slot, piece, at, is_there) = self.place_of(sha256, index)?;
+        // Also if it is there: who fills it in may mean another container of this name.
         if bytes.len() != piece.len as usize || ChunkId::of(bytes) != piece.id {
             return Err(ChunkError::Mismatch(piece.id));
+        }
+        if is_there {
+            return Ok(());
         }
         self.fill_in(sha256, slot, index, (&piece, at), bytes)
     }
@@ -247,9 +254,10 @@ impl Chunks {
     /// # Errors
     /// When the chunk is damaged, there is no such piece, or as the disk.
     pub fn fill_from_here(&self, sha256: &Sha256, index: u32) -> Result<bool, ChunkError> {
-        let Some((slot, piece, at)) = self.unfilled(sha256, index)? else {
+        let (slot, piece, at, is_there) = self.place_of(sha256, index)?;
+        if is_there {
             return Ok(true);
-        };
+        }
         let Some(bytes) = self.read(&piece.id)? else {
             return Ok(false);
         };
@@ -260,20 +268,15 @@ impl Chunks {
         Ok(true)
     }
 
-    /// A piece that is to be filled in, and where; none if it is there.
-    fn unfilled(
-        &self,
-        sha256: &Sha256,
-        index: u32,
-    ) -> Result<Option<(u32, Piece, u64)>, ChunkError> {
-        let absent = ChunkError::Absent(*sha256, index);
+    /// A piece of a container: of which, where in it, and whether it is there.
+    fn place_of(&self, sha256: &Sha256, index: u32) -> Result<(u32, Piece, u64, bool), ChunkError> {
+        let absent = || ChunkError::Absent(*sha256, index);
         let t = self.table();
         let slot = t.slots.get(sha256).copied();
         let found = slot.and_then(|s| Some((s, t.containers.get(&s)?)));
-        let (slot, c) = found.filter(|(_, c)| !c.leaving).ok_or(absent)?;
-        let absent = ChunkError::Absent(*sha256, index);
-        let (piece, at) = c.pieces.get(index as usize).copied().ok_or(absent)?;
-        Ok((!c.has(index)).then_some((slot, piece, at)))
+        let (slot, c) = found.filter(|(_, c)| !c.leaving).ok_or_else(absent)?;
+        let (piece, at) = c.pieces.get(index as usize).copied().ok_or_else(absent)?;
+        Ok((slot, piece, at, c.has(index)))
     }
 
     /// Writes bytes that were checked.
@@ -385,8 +388,7 @@ impl Chunks {
         if let Some((slot, true)) = found {
             self.complete(path, slot, &survey.sha256).map_err(&io)?;
         } else {
-            self.take_in(path, survey, found.map(|(slot, _)| slot))
-                .map_err(&io)?;
+            self.take_in(&turn, path, survey, found.is_some())?;
         }
         self.flush_in(&turn)?;
         Ok(Adopted::Container)
@@ -415,48 +417,51 @@ impl Chunks {
     }
 
     /// Makes a container of a file, instead of one of other pieces if there is one: that came
-    /// from others.
-    fn take_in(&self, path: &Path, survey: &Survey, instead: Option<u32>) -> io::Result<()> {
+    /// from others. What is only in that is somebody's all the same, and moves into packs.
+    fn take_in(
+        &self,
+        turn: &MutexGuard<'_, ()>,
+        path: &Path,
+        survey: &Survey,
+        is_named: bool,
+    ) -> Result<(), ChunkError> {
+        let io = failed("take a file over");
         let sha256 = survey.sha256;
         let mut c = Container::new(sha256, &survey.pieces);
         let data = container::data_path(&self.dir, &sha256);
         let sidecar = container::sidecar_path(&self.dir, &sha256);
         // First what takes room.
-        c.write_sidecar(&self.dir, true)?;
-        if let Some(slot) = instead {
-            self.discard(slot, &sha256)?;
+        c.write_sidecar(&self.dir, true).map_err(&io)?;
+        if is_named {
+            match self.evict_in(turn, &sha256, None, &mut |_| true) {
+                Ok(gone) if gone.lost.is_empty() => {}
+                Ok(gone) => {
+                    let pieces = gone.lost.len();
+                    tracing::error!(%sha256, pieces, "another file of this name is damaged");
+                }
+                Err(e) => {
+                    let _first_error_counts = disk::remove(&sidecar.with_extension("new"));
+                    return Err(e);
+                }
+            }
         }
-        c.publish_sidecar(&self.dir)?;
+        // One that could not be removed when its container went.
+        if data.exists() {
+            self.remove_files(&sha256).map_err(&io)?;
+        }
+        c.publish_sidecar(&self.dir).map_err(&io)?;
         if let Err(e) = disk::rename(path, &data) {
             let _first_error_counts = disk::remove(&sidecar);
-            return Err(e);
+            return Err(io(e));
         }
         if let Err(e) = disk::sync_dir(&self.dir.join("containers")) {
             let _first_error_counts = (disk::rename(&data, path), disk::remove(&sidecar));
-            return Err(e);
+            return Err(io(e));
         }
         let mut t = self.table();
         let slot = t.add_container(c);
         t.prefer(slot);
         Ok(())
-    }
-
-    /// Removes a container and all that is only in it.
-    fn discard(&self, slot: u32, sha256: &Sha256) -> io::Result<()> {
-        let mut t = self.table();
-        t.slots.remove(sha256);
-        if let Some(c) = t.containers.remove(&slot) {
-            let mut lost = HashSet::new();
-            for (index, id) in c.present() {
-                if t.chunks.get(&id) == Some(&Spot::Container { slot, index }) {
-                    t.place(id, None);
-                    lost.insert(id);
-                }
-            }
-            t.find_again(&mut lost);
-        }
-        drop(t);
-        self.remove_files(sha256)
     }
 }
 

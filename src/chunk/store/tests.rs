@@ -1,6 +1,7 @@
 //! What the store promises, against a model, damage and a disk that fails.
 
 mod crash;
+mod liars;
 mod trouble;
 mod whole;
 
@@ -640,12 +641,21 @@ fn life(c: &Chunks, step: usize) -> Result<(), ChunkError> {
             }
             gone.map(drop)
         }
-        _ => {
+        18 => {
             let (s, _) = file_of(&[20, 21, 5]);
             c.fill(&s.sha256, 0, &chunk(20).1)?;
             c.fill(&s.sha256, 2, &chunk(5).1)?;
             c.flush()
         }
+        // Another file of a name, and the file that the name is of.
+        19 => {
+            let (s, _) = file_of(&[23, 24]);
+            c.begin(s.sha256, &file_of(&[4, 22]).0.pieces)?;
+            c.fill(&s.sha256, 0, &chunk(4).1)?;
+            c.fill(&s.sha256, 1, &chunk(22).1)?;
+            c.flush()
+        }
+        _ => adopt(c, &[23, 24]).map(drop),
     }
 }
 
@@ -657,7 +667,7 @@ fn after_any_failure_all_is_sound_and_the_same_can_be_done_again() {
             let dir = folder();
             let mut c = open(dir.path());
             tape::fail(Some((at, kind)));
-            for step in 0..19 {
+            for step in 0..21 {
                 let done = life(&c, step);
                 if let Err(e) = &done {
                     failures += 1;
@@ -687,12 +697,14 @@ fn after_any_failure_all_is_sound_and_the_same_can_be_done_again() {
             let is_through = tape::fail(None);
             c.flush().unwrap();
             for c in [c, open(dir.path())] {
-                for n in [0, 1, 2, 4, 5, 10, 11, 20, 21] {
+                for n in [0, 1, 2, 4, 5, 10, 11, 20, 21, 22, 23, 24] {
                     let got = c.read(&chunk(n).0).unwrap();
                     assert_eq!(got, Some(chunk(n).1), "{at} {n}");
                 }
-                let (s, bytes) = file_of(&[20, 21, 5]);
-                assert_eq!(content(&c, &s.sha256), Some((bytes, true)));
+                for ns in [&[20, 21, 5][..], &[23, 24]] {
+                    let (s, bytes) = file_of(ns);
+                    assert_eq!(content(&c, &s.sha256), Some((bytes, true)));
+                }
             }
             if is_through {
                 break;

@@ -8,8 +8,10 @@ use std::os::unix::fs::FileExt;
 use std::sync::LazyLock;
 use std::time::SystemTime;
 
-use super::{ChunkError, Chunks, container, disk, failed};
-use crate::chunk::manifest::Place;
+use super::container::{self, Container};
+use super::{ChunkError, Chunks, disk, failed};
+use crate::base::id::Oid;
+use crate::chunk::manifest::{self, Place};
 use crate::chunk::{ChunkId, PIECE_BYTES_MAX, Piece, Sha256};
 
 /// Pieces that are looked for while others wait.
@@ -42,10 +44,67 @@ impl Chunks {
     /// # Errors
     /// As the disk.
     pub fn container(&self, sha256: &Sha256) -> Result<Option<(File, bool)>, ChunkError> {
+        self.open_container(sha256, |_| true)
+    }
+
+    /// The same, if its pieces are those of the manifest with this head. Who gave a container its
+    /// name may have lied: only this says that its bytes are those of the manifest.
+    ///
+    /// # Errors
+    /// As the disk.
+    pub fn container_of(
+        &self,
+        sha256: &Sha256,
+        head: &Oid,
+    ) -> Result<Option<(File, bool)>, ChunkError> {
+        self.learn_head(sha256);
+        self.open_container(sha256, |c| c.head == Some(*head))
+    }
+
+    /// The head of the manifest of what the container of this name is.
+    #[must_use]
+    pub fn head_of(&self, sha256: &Sha256) -> Option<Oid> {
+        self.learn_head(sha256);
+        let t = self.table();
+        t.containers.get(t.slots.get(sha256)?)?.head
+    }
+
+    /// Whether there is a container for this file that has these pieces, or some of them.
+    #[must_use]
+    pub fn is_begun(&self, sha256: &Sha256, pieces: &[Piece]) -> bool {
+        let t = self.table();
+        let slot = t.slots.get(sha256);
+        let found = slot.and_then(|s| t.containers.get(s));
+        found.is_some_and(|c| !c.leaving && c.is_of(pieces))
+    }
+
+    /// Works out which manifest the pieces of a container are of, unless that is known. Once for
+    /// each: see [`manifest::name`].
+    pub(super) fn learn_head(&self, sha256: &Sha256) {
+        let (slot, survey) = {
+            let t = self.table();
+            let slot = t.slots.get(sha256).copied();
+            let found = slot.and_then(|s| Some((s, t.containers.get(&s)?)));
+            match found.filter(|(_, c)| c.head.is_none()) {
+                Some((slot, c)) => (slot, c.survey()),
+                None => return,
+            }
+        };
+        let head = manifest::name(&survey);
+        if let Some(c) = self.table().containers.get_mut(&slot) {
+            c.head = Some(head);
+        }
+    }
+
+    fn open_container(
+        &self,
+        sha256: &Sha256,
+        is_it: impl Fn(&Container) -> bool,
+    ) -> Result<Option<(File, bool)>, ChunkError> {
         let t = self.table();
         let slot = t.slots.get(sha256).copied();
         let found = slot.and_then(|s| t.containers.get(&s));
-        let Some(c) = found.filter(|c| !c.leaving) else {
+        let Some(c) = found.filter(|c| !c.leaving && is_it(c)) else {
             return Ok(None);
         };
         let file = File::open(container::data_path(&self.dir, sha256));

@@ -52,7 +52,11 @@ pub(super) async fn answer(
         .map(|o| check(o, is_sha256, operation))
         .collect();
     let ids: Vec<LfsId> = checked.iter().flatten().map(|(id, _)| *id).collect();
-    let presence = match door.host.presence(volume, ids.clone()).await {
+    let presence = match door
+        .host
+        .presence(volume, ids.clone(), operation == Operation::Upload)
+        .await
+    {
         // The first push to a volume makes it, and git-lfs comes before git.
         Err(LfsRefusal::NotFound(_)) if operation == Operation::Upload => {
             vec![Presence::Absent; ids.len()]

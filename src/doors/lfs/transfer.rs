@@ -331,7 +331,7 @@ pub(super) async fn verify(
     let here = if id == LfsId::EMPTY {
         Presence::Here(0)
     } else {
-        let all = door.host.presence(volume, vec![id]).await;
+        let all = door.host.presence(volume, vec![id], false).await;
         let all = all.map_err(|r| because(&r))?;
         all.into_iter().next().unwrap_or(Presence::Absent)
     };

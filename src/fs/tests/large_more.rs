@@ -15,7 +15,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// As the kernel opens a file by itself.
-fn direct(f: &Fs, ino: Ino, write: bool) -> Option<Arc<Spill>> {
+pub(super) fn direct(f: &Fs, ino: Ino, write: bool) -> Option<Arc<Spill>> {
     let access = Access {
         write,
         keeps: true,
@@ -27,7 +27,7 @@ fn direct(f: &Fs, ino: Ino, write: bool) -> Option<Arc<Spill>> {
     }
 }
 
-fn write_at(f: &Fs, name: &str, at: u64, text: &[u8]) {
+pub(super) fn write_at(f: &Fs, name: &str, at: u64, text: &[u8]) {
     let ino = walk(f, name);
     f.open(ino, true, false).unwrap();
     f.write(ino, at, text).unwrap();

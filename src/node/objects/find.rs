@@ -215,7 +215,8 @@ fn give(node: &NodeInner, ask: &Ask, to: &mut dyn Write) -> io::Result<()> {
     match ask.id {
         Cid::File(sha256) => {
             let shelf = node.shelf(&volume).map_err(io::Error::other)?;
-            let Some(head) = shelf.head(&Sha256(sha256)) else {
+            let chosen = shelf.choose(&Sha256(sha256));
+            let Some(head) = chosen.map_err(io::Error::other)? else {
                 return to.write_all(&[ABSENT]);
             };
             let bytes = head.encode();

@@ -7,22 +7,16 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 
-use sha2::Digest;
 use tempfile::{NamedTempFile, TempPath};
 
-use super::{Shelf, ShelfError, failed, survey};
+use super::{Shelf, ShelfError, failed, id, survey};
 use crate::base::durable;
 use crate::chunk::manifest::{self, Head};
 use crate::chunk::{Sha256, Survey};
 use crate::node::LARGE_ABOVE;
-use crate::store::objects::{ObjectKind, id_of};
 use crate::volume::Volume;
 use crate::volume::error::VolumeError;
-
-/// Bytes that are hashed at a time.
-const STEP_BYTES: usize = 1 << 20;
 
 /// What of a file is here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,8 +54,7 @@ impl Shelf {
         }
         let head = self.keep_manifest(&survey)?;
         let _still = self.volume.keep_still();
-        let noted = self.heads().add([head]);
-        noted.map_err(failed("note a manifest"))?;
+        self.note_proven(head)?;
         self.counts(&head)?;
         self.put_pieces(&open()?, &survey)?;
         Ok(named)
@@ -101,7 +94,7 @@ impl Shelf {
 
     /// Brings what lacks of a file, for as long as something comes.
     pub(in crate::node) fn bring(&self, head: &Head) -> Result<(), ShelfError> {
-        let id = id_of(ObjectKind::Blob, &head.encode());
+        let id = id(head);
         let mut before = self.part(head)?;
         loop {
             let why = match self.volume.bring_all(&id) {
@@ -118,23 +111,12 @@ impl Shelf {
 
     /// Brings and reads all of a file, and notes it if it is what its head says, durable. Who gave the head
     /// is not believed before.
-    pub(in crate::node) fn check_in(self: &Arc<Self>, head: &Head) -> Result<(), ShelfError> {
+    pub(in crate::node) fn check_in(&self, head: &Head) -> Result<(), ShelfError> {
         self.bring(head)?;
-        let mut source = self.listed(head);
-        let mut hash = sha2::Sha256::new();
-        let mut at = 0;
-        while at < head.len {
-            let left = usize::try_from(head.len - at).unwrap_or(usize::MAX);
-            let read = source.read(at, left.min(STEP_BYTES));
-            let bytes = read.map_err(failed("bring its bytes"))?;
-            hash.update(&bytes);
-            at += bytes.len() as u64;
-        }
-        if Sha256(hash.finalize().into()) != head.sha256 {
+        if !self.check(head)? {
             return Err(ShelfError::Wrong(head.sha256));
         }
         self.chunks.flush()?;
-        let noted = self.heads().add([*head]);
-        noted.map_err(failed("note a manifest"))
+        self.note_proven(*head)
     }
 }

@@ -1,6 +1,7 @@
 //! The bytes of a large file, as somebody reads them from one place to another.
 //!
-//! Invariant: what is read in pieces was hashed; a container's file was when it was filled.
+//! Invariant: what is read in pieces was hashed; a container's file was when it was filled. Whose
+//! bytes nobody hashed as a whole, they are as they are read (`truth.rs`).
 //! Memory: what is asked for, and of a file in pieces the last piece, at most 1 MiB.
 //! Who reads waits for what is not here.
 
@@ -11,12 +12,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Shelf, ShelfError, failed};
+use super::truth::Proving;
+use super::{Shelf, ShelfError, id};
 use crate::base::id::Oid;
 use crate::chunk::Sha256;
 use crate::chunk::manifest::{Cursor, Head};
 use crate::doors::lfs::Source;
-use crate::store::objects::{ObjectKind, id_of};
 
 /// Bytes that are asked for at a time: more than who reads gets in a moment.
 const AHEAD_BYTES: u64 = 16 << 20;
@@ -55,7 +56,7 @@ impl Pieces {
     fn new(shelf: Arc<Shelf>, head: &Head) -> Self {
         Self {
             shelf,
-            head: id_of(ObjectKind::Blob, &head.encode()),
+            head: id(head),
             len: head.len,
             cursor: Cursor::new(head, 0),
             at: 0,
@@ -106,7 +107,8 @@ impl Source for Pieces {
 impl Shelf {
     /// The bytes of a file that a manifest which is here lists: what lacks is brought.
     pub(in crate::node) fn listed(self: &Arc<Self>, head: &Head) -> Box<dyn Source> {
-        Box::new(Pieces::new(self.clone(), head))
+        let pieces = Box::new(Pieces::new(self.clone(), head));
+        Proving::unless_proven(self, head, pieces)
     }
 
     /// The bytes of a large file, if all of it is here or, for one who may wait, can be brought.
@@ -115,16 +117,15 @@ impl Shelf {
         sha256: &Sha256,
         may_wait: bool,
     ) -> Result<Option<Box<dyn Source>>, ShelfError> {
-        if let Some((file, true)) = self.chunks.container(sha256)? {
-            let meta = file.metadata().map_err(failed("look at a container"))?;
-            let len = meta.len();
-            return Ok(Some(Box::new(Whole { file, len })));
+        let Some(head) = self.choose(sha256)? else {
+            return Ok(None);
+        };
+        if let Some((file, true)) = self.chunks.container_of(sha256, &id(&head))? {
+            let len = head.len;
+            let whole = Box::new(Whole { file, len });
+            return Ok(Some(Proving::unless_proven(self, &head, whole)));
         }
-        Ok(match self.head(sha256) {
-            Some(head) if may_wait || self.has_pieces(&head)? => {
-                Some(Box::new(Pieces::new(self.clone(), &head)))
-            }
-            _ => None,
-        })
+        let is_given = may_wait || self.has_pieces(&head)?;
+        Ok(is_given.then(|| self.listed(&head)))
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::hash_map::Entry as Entries;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -319,7 +318,7 @@ impl Core {
             }
             return;
         };
-        if lacking.is_empty() && !entry.in_container.load(Ordering::Relaxed) {
+        if lacking.is_empty() && !entry.is_kept {
             for w in waits {
                 let _who_went = w.reply.try_send(Ok(()));
             }
@@ -328,7 +327,7 @@ impl Core {
             return;
         }
         // It was asked for while its list was read for somebody else: it is read again, for that.
-        let late = keep && !entry.in_container.load(Ordering::Relaxed);
+        let late = keep && !entry.is_kept;
         let keep = keep && !late;
         if late {
             self.keep.push_back((0, name.clone()));
@@ -470,7 +469,7 @@ impl Core {
         let Some(o) = self.open.get_mut(&file) else {
             return;
         };
-        if o.is_finishing || !o.entry.in_container.load(Ordering::Relaxed) {
+        if o.is_finishing || !o.entry.is_kept {
             return;
         }
         o.is_finishing = true;
@@ -679,7 +678,7 @@ fn load(
     over: Option<Oid>,
 ) -> Option<(Arc<Entry>, Pieces)> {
     let loaded = Entry::load(&*shared.library, name, over);
-    let (entry, lacking) = loaded
+    let (mut entry, lacking) = loaded
         .map_err(|e| tracing::info!(volume = %name.0, head = %name.1, error = %e, "not read"))
         .ok()?;
     if !keep && (lacking.is_empty() || !shared.library.is_cached(&name.0, &name.1)) {
@@ -687,13 +686,17 @@ fn load(
     }
     let chunks = shared.library.chunks(&name.0)?;
     // One that was begun is completed, also if all that lacks in it is elsewhere.
-    let is_begun = matches!(chunks.container(&entry.sha256), Ok(Some((_, false))));
+    let is_begun = matches!(chunks.container(&entry.sha256), Ok(Some((_, false))))
+        && chunks.is_begun(&entry.sha256, &entry.pieces);
     if is_begun || !lacking.is_empty() {
-        if let Err(e) = chunks.begin(entry.sha256, &entry.pieces) {
-            tracing::warn!(volume = %name.0, error = %e, "no container for a large file");
-            return None;
-        }
-        entry.in_container.store(true, Ordering::Relaxed);
+        entry.is_kept = true;
+        entry.in_container = match chunks.begin(entry.sha256, &entry.pieces) {
+            Ok(is_its_own) => is_its_own,
+            Err(e) => {
+                tracing::warn!(volume = %name.0, error = %e, "no container for a large file");
+                return None;
+            }
+        };
     }
     Some((Arc::new(entry), lacking))
 }

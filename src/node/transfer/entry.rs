@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use super::like::Likes;
 use super::{Library, Name};
@@ -35,8 +34,10 @@ pub(super) struct Entry {
     /// Of pieces that lack and are in the file more than once, which the first is: it is asked
     /// for, and the others are it.
     firsts: BTreeMap<u32, u32>,
-    /// Pieces go into its container, not into packs.
-    pub(super) in_container: AtomicBool,
+    /// All of it is to be here, and is looked after when it has come.
+    pub(super) is_kept: bool,
+    /// Pieces go into its container, not into packs. That of another file may have its name.
+    pub(super) in_container: bool,
     /// What the version before it has that is like what lacks.
     pub(super) likes: Likes,
 }
@@ -143,7 +144,8 @@ impl Entry {
             ends: ends.collect(),
             pieces,
             firsts,
-            in_container: AtomicBool::new(false),
+            is_kept: false,
+            in_container: false,
             likes: likes.unwrap_or_default(),
         };
         Ok((entry, lacking))

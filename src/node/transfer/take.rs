@@ -5,11 +5,13 @@
 //! first, of pieces that the store hashes when they are read; its name is looked at as that of any
 //! piece. Should what it is made of not be here any more, the piece is asked for whole.
 
+use std::fs::File as DiskFile;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use sha2::Digest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -17,7 +19,7 @@ use super::entry::Entry;
 use super::{Message, Shared, lock};
 use crate::base::id::{NodeId, Oid};
 use crate::chunk::store::{ChunkError, Chunks};
-use crate::chunk::{Piece, splice};
+use crate::chunk::{Piece, Sha256, splice};
 use crate::peers::RecvStream;
 use crate::swarm::pieces::Holding;
 use crate::swarm::wire::{
@@ -30,6 +32,8 @@ use crate::swarm::{Class, Failure, File};
 const ANSWER: Duration = Duration::from_secs(9);
 /// Bytes that are read at once: each shows that the peer is alive.
 const STEP_BYTES: usize = 128 << 10;
+/// Bytes of a file that are hashed at once.
+const HASHED_BYTES: usize = 1 << 20;
 
 async fn open(shared: &Shared, peer: NodeId, request: Request) -> io::Result<RecvStream> {
     let peers = shared
@@ -272,18 +276,22 @@ fn store(
     let piece = entry.pieces.get(index as usize).ok_or(Failure::Disk)?;
     // First, so that nobody is told in between.
     shared.comes(volume, piece.id, piece.len);
-    let done = if entry.in_container.load(Ordering::Relaxed) {
-        let fill = || chunks.fill(&entry.sha256, index, bytes);
-        match fill() {
+    let put = || chunks.put(&piece.id, bytes).map(drop);
+    let fill = || chunks.fill(&entry.sha256, index, bytes);
+    let filled = match entry.in_container {
+        false => put(),
+        true => match fill() {
             // Somebody took it away.
-            Err(ChunkError::Absent(..)) => {
-                let begun = chunks.begin(entry.sha256, &entry.pieces);
-                begun.and_then(|()| fill())
-            }
-            done => done,
-        }
-    } else {
-        chunks.put(&piece.id, bytes).map(|_| ())
+            Err(ChunkError::Absent(..)) => chunks
+                .begin(entry.sha256, &entry.pieces)
+                .and_then(|is_its_own| if is_its_own { fill() } else { put() }),
+            filled => filled,
+        },
+    };
+    let done = match filled {
+        // These are not its bytes, or another file has its name by now.
+        Err(ChunkError::Mismatch(_)) => put(),
+        done => done,
     };
     done.map_err(|e| match e {
         ChunkError::Mismatch(_) => Failure::Lie,
@@ -295,25 +303,81 @@ fn store(
 }
 
 /// Fills in what of a container came otherwise, and makes all of it durable. Says whether all of
-/// it is there. Blocking.
+/// it is there; where another file keeps its name, in packs. Blocking.
 pub(super) fn finish(shared: &Shared, entry: &Entry) -> bool {
     let Some(chunks) = shared.library.chunks(&entry.name.0) else {
         return false;
     };
-    let count = u32::try_from(entry.pieces.len()).unwrap_or(0);
-    for index in 0..count {
-        match chunks.fill_from_here(&entry.sha256, index) {
-            Ok(true) => {}
-            Ok(false) => return false,
+    let complete = || {
+        if !claim(&chunks, entry)? {
+            return Ok(());
+        }
+        let count = u32::try_from(entry.pieces.len()).unwrap_or(0);
+        for index in 0..count {
+            if !chunks.fill_from_here(&entry.sha256, index)? {
+                break;
+            }
+        }
+        Ok::<_, ChunkError>(())
+    };
+    if let Err(e) = complete() {
+        tracing::warn!(volume = %entry.name.0, error = %e, "a file was not completed");
+        return false;
+    }
+    let is_whole = chunks.lacks(&entry.pieces, 1).is_empty() && shared.flush(&entry.name.0);
+    if is_whole {
+        shared.library.is_whole(&entry.name.0, &entry.name.1);
+    }
+    is_whole
+}
+
+/// Makes sure that the container of a file, all of which is here, is for its pieces. One of other
+/// pieces keeps the name unless it is not what it is called and these are.
+fn claim(chunks: &Chunks, entry: &Entry) -> Result<bool, ChunkError> {
+    let sha256 = &entry.sha256;
+    if chunks.begin(*sha256, &entry.pieces)? {
+        return Ok(true);
+    }
+    let (volume, head) = &entry.name;
+    let mut hash = sha2::Sha256::new();
+    for p in &entry.pieces {
+        let bytes = chunks.read(&p.id)?;
+        hash.update(bytes.ok_or(ChunkError::Lacking(p.id))?);
+    }
+    if *sha256 != Sha256(hash.finalize().into()) {
+        tracing::warn!(%volume, %head, "a large file is not what its list says");
+        return Ok(false);
+    }
+    if let Some((file, true)) = chunks.container(sha256)?
+        && is_file(&file, sha256)
+    {
+        return Ok(false);
+    }
+    tracing::warn!(%volume, %head, "another file was called by the name of this one");
+    match chunks.evict(sha256, &mut |_| true) {
+        Ok(_) | Err(ChunkError::Absent(..)) => {}
+        Err(e) => return Err(e),
+    }
+    chunks.begin(*sha256, &entry.pieces)
+}
+
+/// Whether a file is the one of this name. One that cannot be read is not.
+fn is_file(file: &DiskFile, sha256: &Sha256) -> bool {
+    let mut hash = sha2::Sha256::new();
+    let mut step = vec![0; HASHED_BYTES];
+    let mut at = 0;
+    loop {
+        match file.read_at(&mut step, at) {
+            Ok(0) => return *sha256 == Sha256(hash.finalize().into()),
+            Ok(n) => {
+                hash.update(step.get(..n).unwrap_or_default());
+                at += n as u64;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => {
-                tracing::warn!(volume = %entry.name.0, error = %e, "a file was not completed");
+                tracing::warn!(error = %e, "a container cannot be read");
                 return false;
             }
         }
     }
-    let is_durable = shared.flush(&entry.name.0);
-    if is_durable {
-        shared.library.is_whole(&entry.name.0, &entry.name.1);
-    }
-    is_durable
 }
