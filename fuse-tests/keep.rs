@@ -98,6 +98,7 @@ fn what_is_not_kept_is_fetched_when_it_is_read_and_comes_when_it_is_pinned() {
     assert_eq!(copy(&told(&b, "large"), &b), (false, len));
     let pinned = say(&b, "pin", "large").expect("pinned");
     assert_eq!((pinned.files, pinned.bytes), (1, len));
+    assert!(b.ask(&["status", "--follow"]).contains("all is here"));
     wait_for_copy(&a, "large", &b, true);
     // What was said outlives the node, and another one may go then.
     let b = b.kill().start();

@@ -126,13 +126,17 @@ fn a_large_file_of_a_folder_is_one_of_git_lfs() {
         ".gitattributes",
         "*.bin filter=lfs diff=lfs merge=lfs -text\n",
     );
+    node.settled();
     node.write("a.bin", &first);
+    node.write("small.bin", b"small");
     node.write("plain", &first);
     node.settled();
     let client = Client::new();
     client.ok(&client.home(), &["clone", "-q", &node.url("cell"), "clone"]);
     let clone = client.path("clone");
     is(&clone.join("a.bin"), &first);
+    is(&clone.join("small.bin"), b"small");
+    client.ok(&clone, &["lfs", "fsck"]);
     // What no attribute says is git-lfs's stays a text.
     let text = fs::read_to_string(clone.join("plain")).expect("there");
     assert!(
@@ -149,9 +153,13 @@ fn a_large_file_of_a_folder_is_one_of_git_lfs() {
     let came = || is_there("a.bin", &second) && is_there("moved", &first);
     wait_until(SOON, came, || "both come to the folder".to_owned());
     node.write("a.bin", &first);
+    node.write("small.bin", b"smaller");
     node.settled();
     client.ok(&clone, &["pull", "-q"]);
     is(&clone.join("a.bin"), &first);
+    is(&clone.join("small.bin"), b"smaller");
+    assert_eq!(client.ok(&clone, &["status", "--porcelain"]), "");
+    client.ok(&clone, &["lfs", "fsck"]);
     git::fsck(&node.repo("cell"));
     node.stop();
 }

@@ -15,5 +15,6 @@ pub mod limit;
 pub mod mount_options;
 pub mod name;
 pub mod path;
+pub mod size;
 pub mod stamp;
 pub mod sys;

@@ -9,6 +9,7 @@ mod args;
 mod beside;
 mod duration;
 mod folder;
+mod follow;
 mod helper;
 mod hook;
 mod import;
@@ -156,7 +157,8 @@ fn run(args: Args, process: Process<'_>) -> Answer<()> {
         Verb::Mount(a) => start::start(&a.node, Some(a.dir), &a.options, process),
         Verb::Serve(a) => start::start(&a.node, None, &[], process),
         Verb::Umount(a) => folder::umount(&a),
-        Verb::Status(a) => show::status(&a.state.dir(), a.json),
+        Verb::Status(a) if a.follow => follow::follow(&a.show.state.dir()),
+        Verb::Status(a) => show::status(&a.show.state.dir(), a.show.json),
         Verb::Members(a) => show::members(&a.state.dir(), a.json),
         Verb::Log(a) => past::log(&a),
         Verb::Diff(a) => past::diff(&a),

@@ -5,7 +5,6 @@
 
 mod file;
 pub mod paths;
-mod size;
 mod suggest;
 
 use std::net::SocketAddr;
@@ -15,6 +14,7 @@ use serde::Deserialize;
 
 use crate::base::id::VolumeName;
 use crate::base::mount_options::MountOptions;
+use crate::base::size;
 
 pub use file::KEYS;
 

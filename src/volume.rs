@@ -45,6 +45,7 @@ pub mod recover;
 mod room;
 mod root;
 pub mod spill;
+mod threshold;
 pub mod view;
 mod worker;
 

@@ -137,7 +137,11 @@ pub(super) fn frontier(view: &View) -> Frontier {
     }
 }
 
-fn in_memory(stage: &dyn Objects, kind: Kind, data: &Data) -> VolumeResult<(Kind, Oid)> {
+fn in_memory(
+    stage: &dyn Objects,
+    (kind, _): (Kind, Option<u64>),
+    data: &Data,
+) -> VolumeResult<(Kind, Oid)> {
     match data {
         Data::Memory(bytes) => Ok((kind, stage.put(ObjectKind::Blob, bytes.as_ref().clone())?)),
         other => panic!("no such data here: {other:?}"),

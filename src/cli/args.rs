@@ -38,7 +38,7 @@ pub(super) enum Verb {
     /// Unmount a folder
     Umount(Umount),
     /// Show how the node is
-    Status(Show),
+    Status(Status),
     /// List the cell's nodes, and those who want in
     Members(Show),
     /// List commits, or the history of one file, newest first
@@ -335,6 +335,15 @@ pub(super) struct Show {
     pub(super) json: bool,
     #[command(flatten)]
     pub(super) state: State,
+}
+
+#[derive(Debug, Group)]
+pub(super) struct Status {
+    /// Show how far large files are that come, until all are here
+    #[arg(short, long, conflicts_with = "json")]
+    pub(super) follow: bool,
+    #[command(flatten)]
+    pub(super) show: Show,
 }
 
 #[derive(Debug, Group)]

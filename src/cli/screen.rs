@@ -96,7 +96,7 @@ pub(super) fn progress(p: &SyncProgress, rate: Option<u64>) -> String {
     )
 }
 
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     match bytes {
         0..1_000_000 => format!("{} kB", bytes / 1_000),
         1_000_000..100_000_000 => {

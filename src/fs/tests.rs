@@ -18,6 +18,7 @@ use crate::volume::view::HeadInfo;
 use crate::volume::{Identity, Outlet, Volume};
 
 mod anything;
+mod attributes;
 mod direct;
 mod evict;
 mod failing;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::chain::{self, Deed, Desk, Fixed, Reach};
 use super::inode::{Data, Ino, Inode};
 use super::live::{Live, Pending};
+use super::threshold::Thresholds;
 use super::view::{HeadInfo, View};
 use super::{Volume, VolumeResult};
 use crate::base::clock;
@@ -469,8 +470,11 @@ pub(super) struct Done {
 /// What bytes are in a commit, and their name there.
 pub(super) type Blobs = HashMap<Ino, (Kind, Oid)>;
 
-/// Puts bytes where a commit finds them: into its stage, or into the store.
-pub(super) type Keep<'a> = dyn Fn(&dyn Objects, Kind, &Data) -> VolumeResult<(Kind, Oid)> + 'a;
+/// What a file is, and the most bytes that it has as one object, if that is said of it.
+pub(super) type Cut = (Kind, Option<u64>);
+
+/// Puts bytes where a commit finds them: into its stage, or, if they are too many, into the store.
+pub(super) type Keep<'a> = dyn Fn(&dyn Objects, Cut, &Data) -> VolumeResult<(Kind, Oid)> + 'a;
 
 /// Makes the batch durable on top of `base`. `keep` keeps what was written; `pin` is told of it
 /// before there is a head record.
@@ -486,8 +490,13 @@ pub(super) fn write(
     let src = desk.source(&stage);
     let mut blobs = HashMap::new();
     let mut by_id = HashMap::new();
+    let mut thresholds = Thresholds::new(src, base, &batch.changes);
     for w in &batch.written {
-        let blob = keep(&stage, w.kind, &w.data)?;
+        let above = match w.kind {
+            Kind::File => thresholds.of(w.id)?,
+            _ => None,
+        };
+        let blob = keep(&stage, (w.kind, above), &w.data)?;
         blobs.insert(w.ino, blob);
         by_id.insert(w.id, (blob, matches!(w.over, Over::Nothing)));
     }

@@ -43,7 +43,9 @@ impl Volume {
     /// file again and again would have it moved about each time.
     pub(super) fn is_for_container(&self, kind: Kind, data: &Data) -> bool {
         match data {
-            Data::Spilled(s) => self.is_large(kind, data) && !s.is_derived() && !s.is_watched(),
+            Data::Spilled(s) => {
+                self.is_large(kind, None, data) && !s.is_derived() && !s.is_watched()
+            }
             _ => false,
         }
     }

@@ -285,7 +285,7 @@ impl Volume {
                 if file.metadata()?.len() > self.file_bytes_max() {
                     return Ok(false);
                 }
-                self.is_stored(&self.name_now(&file)?)
+                self.has_bytes_of(&file)
             };
             match known() {
                 Ok(true) => {

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use lru::LruCache;
 
 use super::blobs::read_at;
+use super::commit::Cut;
 use super::error::VolumeError;
 use super::inode::{Data, Ino};
 use super::spill::Spill;
@@ -379,9 +380,11 @@ impl Volume {
         }
     }
 
-    /// Whether bytes are cut when they are committed.
-    pub(super) fn is_large(&self, kind: Kind, data: &Data) -> bool {
-        kind == Kind::File && data.len() > self.large.above
+    /// Whether bytes are cut when they are committed; `above`: what is said of the file.
+    pub(super) fn is_large(&self, kind: Kind, above: Option<u64>, data: &Data) -> bool {
+        // Without chunks no attribute brings them.
+        let above = above.filter(|_| self.large.above != NEVER);
+        kind == Kind::File && data.len() > above.unwrap_or(self.large.above)
     }
 
     /// Puts bytes where the commit to come finds them: into the stage, or the store. What they are
@@ -392,16 +395,16 @@ impl Volume {
     pub(super) fn keep(
         &self,
         stage: &dyn Objects,
-        kind: Kind,
+        (kind, above): Cut,
         data: &Data,
     ) -> VolumeResult<(Kind, Oid)> {
         match data {
             Data::Blob { id, chunked, .. } if *chunked => return Ok((Kind::Large, *id)),
-            Data::Spilled(s) if self.is_large(kind, data) => {
+            Data::Spilled(s) if self.is_large(kind, above, data) => {
                 return Ok((Kind::Large, self.keep_large(stage, s)?));
             }
             // As when a merge made them.
-            Data::Memory(_) if self.is_large(kind, data) => {
+            Data::Memory(_) if self.is_large(kind, above, data) => {
                 let s = self.spill(data)?;
                 return Ok((Kind::Large, self.keep_large(stage, &s)?));
             }
@@ -456,10 +459,13 @@ impl Volume {
         Ok(put_manifest(stage, &survey)?)
     }
 
-    /// The name that bytes of a file would have in a commit now.
-    pub(super) fn name_now(&self, file: &File) -> VolumeResult<Oid> {
-        let is_large = file.metadata()?.len() > self.large.above;
-        name_of(if is_large { Kind::Large } else { Kind::File }, file)
+    /// Whether the history has the bytes of a file, as whichever it would be in a commit.
+    pub(super) fn has_bytes_of(&self, file: &File) -> VolumeResult<bool> {
+        let len = file.metadata()?.len();
+        if len <= FILE_BYTES_MAX && self.is_stored(&name_of(Kind::File, file)?)? {
+            return Ok(true);
+        }
+        self.is_stored(&name_of(Kind::Large, file)?)
     }
 
     /// What the head of a manifest says.
@@ -719,16 +725,16 @@ impl Volume {
     pub(super) fn keep_in_mind(
         &self,
         stage: &dyn Objects,
-        kind: Kind,
+        (kind, above): Cut,
         data: &Data,
     ) -> VolumeResult<(Kind, Oid)> {
         let s = match data {
-            Data::Spilled(s) if self.is_large(kind, data) => s,
+            Data::Spilled(s) if self.is_large(kind, above, data) => s,
             // There is no room to cut it.
             Data::Memory(bytes) => {
                 return Ok((kind, stage.put(ObjectKind::Blob, bytes.as_ref().clone())?));
             }
-            _ => return self.keep(stage, kind, data),
+            _ => return self.keep(stage, (kind, above), data),
         };
         let head = put_manifest(stage, &cut::survey(s.file())?)?;
         lock(&self.large.instead).insert(head, s.clone());

@@ -91,7 +91,7 @@ impl<'a> Places<'a> {
             let found = match self.files.get(dir) {
                 Some(known) => known.clone(),
                 None => {
-                    let found = self.attributes_in(dir)?;
+                    let found = attributes_in(&*self.view.stage, &self.view.tree, dir)?;
                     self.files.insert(dir.to_vec(), found.clone());
                     found
                 }
@@ -102,23 +102,27 @@ impl<'a> Places<'a> {
         }
         Ok(attributes::value(&files, path, name))
     }
+}
 
-    fn attributes_in(&self, dir: &[u8]) -> VolumeResult<Option<Arc<Vec<u8>>>> {
-        let objs: &dyn Objects = &*self.view.stage;
-        let mut tree = self.view.tree;
-        for name in dir.split(|b| *b == b'/').filter(|n| !n.is_empty()) {
-            match git_tree::find(objs, &tree, name)? {
-                Some(e) if e.is_tree() => tree = e.id,
-                _ => return Ok(None),
-            }
+/// What the `.gitattributes` of a directory says, if it shows one.
+pub(super) fn attributes_in(
+    objs: &dyn Objects,
+    root: &Oid,
+    dir: &[u8],
+) -> VolumeResult<Option<Arc<Vec<u8>>>> {
+    let mut tree = *root;
+    for name in dir.split(|b| *b == b'/').filter(|n| !n.is_empty()) {
+        match git_tree::find(objs, &tree, name)? {
+            Some(e) if e.is_tree() => tree = e.id,
+            _ => return Ok(None),
         }
-        let found = git_tree::find(objs, &tree, FILE_NAME.as_bytes())?;
-        let Some(e) = found.filter(|e| !e.is_tree()) else {
-            return Ok(None);
-        };
-        let bytes = objs.get(&e.id, ObjectKind::Blob)?;
-        Ok(Some(bytes).filter(|b| b.len() <= BYTES_MAX))
     }
+    let found = git_tree::find(objs, &tree, FILE_NAME.as_bytes())?;
+    let Some(e) = found.filter(|e| !e.is_tree()) else {
+        return Ok(None);
+    };
+    let bytes = objs.get(&e.id, ObjectKind::Blob)?;
+    Ok(Some(bytes).filter(|b| b.len() <= BYTES_MAX))
 }
 
 /// A large file at a path.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::chain::{Desk, Numbers};
-use super::commit::{self, Batch, Keep, Over, Written};
+use super::commit::{self, Batch, Cut, Keep, Over, Written};
 use super::derive;
 use super::error::VolumeError;
 use super::inode::{Data, Told};
@@ -172,15 +172,15 @@ pub(super) fn replay_left(
 /// is.
 pub(super) fn keep_all(
     volume: &Volume,
-) -> impl Fn(&dyn Objects, Kind, &Data) -> VolumeResult<(Kind, Oid)> {
-    |stage, kind, data| {
+) -> impl Fn(&dyn Objects, Cut, &Data) -> VolumeResult<(Kind, Oid)> {
+    |stage, cut, data| {
         if let Data::Spilled(s) = data
-            && volume.is_for_container(kind, data)
+            && volume.is_for_container(cut.0, data)
             && !s.has_writers().unwrap_or(true)
         {
             let _is_sealed = s.seal();
         }
-        volume.keep(stage, kind, data)
+        volume.keep(stage, cut, data)
     }
 }
 

@@ -63,7 +63,7 @@ pub(super) fn show(volume: &Volume, left: Left) -> VolumeResult<()> {
     };
     let heads = recover::known_heads(&desk, &left.found())?;
     let base = derive::derive(desk.objects.clone(), desk.cache, heads)?;
-    let keep = |stage: &dyn Objects, kind, data: &Data| volume.keep_in_mind(stage, kind, data);
+    let keep = |stage: &dyn Objects, what, data: &Data| volume.keep_in_mind(stage, what, data);
     let (done, _) = recover::replay_left(volume, &desk, &left, &keep)?;
     volume.lock().view = View {
         state: done.view.state,

@@ -216,7 +216,7 @@ impl Worker<'_> {
 
     fn finish(&mut self, batch: Batch) -> VolumeResult<()> {
         let base = self.volume.view();
-        let keep = |stage: &dyn Objects, kind, data: &_| self.volume.keep(stage, kind, data);
+        let keep = |stage: &dyn Objects, what, data: &_| self.volume.keep(stage, what, data);
         let pin = |blobs: &_| self.volume.pin(blobs);
         let mut done = match commit::write(&self.volume.desk(), &base, &batch, &keep, &pin) {
             Ok(done) => done,
