@@ -80,6 +80,11 @@ const FOUND: &[(u64, &str)] = &[
     (30_041_775, "the same"),
     (30_051_964, "the same, and a commit named bytes of its view"),
     (30_056_738, "the same"),
+    (
+        60_098_839,
+        "an answer to who had died was taken for one to what it asked in its next life (the \
+         simulator was mistaken)",
+    ),
 ];
 const THREADS: u64 = 2;
 const FAILURES_MAX: usize = 4;

@@ -38,6 +38,8 @@ pub(super) enum Message {
     Ask {
         fetch: u64,
         asker: usize,
+        /// How often it had started: who died waits for no answer, and counts anew.
+        start: u64,
         want: Vec<Oid>,
         have: Known,
     },
@@ -557,6 +559,7 @@ impl World {
         let message = Message::Ask {
             fetch,
             asker: m,
+            start: self.nodes[m].starts,
             want: rest.iter().map(|w| w.id).collect(),
             have: have.clone(),
         };
@@ -611,10 +614,14 @@ impl World {
             Message::Ask {
                 fetch,
                 asker,
+                start,
                 want,
                 have,
             } => {
                 self.note(b"ask", to);
+                if self.nodes[asker].starts != start {
+                    return Ok(());
+                }
                 let (ids, pack) = match self.nodes[to].liar {
                     true => match self.false_answer(to, &want, &have) {
                         Some(answer) => answer,
