@@ -10,6 +10,8 @@
 // Paths, because this file is found by a path too.
 #[path = "harness/account.rs"]
 pub(crate) mod account;
+#[path = "harness/copies.rs"]
+pub(crate) mod copies;
 #[path = "harness/edits.rs"]
 pub(crate) mod edits;
 #[path = "harness/git.rs"]

@@ -5,59 +5,14 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
-use cellfs::control::wire::{FileAt, Pinned, Whereabouts};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::harness::copies::{
+    LONG, all, copy, noise, say, told, wait_for_copy, wait_for_drop, wait_for_file,
+};
 use crate::harness::{self, Lab, Node, SOON, rounds, wait_until};
 
 const MIB: usize = 1 << 20;
-/// What is not wanted goes within this time, also beside other tests.
-const LONG: Duration = Duration::from_secs(90);
-
-fn noise(len: usize) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    getrandom::fill(&mut bytes).expect("noise");
-    bytes
-}
-
-fn all(node: &Node, path: &str) -> Whereabouts {
-    let at = node.at(path);
-    let told = node.ask(&["where", "--json", at.to_str().expect("UTF-8")]);
-    serde_json::from_str(&told).unwrap_or_else(|e| panic!("{e}: {told}"))
-}
-
-/// What is told of one file.
-fn told(node: &Node, path: &str) -> FileAt {
-    let mut all = all(node, path);
-    assert_eq!(all.files.len(), 1, "{all:?}");
-    all.files.remove(0)
-}
-
-/// Whether a node's copy counts, and how much of it is there, as another one tells.
-fn copy(file: &FileAt, of: &Node) -> (bool, u64) {
-    let found = file.nodes.iter().find(|h| h.node == of.id);
-    found.map_or((false, 0), |h| (h.keeps, h.bytes))
-}
-
-fn say(node: &Node, what: &str, path: &str) -> Result<Pinned, String> {
-    let at = node.at(path);
-    let out = node.try_ask(&[what, "--json", at.to_str().expect("UTF-8")]);
-    if !out.status.success() {
-        return Err(String::from_utf8_lossy(&out.stderr).into_owned());
-    }
-    Ok(serde_json::from_slice(&out.stdout).expect("JSON"))
-}
-
-fn wait_for_file(node: &Node, path: &str, len: usize) {
-    let is_there = || fs::metadata(node.at(path)).is_ok_and(|m| m.len() == len as u64);
-    wait_until(LONG, is_there, || format!("{path} on {}", node.name()));
-}
-
-/// Waits until a node's copy counts, or does not.
-fn wait_for_copy(by: &Node, path: &str, of: &Node, keeps: bool) {
-    let is_so = || copy(&told(by, path), of).0 == keeps;
-    wait_until(LONG, is_so, || format!("{:?}", told(by, path)));
-}
 
 fn part(node: &Node, path: &str, at: usize, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
@@ -120,23 +75,6 @@ fn what_is_not_kept_is_fetched_when_it_is_read_and_comes_when_it_is_pinned() {
     say(&a, "pin", "").expect("pinned");
     wait_for_copy(&b, "large", &a, true);
     wait_for_copy(&a, "large", &b, false);
-}
-
-/// Drops, also if others are not connected yet.
-fn wait_for_drop(node: &Node, path: &str) -> Pinned {
-    let mut last = say(node, "drop", path);
-    wait_until(
-        LONG,
-        || {
-            if last.is_err() {
-                std::thread::sleep(Duration::from_millis(300));
-                last = say(node, "drop", path);
-            }
-            last.is_ok()
-        },
-        || format!("{path} stays on {}", node.name()),
-    );
-    last.expect("dropped")
 }
 
 #[test]

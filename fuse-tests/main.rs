@@ -29,7 +29,7 @@
 //! | `CELLFS_TEST_STRESS_S` | seconds of each stressor | 1 | 20 | `stress_ng` |
 //! | `CELLFS_TEST_MAPPED` | orders of what happens to a mapped file | 4 | 24 | `a_mapped_file` |
 //! | `CELLFS_TEST_LARGE_KILLS` | `kill -9` of a node while large files come | 4 | 100 | `whoever_is_killed_while_large` |
-//! | `CELLFS_TEST_DROPS` | times that two nodes drop the same file at once | 3 | 50 | `two_that_drop` |
+//! | `CELLFS_TEST_DROPS` | times that two nodes drop the same file at once | 3 | 50 | `two_that_drop`, also in `--test integration` |
 //! | `CELLFS_TEST_PASSED` | rounds of ten files that are mapped, stored to, edited elsewhere, and whose node is killed | 2 | 30 | `stores_edits_and_kills` |
 //! | `CELLFS_TEST_PASSED_SEED` | what is chosen there | random | | `stores_edits_and_kills` |
 //! | `CELLFS_TEST_TREE` | a directory to copy in place of sources on this machine | | | those that copy |

@@ -3,6 +3,7 @@
 //! Needs root, `ip` and `nft`; fails without them unless `CELLFS_NO_NETNS=1`.
 
 mod converge;
+mod drops;
 mod hour;
 mod net;
 mod people;
