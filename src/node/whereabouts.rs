@@ -198,19 +198,10 @@ impl NodeInner {
             files: files.len() as u64,
             ..Pinned::default()
         };
+        if kept == Some(false) {
+            self.drop_all(&v, &files, &mut out).await?;
+        }
         for p in &files {
-            if kept == Some(false) {
-                for head in &p.heads {
-                    if let Some(why) = self.drop_one(&v, p, *head).await? {
-                        let path = path_of(p);
-                        out.stays_more += 1;
-                        if out.stays.len() < STAYS_MAX {
-                            out.stays_more -= 1;
-                            out.stays.push(Stay { path, why });
-                        }
-                    }
-                }
-            }
             let file = (v.name().clone(), p.head);
             let told = self.blocking(move |n| Ok(n.told(&file))).await?;
             if let Some(told) = told {
@@ -221,27 +212,36 @@ impl NodeInner {
         Ok(out)
     }
 
-    /// Why a file stays that was dropped at a path, if it does.
-    async fn drop_one(&self, v: &Arc<Volume>, p: &Placed, head: Oid) -> Answer<Option<String>> {
-        let (volume, id) = (v.clone(), p.id);
+    /// Lets go of what was dropped, and tells what stays.
+    async fn drop_all(&self, v: &Arc<Volume>, files: &[Placed], out: &mut Pinned) -> Answer<()> {
+        let volume = v.clone();
         // Another file may have the same bytes, and be kept.
-        let is_wanted = self
+        let wanted = self
             .blocking(move |n| {
                 let desk = n.desk_of(&volume).map_err(Failure::failed)?;
-                let others = super::keep::desk::lock(&desk).wanted_but(id, &head);
-                Ok(others)
+                let wanted = super::keep::desk::lock(&desk).wanted();
+                Ok(wanted)
             })
             .await?;
-        if is_wanted {
-            return Ok(Some(
-                "another file with the same bytes is kept here".to_owned(),
-            ));
+        let mut heads: Vec<Oid> = files.iter().flat_map(|p| p.heads.iter().copied()).collect();
+        heads.retain(|h| !wanted.contains(h));
+        heads.sort_unstable();
+        heads.dedup();
+        let stays = self.drop_files(v, heads).await?;
+        for p in files {
+            let why = p.heads.iter().find_map(|h| match wanted.contains(h) {
+                true => Some("another file with the same bytes is kept here".to_owned()),
+                false => stays.get(h).cloned(),
+            });
+            let Some(why) = why else { continue };
+            if out.stays.len() < STAYS_MAX {
+                let path = path_of(p);
+                out.stays.push(Stay { path, why });
+            } else {
+                out.stays_more += 1;
+            }
         }
-        Ok(match self.drop_file(v, head).await {
-            Ok(true) => None,
-            Ok(false) => Some("a program has it open".to_owned()),
-            Err(stays) => Some(stays.0),
-        })
+        Ok(())
     }
 
     /// See [`crate::control::node::Node::tags`].

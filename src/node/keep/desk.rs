@@ -41,12 +41,6 @@ impl Desk {
         until.is_some_and(|(until, _)| *until > Instant::now())
     }
 
-    /// Whether some other file wants this version.
-    pub(in crate::node) fn wanted_but(&self, id: FileId, head: &Oid) -> bool {
-        let mut others = self.files.iter().filter(|(f, _)| **f != id);
-        others.any(|(_, (heads, wanted))| *wanted && heads.contains(head))
-    }
-
     /// Versions that the view shows, of the files that are looked at.
     pub(super) fn shown(&self) -> HashSet<Oid> {
         let all = self.files.values();

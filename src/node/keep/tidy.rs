@@ -13,7 +13,7 @@ use super::desk::lock;
 use crate::base::id::Oid;
 use crate::chunk::Sha256;
 use crate::config::Keep;
-use crate::control::failure::Failure;
+use crate::control::failure::{Answer, Failure};
 use crate::node::NodeInner;
 use crate::node::copies::Stays;
 use crate::volume::evict::Known;
@@ -54,9 +54,16 @@ async fn tidy(node: &Arc<NodeInner>, v: &Arc<Volume>) {
             for some in surplus.chunks(AT_ONCE) {
                 let asked = some.iter().map(|head| node.let_go(v, *head));
                 let done = futures::future::join_all(asked).await;
-                let stays = some.iter().zip(done).filter(|(_, done)| done.is_err());
-                let stays: Vec<Oid> = stays.map(|(head, _)| *head).collect();
+                let (went, stays) = sort(some, &done);
                 node.try_later(v, &stays);
+                let volume = v.clone();
+                let work = move |n: &NodeInner| {
+                    let gone = n.free_packs(&volume, went);
+                    gone.map_err(Failure::failed)
+                };
+                if let Err(e) = node.blocking(work).await {
+                    tracing::warn!(volume = %v.name(), error = %e, "what went takes room yet");
+                }
             }
         }
         Err(e) => tracing::warn!(volume = %v.name(), error = %e, "what is not wanted stays"),
@@ -68,6 +75,13 @@ async fn tidy(node: &Arc<NodeInner>, v: &Arc<Volume>) {
     if let Err(e) = freed {
         tracing::warn!(volume = %v.name(), error = %e, "the cache is larger than it should be");
     }
+}
+
+/// The files that went, and those that stay.
+fn sort(all: &[Oid], done: &[Result<(), Stays>]) -> (Vec<Oid>, Vec<Oid>) {
+    let (went, stays): (Vec<_>, Vec<_>) = all.iter().zip(done).partition(|(_, d)| d.is_ok());
+    let heads = |of: Vec<(&Oid, _)>| of.into_iter().map(|(head, _)| *head).collect();
+    (heads(went), heads(stays))
 }
 
 impl NodeInner {
@@ -191,25 +205,53 @@ impl NodeInner {
         Ok(freed)
     }
 
-    /// Lets go of the copy of a file, and of its bytes, when enough others have promised to keep
-    /// theirs.
-    pub(in crate::node) async fn drop_file(
+    /// What is away and in no container is no cache: nobody could say what is to go first.
+    fn free_packs(&self, v: &Arc<Volume>, mut went: Vec<Oid>) -> VolumeResult<()> {
+        let chunks = v.chunks()?;
+        let mut fault = Ok(());
+        went.retain(|head| match v.large_head(head) {
+            Ok(h) => !matches!(chunks.container(&h.sha256), Ok(Some(_))),
+            Err(e) => {
+                fault = Err(e);
+                false
+            }
+        });
+        if !went.is_empty() {
+            v.evict(went, &self.known_files(v)?)?;
+        }
+        fault
+    }
+
+    /// Lets go of copies of files, and of their bytes, when enough others have promised to keep
+    /// theirs; of each that stays, why.
+    pub(in crate::node) async fn drop_files(
         &self,
         v: &Arc<Volume>,
-        head: Oid,
-    ) -> Result<bool, Stays> {
-        if !v.is_away(&head) {
-            self.let_go(v, head).await?;
+        heads: Vec<Oid>,
+    ) -> Answer<HashMap<Oid, String>> {
+        let mut stays = HashMap::new();
+        for some in heads.chunks(AT_ONCE) {
+            let counts = some.iter().filter(|h| !v.is_away(h));
+            let asked = counts.map(|head| async move { (*head, self.let_go(v, *head).await) });
+            for (head, done) in futures::future::join_all(asked).await {
+                if let Err(why) = done {
+                    stays.insert(head, why.0);
+                }
+            }
         }
-        let volume = v.clone();
-        let work = move |n: &Self| {
+        let went: Vec<Oid> = heads
+            .into_iter()
+            .filter(|h| !stays.contains_key(h))
+            .collect();
+        let (volume, all) = (v.clone(), went.clone());
+        let gone = self.blocking(move |n| {
             let known = n.known_files(&volume).map_err(Failure::failed)?;
-            let gone = volume.evict(vec![head], &known);
-            gone.map_err(Failure::failed)
-        };
-        let gone = self.blocking(work).await;
-        let gone = gone.map_err(|f| Stays(f.what))?;
-        Ok(!gone.is_empty())
+            volume.evict(all, &known).map_err(Failure::failed)
+        });
+        let gone: HashSet<Oid> = gone.await?.into_iter().collect();
+        let open = went.into_iter().filter(|h| !gone.contains(h));
+        stays.extend(open.map(|h| (h, "a program has it open".to_owned())));
+        Ok(stays)
     }
 }
 
