@@ -29,6 +29,12 @@
 //! | `CELLFS_TEST_STRESS_S` | seconds of each stressor | 1 | 20 | `stress_ng` |
 //! | `CELLFS_TEST_MAPPED` | orders of what happens to a mapped file | 4 | 24 | `a_mapped_file` |
 //! | `CELLFS_TEST_LARGE_KILLS` | `kill -9` of a node while large files come | 4 | 100 | `whoever_is_killed_while_large` |
+//! | `CELLFS_TEST_SAME_MIB` | MiB of a file of which a little is changed, or moved by one byte | 48 | 256 | `what_is_the_same` |
+//! | `CELLFS_TEST_LARGE_MIB` | MiB of a file without repetition | 192 | 5,120 | `a_file_of_any_size` |
+//! | `CELLFS_TEST_SPARSE_MIB` | MiB of a file with a place of 64 KiB written in each 100 of them | 1,024 | 20,480 | `a_sparse_file_written` |
+//! | `CELLFS_TEST_GROW_S` | seconds in which a file is appended to that another node reads | 10 | 600 | `a_file_that_grows` |
+//! | `CELLFS_TEST_SEEKS` | places of a film that is elsewhere that are read | 4 | 30 | `a_film` in `--test integration` |
+//! | `CELLFS_TEST_FILM_S` | seconds in which it is read at 4 MB/s | 2 | 20 | `a_film` |
 //! | `CELLFS_TEST_DROPS` | times that two nodes drop the same file at once | 3 | 50 | `two_that_drop`, also in `--test integration` |
 //! | `CELLFS_TEST_PASSED` | rounds of ten files that are mapped, stored to, edited elsewhere, and whose node is killed | 2 | 30 | `stores_edits_and_kills` |
 //! | `CELLFS_TEST_PASSED_SEED` | what is chosen there | random | | `stores_edits_and_kills` |
@@ -64,6 +70,7 @@ mod programs;
 mod race;
 mod real_tree;
 mod scale;
+mod sizes;
 mod special;
 mod strace_order;
 mod sweep;

@@ -1,6 +1,7 @@
 //! The main job, timed beside an rsync daemon and Syncthing: `packaging/bench.sh` runs it.
 
 mod large;
+mod one_reader;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

@@ -4,6 +4,7 @@
 
 mod converge;
 mod drops;
+mod film;
 mod hour;
 mod net;
 mod people;
