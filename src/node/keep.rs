@@ -55,6 +55,13 @@ impl Library for Volumes {
         }
     }
 
+    fn replaces(&self, volume: &VolumeName, old: &Oid, new: &Oid) {
+        let v = self.0.upgrade().and_then(|n| n.volume(volume));
+        if let Some(Err(e)) = v.map(|v| v.give_up_version(old, new)) {
+            tracing::warn!(%volume, %old, error = %e, "an older version stays a container");
+        }
+    }
+
     fn is_cached(&self, volume: &VolumeName, head: &Oid) -> bool {
         let v = self.0.upgrade().and_then(|n| n.volume(volume));
         v.is_some_and(|v| v.is_away(head))

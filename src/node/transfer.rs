@@ -69,6 +69,12 @@ pub trait Library: Send + Sync + 'static {
         let _counts_anyway = (volume, head);
     }
 
+    /// Of a file that is here as a container, an older version need be none any more, if most of
+    /// it is in the new one.
+    fn replaces(&self, volume: &VolumeName, old: &Oid, new: &Oid) {
+        let _all_stay = (volume, old, new);
+    }
+
     /// Whether what is read of a file goes into a container, with which it can be removed.
     fn is_cached(&self, volume: &VolumeName, head: &Oid) -> bool {
         let _all_are_kept = (volume, head);
@@ -142,6 +148,8 @@ enum Message {
     Piece(NodeId, File, u32, Result<u32, Failure>),
     /// Whether all of a file is in its container, durable.
     Finished(File, bool),
+    /// A version was made a container, or not.
+    Ripened,
     Flushed(VolumeName, bool),
 }
 

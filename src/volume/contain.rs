@@ -230,13 +230,25 @@ impl Volume {
     fn give_up_replaced(&self, ino: Ino, now: &Oid) -> VolumeResult<()> {
         let olds = lock(&self.large.replaced).remove(&ino).unwrap_or_default();
         for old in olds.iter().filter(|o| *o != now) {
-            let (from, to) = (self.known(now)?.head, self.known(old)?.head);
-            let mut get = |id: &Oid, kind| node(&*self.repo, id, kind);
-            let alone = manifest::diff(&from, &to, &mut get)?.bytes();
-            let chunks = self.chunks()?;
-            if alone <= to.len / 2 && chunks.container_of(&to.sha256, old)?.is_some() {
-                self.give_container_up(&to.sha256)?;
-            }
+            self.give_up_version(old, now)?;
+        }
+        Ok(())
+    }
+
+    /// A version is a container no more if most of it is in another, newer one: what is in it
+    /// alone moves into packs.
+    ///
+    /// # Errors
+    /// As the store.
+    pub fn give_up_version(&self, old: &Oid, now: &Oid) -> VolumeResult<()> {
+        let (from, to) = (self.known(now)?.head, self.known(old)?.head);
+        if self.chunks()?.container_of(&to.sha256, old)?.is_none() {
+            return Ok(());
+        }
+        let mut get = |id: &Oid, kind| node(&*self.repo, id, kind);
+        let alone = manifest::diff(&from, &to, &mut get)?.bytes();
+        if alone <= to.len / 2 {
+            self.give_container_up(&to.sha256)?;
         }
         Ok(())
     }

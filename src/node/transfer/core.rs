@@ -26,6 +26,11 @@ const FLUSH_BYTES: u64 = 16 << 20;
 const LINGER_MS: u64 = 30_000;
 /// A file that did not get on is tried again after this long.
 const AGAIN_MS: u64 = 30_000;
+/// A version that came over another is made a container when nothing came over it for so long: of
+/// a file that is written again and again each would be a copy of all of it.
+const RIPE_MS: u64 = if cfg!(test) { 1_000 } else { 60_000 };
+/// Versions before it that a version is known to have.
+const HEIR_OF_MAX: usize = 4096;
 /// What is read ahead of somebody, and of somebody who went on where he had ended.
 const AHEAD_BYTES: u64 = 2 << 20;
 const AHEAD_BYTES_MAX: u64 = 32 << 20;
@@ -62,6 +67,11 @@ struct Core {
     keep: VecDeque<(u64, Name)>,
     /// What is in `keep`, being loaded to be kept, or kept; and which version of it was here.
     kept: HashMap<Name, Option<Oid>>,
+    /// Of versions that come or came over others, and that nothing came over since: those.
+    heirs: HashMap<Name, Vec<Oid>>,
+    /// When those of them that are all here become containers.
+    ripe: BTreeMap<Name, u64>,
+    is_ripening: bool,
     tasks: HashMap<(NodeId, File, u32), AbortHandle>,
     waiting: HashMap<u64, Waiting>,
     readers: HashMap<Reader, u64>,
@@ -87,6 +97,9 @@ pub(super) async fn run(shared: Arc<Shared>, mut messages: mpsc::Receiver<Messag
         loading: HashMap::new(),
         keep: VecDeque::new(),
         kept: HashMap::new(),
+        heirs: HashMap::new(),
+        ripe: BTreeMap::new(),
+        is_ripening: false,
         tasks: HashMap::new(),
         waiting: HashMap::new(),
         readers: HashMap::new(),
@@ -175,6 +188,7 @@ impl Core {
                 });
             }
             Message::Finished(file, ok) => self.finished(file, ok),
+            Message::Ripened => self.is_ripening = false,
             Message::Flushed(volume, ok) => self.flushed(&volume, ok),
         }
     }
@@ -232,12 +246,24 @@ impl Core {
     }
 
     fn keep_file(&mut self, name: Name, over: Option<Oid>) {
+        let raw = over;
         // Of a version that is on its way itself, what it replaces is here.
         let before = over.and_then(|o| self.kept.get(&(name.0.clone(), o)).copied().flatten());
         let over = before.or(over);
         if self.kept.len() >= KEEP_MAX {
             tracing::warn!(volume = %name.0, "too many files wait to be kept");
             return;
+        }
+        if let Some(o) = raw
+            && o != name.1
+        {
+            let old = (name.0.clone(), o);
+            self.ripe.remove(&old);
+            let mut olds = self.heirs.remove(&old).unwrap_or_default();
+            if olds.len() < HEIR_OF_MAX {
+                olds.push(o);
+            }
+            self.heirs.insert(name.clone(), olds);
         }
         match self.kept.entry(name) {
             Entries::Occupied(mut e) if over.is_some() => *e.get_mut() = over,
@@ -250,6 +276,8 @@ impl Core {
     }
 
     fn unkeep(&mut self, name: Name) {
+        self.heirs.remove(&name);
+        self.ripe.remove(&name);
         if self.kept.remove(&name).is_none() {
             return;
         }
@@ -322,7 +350,9 @@ impl Core {
             for w in waits {
                 let _who_went = w.reply.try_send(Ok(()));
             }
-            self.kept.remove(&name);
+            if self.kept.remove(&name).is_some() {
+                self.ripens(name);
+            }
             self.start_kept();
             return;
         }
@@ -491,10 +521,41 @@ impl Core {
         if ok {
             tracing::info!(volume = %name.0, head = %name.1, "all of a large file is here");
             self.kept.remove(&name);
+            self.ripens(name);
         } else if self.kept.contains_key(&name) {
             self.keep.push_back((self.now() + AGAIN_MS, name));
         }
         self.start_kept();
+    }
+
+    /// All of a version is here: it becomes a container if nothing comes over it for a while.
+    fn ripens(&mut self, name: Name) {
+        if self.heirs.contains_key(&name) {
+            self.ripe.insert(name, self.now() + RIPE_MS);
+        }
+    }
+
+    /// Makes a container of what is ripe, one at a time.
+    fn ripen(&mut self) {
+        let now = self.now();
+        let due = self.ripe.iter().find(|(_, at)| **at <= now);
+        let Some(name) = due.map(|(n, _)| n.clone()).filter(|_| !self.is_ripening) else {
+            return;
+        };
+        self.ripe.remove(&name);
+        let Some(olds) = self.heirs.remove(&name) else {
+            return;
+        };
+        self.is_ripening = true;
+        let shared = self.shared.clone();
+        tokio::spawn(async move {
+            let s = shared.clone();
+            let work = tokio::task::spawn_blocking(move || take::ripen(&s, &name, &olds));
+            if let Err(e) = work.await {
+                tracing::error!(error = %e, "a version is not made a container");
+            }
+            shared.tell(Message::Ripened).await;
+        });
     }
 
     fn is_stuck(&mut self, file: File, why: Why) {
@@ -534,6 +595,7 @@ impl Core {
         self.tasks.retain(|_, t| !t.is_finished());
         self.close_idle();
         self.start_kept();
+        self.ripen();
         self.flush();
         self.tell_status();
     }
@@ -690,6 +752,11 @@ fn load(
         && chunks.is_begun(&entry.sha256, &entry.pieces);
     if is_begun || !lacking.is_empty() {
         entry.is_kept = true;
+        let lacks: u64 = lacking.iter_from(0).map(|n| entry.len_of(n)).sum();
+        if keep && !is_begun && over.is_some() && 2 * lacks <= entry.len() {
+            entry.is_late = true;
+            return Some((Arc::new(entry), lacking));
+        }
         entry.in_container = match chunks.begin(entry.sha256, &entry.pieces) {
             Ok(is_its_own) => is_its_own,
             Err(e) => {

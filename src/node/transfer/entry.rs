@@ -38,6 +38,8 @@ pub(super) struct Entry {
     pub(super) is_kept: bool,
     /// Pieces go into its container, not into packs. That of another file may have its name.
     pub(super) in_container: bool,
+    /// Most of it is here, with the version before it: it is no container before it is ripe.
+    pub(super) is_late: bool,
     /// What the version before it has that is like what lacks.
     pub(super) likes: Likes,
 }
@@ -146,9 +148,19 @@ impl Entry {
             firsts,
             is_kept: false,
             in_container: false,
+            is_late: false,
             likes: likes.unwrap_or_default(),
         };
         Ok((entry, lacking))
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.ends.last().copied().unwrap_or(0)
+    }
+
+    pub(super) fn len_of(&self, index: u32) -> u64 {
+        let piece = self.pieces.get(index as usize);
+        piece.map_or(0, |p| p.len.into())
     }
 
     pub(super) fn lens(&self) -> Arc<[u32]> {

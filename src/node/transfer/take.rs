@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::entry::Entry;
-use super::{Message, Shared, lock};
+use super::{Message, Name, Shared, lock};
 use crate::base::id::{NodeId, Oid};
 use crate::chunk::store::{ChunkError, Chunks};
 use crate::chunk::{Piece, Sha256, splice};
@@ -308,19 +308,11 @@ pub(super) fn finish(shared: &Shared, entry: &Entry) -> bool {
     let Some(chunks) = shared.library.chunks(&entry.name.0) else {
         return false;
     };
-    let complete = || {
-        if !claim(&chunks, entry)? {
-            return Ok(());
-        }
-        let count = u32::try_from(entry.pieces.len()).unwrap_or(0);
-        for index in 0..count {
-            if !chunks.fill_from_here(&entry.sha256, index)? {
-                break;
-            }
-        }
-        Ok::<_, ChunkError>(())
+    let done = match entry.is_late {
+        true => Ok(()),
+        false => complete(&chunks, entry),
     };
-    if let Err(e) = complete() {
+    if let Err(e) = done {
         tracing::warn!(volume = %entry.name.0, error = %e, "a file was not completed");
         return false;
     }
@@ -329,6 +321,44 @@ pub(super) fn finish(shared: &Shared, entry: &Entry) -> bool {
         shared.library.is_whole(&entry.name.0, &entry.name.1);
     }
     is_whole
+}
+
+fn complete(chunks: &Chunks, entry: &Entry) -> Result<(), ChunkError> {
+    if !claim(chunks, entry)? {
+        return Ok(());
+    }
+    let count = u32::try_from(entry.pieces.len()).unwrap_or(0);
+    for index in 0..count {
+        if !chunks.fill_from_here(&entry.sha256, index)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Makes a container of a version, all of which is here, and of older ones no more. Blocking.
+pub(super) fn ripen(shared: &Shared, name: &Name, olds: &[Oid]) {
+    let (volume, head) = name;
+    let work = || {
+        let Some(chunks) = shared.library.chunks(volume) else {
+            return Ok(());
+        };
+        let entry = match Entry::load(&*shared.library, name, None) {
+            Ok((entry, lacking)) if lacking.is_empty() => entry,
+            // It is not wanted any more, or comes again.
+            _ => return Ok(()),
+        };
+        complete(&chunks, &entry)?;
+        chunks.flush()?;
+        for old in olds.iter().filter(|o| *o != head) {
+            shared.library.replaces(volume, old, head);
+        }
+        // What is in the container now need not be in packs.
+        chunks.reclaim().map(drop)
+    };
+    if let Err(e) = work() {
+        tracing::warn!(%volume, %head, error = %e, "a version is not made a container");
+    }
 }
 
 /// Makes sure that the container of a file, all of which is here, is for its pieces. One of other

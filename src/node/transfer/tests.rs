@@ -6,6 +6,7 @@ mod liars;
 mod measure;
 mod spliced;
 mod trouble;
+mod versions;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -55,6 +56,13 @@ impl Library for Shelf {
         let objects: Arc<dyn Objects> = self.objects.clone();
         (*name == volume()).then_some(objects)
     }
+
+    fn replaces(&self, _: &VolumeName, old: &Oid, _: &Oid) {
+        let list = self.objects.get(old, ObjectKind::Blob).unwrap();
+        let _may_be_none = self
+            .chunks
+            .evict(&manifest::head(&list).unwrap().sha256, &mut |_| true);
+    }
 }
 
 /// How a node answers.
@@ -63,6 +71,8 @@ enum Manner {
     Honest,
     /// Sends other bytes, of the right length.
     Lies,
+    /// The same, once it has given some pieces.
+    Turns,
     /// Takes requests for pieces and sends nothing.
     Silent,
     /// Tells pieces by others, and wrongly.
@@ -70,6 +80,9 @@ enum Manner {
     /// Gives pieces after half a second.
     Slow,
 }
+
+/// Pieces that one gives who turns.
+const TURNS_AFTER: u64 = 8;
 
 struct Door {
     transfers: Transfers,
@@ -97,9 +110,10 @@ impl Handler for Door {
             return;
         };
         if let Request::Piece(ask) = &request {
-            self.asked.fetch_add(1, Ordering::Relaxed);
+            let before = self.asked.fetch_add(1, Ordering::Relaxed);
             match self.manner {
                 Manner::Honest => {}
+                Manner::Turns if before < TURNS_AFTER => {}
                 Manner::Slow => tokio::time::sleep(Duration::from_millis(500)).await,
                 Manner::Mixes => {
                     let piece = self.shelf.chunks.read(&ask.piece()).unwrap().unwrap();
@@ -115,7 +129,7 @@ impl Handler for Door {
                     reply.finish();
                     return;
                 }
-                Manner::Lies => {
+                Manner::Lies | Manner::Turns => {
                     let bytes = self.shelf.chunks.read(&ask.piece()).unwrap().unwrap();
                     let turned: Vec<u8> = bytes.iter().map(|b| !b).collect();
                     let _ = reply.write_all(&[GIVEN]).await;

@@ -110,6 +110,53 @@ async fn what_a_liar_or_one_who_is_silent_was_asked_for_comes_from_another() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_who_begins_to_lie_among_three_who_do_not_is_put_aside() {
+    let a = Node::found("a").await;
+    let b = Node::join("b", &a, Manner::Honest).await;
+    let c = Node::join("c", &a, Manner::Honest).await;
+    let liar = Node::join("liar", &a, Manner::Turns).await;
+    let d = Node::join("d", &a, Manner::Honest).await;
+    let bytes = noise(9, 64 << 20);
+    let survey = survey_of(a.dir.path(), &bytes);
+    for n in [&a, &b, &c, &liar] {
+        n.has(&bytes, &survey, |_| true);
+        n.knows(&survey);
+        n.is_linked(&d).await;
+    }
+    let head = d.knows(&survey);
+    d.keep(head).await;
+    // A reader, too, who meets the liar as others do.
+    d.fetch(head, 40 << 20..44 << 20, DEADLINE).await.unwrap();
+    until("all of it", || d.container(&survey).is_some()).await;
+    assert!(d.container(&survey) == Some(bytes));
+    until("the end", || d.transfers.status().files == 0).await;
+    let status = d.transfers.status();
+    let from = |n: &Node| {
+        status
+            .from
+            .iter()
+            .find(|f| f.0 == n.id())
+            .map_or(0, |f| f.1)
+    };
+    // It was asked for no more than was under way when its first lie was seen, and nothing of what
+    // it sent then is here.
+    let asked = liar.asked.load(Ordering::Relaxed);
+    let all = survey.pieces.len() as u64;
+    assert!(
+        TURNS_AFTER < asked && asked < all / 3,
+        "asked {asked} of {all} times"
+    );
+    assert!(from(&liar) <= TURNS_AFTER << 20, "{status:?}");
+    let honest = [&a, &b, &c].map(from);
+    assert!(honest.iter().all(|n| *n > 4 << 20), "{honest:?}");
+    let rest: u64 = honest.iter().sum();
+    assert_eq!(rest + from(&liar), status.bytes_done);
+    // A piece that a reader waits for may come twice.
+    assert!((survey.len..survey.len + (8 << 20)).contains(&status.bytes_done));
+    assert_eq!(d.lacks(&survey), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strange_requests_get_no_answer_and_do_no_harm() {
     let a = Node::found("a").await;
     let b = Node::join("b", &a, Manner::Honest).await;
