@@ -242,7 +242,8 @@ fn known(shelf: &Arc<Shelf>, sha256: &Sha256) -> Result<Option<Known>, ShelfErro
     let Some(head) = shelf.choose(sha256)? else {
         return Ok(None);
     };
-    Ok(Some(shelf.bring(&head).map(|()| shelf.listed(&head))))
+    let begun = shelf.begin_to_bring(&head);
+    Ok(Some(begun.map(|()| shelf.listed(&head))))
 }
 
 type Known = Result<Box<dyn Source>, ShelfError>;

@@ -7,16 +7,19 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
+use sha2::Digest;
 use tempfile::{NamedTempFile, TempPath};
 
+use super::source::Pieces;
 use super::{Shelf, ShelfError, failed, id, survey};
 use crate::base::durable;
 use crate::chunk::manifest::{self, Head};
 use crate::chunk::{Sha256, Survey};
+use crate::doors::lfs::Source;
 use crate::node::LARGE_ABOVE;
 use crate::volume::Volume;
-use crate::volume::error::VolumeError;
 
 /// What of a file is here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,28 +95,31 @@ impl Shelf {
         Ok(part)
     }
 
-    /// Brings what lacks of a file, for as long as something comes.
-    pub(in crate::node) fn bring(&self, head: &Head) -> Result<(), ShelfError> {
+    /// Brings the first piece of a file that lacks: then somebody has it, who will give the rest.
+    pub(in crate::node) fn begin_to_bring(&self, head: &Head) -> Result<(), ShelfError> {
         let id = id(head);
-        let mut before = self.part(head)?;
-        loop {
-            let why = match self.volume.bring_all(&id) {
-                Err(e @ VolumeError::Unsupplied(_)) => e,
-                done => return Ok(done?),
-            };
-            let now = self.part(head)?;
-            if now.pieces_here <= before.pieces_here {
-                return Err(why.into());
-            }
-            before = now;
+        match self.volume.lacks(&id, 1)?.first() {
+            Some(p) => Ok(self
+                .volume
+                .bring(&id, p.at..p.at + u64::from(p.piece.len))?),
+            None => Ok(()),
         }
     }
 
-    /// Brings and reads all of a file, and notes it if it is what its head says, durable. Who gave the head
-    /// is not believed before.
-    pub(in crate::node) fn check_in(&self, head: &Head) -> Result<(), ShelfError> {
-        self.bring(head)?;
-        if !self.check(head)? {
+    /// Brings and hashes all of a file, and notes it if it is what its head says, durable. Who gave
+    /// the head is not believed before. It is hashed while what is behind comes.
+    pub(in crate::node) fn check_in(self: &Arc<Self>, head: &Head) -> Result<(), ShelfError> {
+        let mut bytes = Pieces::new(self.clone(), head);
+        let (mut hash, mut at) = (sha2::Sha256::new(), 0);
+        while at < head.len {
+            let some = bytes.read(at, usize::MAX);
+            let some = some.map_err(failed("bring and read all of it"))?;
+            hash.update(&some);
+            at += some.len() as u64;
+        }
+        let is_true = Sha256(hash.finalize().into()) == head.sha256;
+        self.judge(head, is_true);
+        if !is_true {
             return Err(ShelfError::Wrong(head.sha256));
         }
         self.chunks.flush()?;

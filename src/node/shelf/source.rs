@@ -19,8 +19,8 @@ use crate::chunk::Sha256;
 use crate::chunk::manifest::{Cursor, Head};
 use crate::doors::lfs::Source;
 
-/// Bytes that are asked for at a time: more than who reads gets in a moment.
-const AHEAD_BYTES: u64 = 16 << 20;
+/// Bytes that are waited for at a time: what is behind them comes meanwhile, and is not waited for.
+const STEP_BYTES: u64 = 4 << 20;
 
 /// A large file in one file.
 struct Whole {
@@ -43,7 +43,7 @@ impl Source for Whole {
 
 /// A large file in pieces. The last one that was read is kept: at most 1 MiB. What is not here is
 /// brought.
-struct Pieces {
+pub(super) struct Pieces {
     shelf: Arc<Shelf>,
     head: Oid,
     len: u64,
@@ -53,7 +53,7 @@ struct Pieces {
 }
 
 impl Pieces {
-    fn new(shelf: Arc<Shelf>, head: &Head) -> Self {
+    pub(super) fn new(shelf: Arc<Shelf>, head: &Head) -> Self {
         Self {
             shelf,
             head: id(head),
@@ -87,7 +87,7 @@ impl Source for Pieces {
             let bytes = match read()? {
                 Some(bytes) => bytes,
                 None => {
-                    let end = self.len.min(place.at.saturating_add(AHEAD_BYTES));
+                    let end = self.len.min(place.at.saturating_add(STEP_BYTES));
                     let came = shelf.volume.bring(&self.head, place.at..end);
                     came.map_err(io::Error::other)?;
                     read()?.unwrap_or_default()

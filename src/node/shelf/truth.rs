@@ -33,7 +33,7 @@ impl Shelf {
         self.heads().proven.get(&head.sha256) == Some(head)
     }
 
-    fn judge(&self, head: &Head, is_true: bool) {
+    pub(super) fn judge(&self, head: &Head, is_true: bool) {
         let mut heads = self.heads();
         if is_true {
             heads.proven.insert(head.sha256, *head);

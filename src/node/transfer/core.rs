@@ -43,8 +43,9 @@ struct Open {
     keep: bool,
     is_finishing: bool,
     idle_since: Option<u64>,
-    /// Where the last reader ended, and what was read ahead of it.
+    /// Where the last reader ended, and what was read ahead of it ends.
     ended: u64,
+    ahead_to: u64,
     ahead: u64,
 }
 
@@ -368,6 +369,7 @@ impl Core {
             is_finishing: false,
             idle_since: None,
             ended: u64::MAX,
+            ahead_to: u64::MAX,
             ahead: AHEAD_BYTES,
             entry,
         };
@@ -445,7 +447,8 @@ impl Core {
             return;
         };
         o.idle_since = None;
-        o.ahead = if fetch.range.start == o.ended {
+        // What was read ahead is not asked for: who goes on comes again behind it.
+        o.ahead = if (o.ended..=o.ahead_to).contains(&fetch.range.start) {
             (o.ahead * 2).min(AHEAD_BYTES_MAX)
         } else {
             AHEAD_BYTES
@@ -454,6 +457,7 @@ impl Core {
         let pieces = o.entry.pieces_of(&fetch.range);
         let next = fetch.range.end..fetch.range.end.saturating_add(o.ahead);
         let ahead = pieces.end..o.entry.pieces_of(&next).end.max(pieces.end);
+        o.ahead_to = o.entry.place(ahead.end.saturating_sub(1)).end.max(o.ended);
         let mut parts = o.entry.instead(&pieces);
         parts.insert(0, pieces);
         let left = fetch.deadline.saturating_duration_since(Instant::now());

@@ -4,6 +4,7 @@
 
 mod liars;
 mod measure;
+mod reading;
 mod spliced;
 mod trouble;
 mod versions;
