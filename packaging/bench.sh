@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # One run of each, or of those that are named:
 #
-#   packaging/bench.sh [files] [large] [derive] [growth] [mount] [big]
+#   packaging/bench.sh [files] [large] [reader] [derive] [growth] [mount] [big]
 #
 # files: 5,000 files and small edits through cellfs, an rsync daemon and Syncthing, on loopback.
 # large: a file of 1 GiB (CELLFS_BENCH_FILE_MIB) and 4 KiB inside it through the same. What goes through
 #   the loopback device is counted: nothing else should.
+# reader: a file of 1 GiB (CELLFS_BENCH_FILE_MIB) that another node has, for one reader: through the folder,
+#   by its id, and pinned. Run only when it is named.
 # derive: the view of heads that changed a tree of 100,000 files, beside git merge-tree.
 # growth: what 10,000 one-line edits take on the disk, before and after cellfs gc.
 # mount: what programs do in a folder, beside the same on ext4 and through bindfs. As root, for it
@@ -39,6 +41,13 @@ target=$(cargo metadata --locked --no-deps --format-version 1 | sed -n 's/.*"tar
 what=" ${*:-files large derive growth} "
 wanted() { case "$what" in *" $1 "*) ;; *) return 1 ;; esac; }
 machine() { echo "machine: $(nproc) cores, load $(cut -d' ' -f1-3 /proc/loadavg), kernel $(uname -r)"; }
+
+if wanted reader; then
+    cargo build --release --locked --quiet
+    machine
+    CELLFS_TEST_PROGRAM=$target/release/cellfs cargo test --locked --quiet --test integration -- \
+        --ignored --exact --nocapture bench::one_reader::a_large_file_for_one_reader
+fi
 
 if wanted files || wanted large; then
     cargo build --release --locked --quiet

@@ -19,6 +19,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::inode::{Data, Ino};
@@ -184,6 +185,12 @@ impl Volume {
             if let Err(e) = self.contain_inode(ino) {
                 tracing::warn!(ino, error = %e, "a large file stays in the overlay");
             }
+        }
+        // A file that was committed while somebody wrote to it was put into packs then.
+        if self.large.repeats.swap(false, Ordering::Relaxed)
+            && let Err(e) = self.chunks().and_then(|c| Ok(c.reclaim()?))
+        {
+            tracing::warn!(error = %e, "packs keep what is in containers");
         }
     }
 

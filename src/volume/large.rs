@@ -15,6 +15,7 @@ use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -120,6 +121,8 @@ pub(super) struct Large {
     pub(super) waiting: Mutex<BTreeMap<Ino, Instant>>,
     /// What such inodes replaced since they were containers last.
     pub(super) replaced: Mutex<BTreeMap<Ino, Vec<Oid>>>,
+    /// A container was made of what packs may have: they have it for nothing.
+    pub(super) repeats: AtomicBool,
     /// What did not come lately: a file's head and where in it, when, and why.
     pub(super) failed: Mutex<LruCache<(Oid, u64), (Instant, Lacking)>>,
     /// The view whose large files are known to who keeps them.
@@ -150,6 +153,7 @@ impl Large {
             instead: Mutex::default(),
             waiting: Mutex::default(),
             replaced: Mutex::default(),
+            repeats: AtomicBool::new(false),
             failed: Mutex::new(LruCache::new(n(FAILED_MAX))),
             told: Mutex::default(),
         }
@@ -433,7 +437,10 @@ impl Volume {
         if s.is_sealed() {
             let survey = cut::survey(s.file())?;
             match self.contain(s, &survey) {
-                Ok(true) => return Ok(put_manifest(stage, &survey)?),
+                Ok(true) => {
+                    self.large.repeats.store(true, Ordering::Relaxed);
+                    return Ok(put_manifest(stage, &survey)?);
+                }
                 Ok(false) => {}
                 Err(e) if e.is_full() => return Err(e),
                 Err(e) => tracing::warn!(error = %e, "a large file is put into packs"),

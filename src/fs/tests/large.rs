@@ -163,6 +163,34 @@ fn f_read(v: &Arc<Volume>, name: &str, at: u64, len: u32) -> Vec<u8> {
 }
 
 #[test]
+fn a_file_that_was_committed_while_it_grew_is_on_the_disk_once_when_it_is_closed() {
+    ABOVE.set(CUT);
+    let dir = tempfile::tempdir().unwrap();
+    let v = volume(dir.path(), 1);
+    let f = fs(&v);
+    let content = noise(22, LEN);
+    let made = f.create(ROOT_INO, b"log", 0o644, ME, true);
+    let ino = made.unwrap().ino;
+    for (n, part) in content.chunks(LEN / 3).enumerate() {
+        f.write(ino, (n * (LEN / 3)) as u64, part).unwrap();
+        v.flush_all().unwrap();
+    }
+    let before = v.chunks().unwrap().stats();
+    assert!(before.live_bytes >= LEN as u64, "{before:?}");
+    // The last line is in no commit when it is closed.
+    let content = [&content[..], b"the end"].concat();
+    f.write(ino, LEN as u64, b"the end").unwrap();
+    f.release(ino, true);
+    v.flush_all().unwrap();
+    soon("one on the disk", || {
+        let s = v.chunks().unwrap().stats();
+        s.containers == 1 && s.live_bytes + s.dead_bytes < LEN as u64 / 2
+    });
+    assert!(bytes(&f, "log") == content);
+    v.stop().unwrap();
+}
+
+#[test]
 fn a_change_of_a_large_file_costs_what_changed_and_the_old_one_stays() {
     ABOVE.set(CUT);
     let dir = tempfile::tempdir().unwrap();
