@@ -116,7 +116,8 @@ mod tests {
             .map(|_| all.recv_timeout(soon).unwrap())
             .collect();
         let refused = told.iter().filter(|may| !**may).count();
-        assert!((50..50 + THREADS_MAX).contains(&refused), "{refused}");
+        // All of them, if no thread had begun by then.
+        assert!((50..=50 + THREADS_MAX).contains(&refused), "{refused}");
         assert!(most.load(Ordering::SeqCst) <= THREADS_MAX);
         w.give(move |may| done.send(may).unwrap());
         assert!(all.recv_timeout(soon).unwrap(), "it goes on");
