@@ -146,6 +146,8 @@ enum Message {
     Held(NodeId, Vec<File>, Option<Vec<Holding>>),
     /// A piece came, by so many bytes, or did not.
     Piece(NodeId, File, u32, Result<u32, Failure>),
+    /// A piece that a peer was to be asked for is here.
+    Here(NodeId, File, u32),
     /// Whether all of a file is in its container, durable.
     Finished(File, bool),
     /// A version was made a container, or not.

@@ -188,6 +188,10 @@ impl Core {
                     },
                 });
             }
+            Message::Here(peer, file, piece) => {
+                self.tasks.remove(&(peer, file, piece));
+                self.give(Input::Here { file, piece });
+            }
             Message::Finished(file, ok) => self.finished(file, ok),
             Message::Ripened => self.is_ripening = false,
             Message::Flushed(volume, ok) => self.flushed(&volume, ok),

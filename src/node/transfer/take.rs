@@ -136,6 +136,11 @@ pub(super) async fn ask_piece(
         piece,
         class,
     };
+    // It came meanwhile for another file, or another version, that lists it too.
+    if is_here(&asked.piece.id) && is_taken_from_here(&shared, &asked).await {
+        let m = Message::Here(peer, file, index);
+        return shared.tell(m).await;
+    }
     match read_piece(&shared, &asked, &likes).await {
         // On its own: who cancels this task ends the reading, not what is done with what came.
         Ok(came) => {
@@ -143,6 +148,25 @@ pub(super) async fn ask_piece(
         }
         Err(why) => tell(&shared, &asked, Err(why)).await,
     }
+}
+
+/// Whether a piece that is here is where it is wanted, too.
+async fn is_taken_from_here(shared: &Arc<Shared>, of: &Asked) -> bool {
+    if !of.entry.in_container {
+        return true;
+    }
+    let Ok(_place) = shared.writers.acquire().await else {
+        return false;
+    };
+    let (shared, of) = (shared.clone(), of.clone());
+    let work = tokio::task::spawn_blocking(move || {
+        let volume = &of.entry.name.0;
+        let chunks = shared.library.chunks(volume)?;
+        shared.comes(volume, of.piece.id, of.piece.len);
+        // Should it fail, it comes as any other, and that says why.
+        chunks.fill_from_here(&of.entry.sha256, of.index).ok()
+    });
+    matches!(work.await, Ok(Some(true)))
 }
 
 async fn tell(shared: &Shared, of: &Asked, done: Result<u32, Failure>) {

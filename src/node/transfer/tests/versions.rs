@@ -57,6 +57,37 @@ async fn versions_that_follow_one_another_take_the_room_of_what_changed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_two_versions_lack_that_come_at_once_comes_once() {
+    let a = Node::found("a").await;
+    let b = Node::join("b", &a, Manner::Honest).await;
+    a.is_linked(&b).await;
+    let bytes = noise(122, 48 << 20);
+    let mut all: Vec<(Survey, Oid)> = Vec::new();
+    for mib in [24, 36, 48] {
+        let survey = survey_of(a.dir.path(), &bytes[..mib << 20]);
+        a.has(&bytes[..mib << 20], &survey, |_| true);
+        a.knows(&survey);
+        let head = b.knows(&survey);
+        all.push((survey, head));
+    }
+    let mut over = None;
+    for (_, head) in &all {
+        b.keep_over(*head, over.replace(*head)).await;
+    }
+    let is_all_here = || all.iter().all(|(s, _)| b.lacks(s) == 0);
+    until("all of them", || {
+        is_all_here() && b.transfers.status().files == 0
+    })
+    .await;
+    let came = b.transfers.status().bytes_done;
+    // Twice comes what was on the way for one when it was asked for for another.
+    let most = (48 + 2 * 9) << 20;
+    assert!(came < most, "{came} bytes came");
+    until("it is ripe", || b.container(&all[2].0).is_some()).await;
+    assert!(b.container(&all[2].0) == Some(bytes));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_version_that_is_not_wanted_any_more_becomes_no_container() {
     let a = Node::found("a").await;
     let b = Node::join("b", &a, Manner::Honest).await;
