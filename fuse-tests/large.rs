@@ -103,11 +103,15 @@ fn what_is_the_same_in_a_large_file_is_kept_and_sent_once() {
     b.write("from there", &bytes);
     wait_for_bytes(a, "from there", &bytes);
     agree(&[a, b], "cell", SOON);
-    let after = (chunks(a), chunks(b), came(a), came(b));
-    assert_eq!((after.2, after.3), (before.2, before.3), "sent again");
-    for (after, before) in [(after.0, before.0), (after.1, before.1)] {
-        assert!(after <= before + before / 100, "{before} became {after}");
-    }
+    assert_eq!((came(a), came(b)), (before.2, before.3), "sent again");
+    // The reader's node may have the version that it had first as a file of its own beside it.
+    let (of_a, of_b) = (chunks(a), chunks(b));
+    assert!(
+        of_a <= before.0 + before.0 / 100,
+        "{} became {of_a}",
+        before.0
+    );
+    assert!(of_b <= 2 * len + len / 10, "{} became {of_b}", before.1);
 }
 
 #[test]

@@ -28,7 +28,7 @@ const LINGER_MS: u64 = 30_000;
 const AGAIN_MS: u64 = 30_000;
 /// A version that came over another is made a container when nothing came over it for so long: of
 /// a file that is written again and again each would be a copy of all of it.
-const RIPE_MS: u64 = if cfg!(test) { 1_000 } else { 60_000 };
+const RIPE_MS: u64 = if cfg!(test) { 1_000 } else { 20_000 };
 /// Versions before it that a version is known to have.
 const HEIR_OF_MAX: usize = 4096;
 /// What is read ahead of somebody, and of somebody who went on where he had ended.
