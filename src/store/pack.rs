@@ -352,7 +352,7 @@ pub fn sweep(incoming: &Path, pack_dir: &Path) -> io::Result<()> {
                 tracing::warn!(path = %p.display(), error = %e, "not cleared");
             }
         } else {
-            fs::remove_file(p)?;
+            remove(&p)?;
         }
     }
     for e in fs::read_dir(pack_dir)? {
@@ -366,10 +366,18 @@ pub fn sweep(incoming: &Path, pack_dir: &Path) -> io::Result<()> {
             .map(std::ffi::OsStr::to_string_lossy)
             .is_some_and(|n| n.starts_with("tmp_") || n.starts_with(".tmp-"));
         if lone || temporary {
-            fs::remove_file(p)?;
+            remove(&p)?;
         }
     }
     Ok(())
+}
+
+/// A git that outlived its node removes its own as well.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
 }
 
 /// A pack of these objects, in memory.

@@ -200,13 +200,15 @@ pub fn sweep(path: &Path) -> Result<(), RepoError> {
                 continue;
             }
             let file = entry.path();
-            let is_dir = entry.file_type().map_err(io(&file))?.is_dir();
-            let removed = if is_dir {
-                std::fs::remove_dir_all(&file)
-            } else {
-                std::fs::remove_file(&file)
-            };
-            removed.map_err(io(&file))?;
+            let removed = entry.file_type().and_then(|t| match t.is_dir() {
+                true => std::fs::remove_dir_all(&file),
+                false => std::fs::remove_file(&file),
+            });
+            match removed {
+                // Its maker, which outlived the node, removes it as well.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                removed => removed.map_err(io(&file))?,
+            }
         }
     }
     Ok(())
