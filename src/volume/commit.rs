@@ -8,9 +8,10 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::chain::{self, Deed, Desk, Fixed, Reach};
+use super::chain::{self, Deed, Desk, Fixed};
 use super::inode::{Data, Ino, Inode};
 use super::live::{Live, Pending};
+use super::spill::Spill;
 use super::threshold::Thresholds;
 use super::view::{HeadInfo, View};
 use super::{Volume, VolumeResult};
@@ -80,8 +81,33 @@ impl Batch {
     }
 }
 
+/// Files of so many bytes are read beside the commits, before they are in one.
+const BESIDE_BYTES: u64 = if cfg!(test) { 200_000 } else { 32 << 20 };
+
+/// What a commit takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// What is closed, but for what is to be read first.
+    Read,
+    /// What is closed.
+    Closed,
+    /// Also what is being written.
+    All,
+}
+
+/// A large file that nobody writes to, and that is to be read before it is in a commit.
+pub(super) fn to_be_read(volume: &Volume, i: &Inode) -> Option<Arc<Spill>> {
+    let Data::Spilled(s) = &i.data else {
+        return None;
+    };
+    let is_idle = i.writers == 0 && i.data.len() >= BESIDE_BYTES;
+    let is_it = is_idle && volume.is_for_container(i.kind, &i.data) && !s.was_looked_at();
+    is_it.then(|| s.clone())
+}
+
 /// Which dirty inodes are fit for a commit now.
-fn ready(live: &Live, all: bool, len_max: u64) -> BTreeSet<Ino> {
+fn ready(volume: &Volume, live: &Live, what: Reach) -> BTreeSet<Ino> {
+    let (all, len_max) = (what == Reach::All, volume.file_bytes_max());
     let now = clock::now_ms();
     let mut ids = HashSet::new();
     let fit = |ino: &Ino| {
@@ -90,7 +116,8 @@ fn ready(live: &Live, all: bool, len_max: u64) -> BTreeSet<Ino> {
         // A pending change has bytes of the file: those that programs wrote by themselves meanwhile
         // go into the commit after it.
         let next = i.is_shared() && live.rewritten.contains(&i.id());
-        if next || i.data.len() > len_max {
+        let is_read = what != Reach::Read || to_be_read(volume, i).is_none();
+        if next || i.data.len() > len_max || !is_read {
             return None;
         }
         // Who looks at all of a large file does so less often.
@@ -254,9 +281,9 @@ fn is_contested(
     Ok(files > 1)
 }
 
-/// Snapshots what is fit for a commit; `all` takes files that are being written, too.
-pub(super) fn take(volume: &Volume, live: &mut Live, all: bool) -> Batch {
-    let ready = ready(live, all, volume.file_bytes_max());
+/// Snapshots what is fit for a commit.
+pub(super) fn take(volume: &Volume, live: &mut Live, what: Reach) -> Batch {
+    let ready = ready(volume, live, what);
     let ids: HashSet<FileId> = ready
         .iter()
         .filter_map(|i| live.inodes.get(i).map(Inode::id))
@@ -553,7 +580,7 @@ pub(super) fn write(
             }
         }
     }
-    let reach = Reach {
+    let reach = chain::Reach {
         upto: batch.upto,
         held: batch.held.iter().copied().collect(),
     };

@@ -435,7 +435,10 @@ impl Volume {
             return Ok(head);
         }
         if s.is_sealed() {
-            let survey = cut::survey(s.file())?;
+            let survey = match s.survey() {
+                Some(known) => known,
+                None => Arc::new(cut::survey(s.file())?),
+            };
             match self.contain(s, &survey) {
                 Ok(true) => {
                     self.large.repeats.store(true, Ordering::Relaxed);

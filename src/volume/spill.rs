@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crate::base::id::Oid;
 use crate::base::{clock, sys};
-use crate::chunk::Sha256;
+use crate::chunk::{Sha256, Survey};
 
 /// What is written within this long of another write may have the same time: two ticks of the
 /// slowest clock that a kernel stamps files by, and some.
@@ -52,6 +52,17 @@ pub struct Spill {
     derived: AtomicBool,
     /// The journal has yet to hear that it holds the bytes again.
     untold: AtomicBool,
+    look: Mutex<Look>,
+}
+
+/// What it is made of, while it is sealed.
+#[derive(Debug, Default)]
+struct Look {
+    /// How often a seal was opened: what was read before says nothing any more.
+    turn: u64,
+    is_under_way: bool,
+    /// None in it: it could not be read.
+    found: Option<Option<Arc<Survey>>>,
 }
 
 /// Whether an overlay file may be written to.
@@ -123,6 +134,7 @@ impl Spill {
             seal: Mutex::new(seal),
             derived: AtomicBool::new(false),
             untold: AtomicBool::new(false),
+            look: Mutex::default(),
         }
     }
 
@@ -159,9 +171,44 @@ impl Spill {
         if matches!(*seal, Seal::Container(..)) {
             self.set_derived();
         }
+        let turn = lock(&self.look).turn + 1;
+        *lock(&self.look) = Look {
+            turn,
+            ..Look::default()
+        };
         *seal = Seal::Open;
         self.untold.store(true, Ordering::Release);
         self.sealed.store(false, Ordering::Release);
+    }
+
+    /// Somebody begins to read what it is made of, who says so with this number; none if that is
+    /// known or another one does. For one that is sealed.
+    pub fn begin_look(&self) -> Option<u64> {
+        let mut look = lock(&self.look);
+        let begins = !look.is_under_way && look.found.is_none();
+        look.is_under_way |= begins;
+        begins.then_some(look.turn)
+    }
+
+    /// What it is made of, if nobody opened the seal since; none if it could not be read.
+    pub fn end_look(&self, turn: u64, found: Option<Survey>) {
+        let mut look = lock(&self.look);
+        if look.turn == turn {
+            look.is_under_way = false;
+            look.found = Some(found.map(Arc::new));
+        }
+    }
+
+    /// Whether it was read since it was sealed, or could not be.
+    #[must_use]
+    pub fn was_looked_at(&self) -> bool {
+        lock(&self.look).found.is_some()
+    }
+
+    /// What it is made of, if that is known. What counts is that it is sealed still.
+    #[must_use]
+    pub fn survey(&self) -> Option<Arc<Survey>> {
+        lock(&self.look).found.clone().flatten()
     }
 
     /// The container that it is, and the head of its manifest, as far as that is known without

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::blobs::{OVERLAY_KEPT, OVERLAYS_KEPT_MAX};
 use super::chain;
-use super::commit::{self, Batch, Over};
+use super::commit::{self, Batch, Over, Reach};
 use super::inode::{Ino, ROOT_INO};
 use super::live::Stale;
 use super::recover;
@@ -16,6 +16,7 @@ use super::view::View;
 use super::{Volume, VolumeResult, Work};
 use crate::base::id::{FileId, Oid};
 use crate::base::stamp::Dot;
+use crate::chunk::cut;
 use crate::journal::Entry;
 use crate::merge::diff;
 use crate::record::model::Kind;
@@ -66,6 +67,8 @@ pub(super) struct Worker<'a> {
     busy: Duration,
     /// When files that programs write to by themselves were last looked at.
     watched: Instant,
+    /// Reads a large file.
+    looking: Option<std::thread::JoinHandle<()>>,
     /// Files that git clients pushed, which may be pointers to what is here.
     pub(super) pushed: Vec<(FileId, Dot, Oid)>,
 }
@@ -83,6 +86,7 @@ pub(super) fn run(volume: &Arc<Volume>, inbox: &Receiver<Work>) {
         spilled: VecDeque::new(),
         busy: Duration::ZERO,
         watched: Instant::now(),
+        looking: None,
         pushed: Vec::new(),
     };
     let mut next: Option<Work> = None;
@@ -103,7 +107,7 @@ pub(super) fn run(volume: &Arc<Volume>, inbox: &Receiver<Work>) {
                 if volume.still.load(Ordering::Acquire) {
                     continue;
                 }
-                if let Err(e) = w.commit(false) {
+                if let Err(e) = w.commit_beside() {
                     tracing::warn!(volume = %volume.name(), error = %e, "commit failed, will be tried again");
                     std::thread::sleep(RETRY_AFTER);
                 }
@@ -168,7 +172,58 @@ fn reply_to<T>(to: &std::sync::mpsc::SyncSender<VolumeResult<T>>, answer: Volume
 
 impl Worker<'_> {
     /// Commits what is fit; `all` takes open files, too.
+    ///
+    /// # Errors
+    /// As the store and the journal.
     pub(super) fn commit(&mut self, all: bool) -> VolumeResult<()> {
+        self.commit_what(if all { Reach::All } else { Reach::Closed })
+    }
+
+    /// Commits what is fit and needs no reading of large files: that is done beside it.
+    fn commit_beside(&mut self) -> VolumeResult<()> {
+        self.look_beside();
+        self.commit_what(Reach::Read)
+    }
+
+    /// Has a large file read that nobody writes to, one at a time. A commit takes it when that is
+    /// done.
+    fn look_beside(&mut self) {
+        if self.looking.as_ref().is_some_and(|l| !l.is_finished()) {
+            return;
+        }
+        let next = {
+            let live = self.volume.lock();
+            let dirty = live.dirty.iter().filter_map(|ino| live.inodes.get(ino));
+            let mut files = dirty.filter_map(|i| commit::to_be_read(self.volume, i));
+            files.find_map(|s| s.seal().then(|| Some((s.begin_look()?, s)))?)
+        };
+        let Some((turn, s)) = next else { return };
+        let (volume, file) = (self.volume.clone(), s.clone());
+        let looks = std::thread::Builder::new()
+            .name("vol-look".to_owned())
+            .spawn(move || {
+                let found = cut::survey(file.file());
+                let found =
+                    found.map_err(|e| tracing::warn!(error = %e, "a large file is not read"));
+                // The commit does that, too, and has little left to wait for.
+                if let Err(e) = volume.sync_spill(&file) {
+                    tracing::error!(error = %e, "a large file is not durable");
+                }
+                file.end_look(turn, found.ok());
+                volume.wake();
+            });
+        match looks {
+            Ok(l) => self.looking = Some(l),
+            // It is read when it is committed.
+            Err(e) => {
+                tracing::warn!(error = %e, "no thread to read a large file");
+                s.end_look(turn, None);
+            }
+        }
+    }
+
+    fn commit_what(&mut self, what: Reach) -> VolumeResult<()> {
+        let all = what == Reach::All;
         self.recover_what_waits()?;
         if all {
             self.watched = Instant::now();
@@ -181,7 +236,7 @@ impl Worker<'_> {
         for _ in 0..TURNS_MAX {
             let batch = {
                 let mut live = self.volume.lock();
-                commit::take(self.volume, &mut live, all)
+                commit::take(self.volume, &mut live, what)
             };
             if batch.is_empty() {
                 break;
@@ -294,8 +349,9 @@ impl Worker<'_> {
 
     /// Takes in heads of other nodes.
     fn take_in(&mut self, ids: &[Oid]) -> VolumeResult<()> {
-        // First what was written here, on the base it had; then the merge.
-        self.commit(false)?;
+        // First what was written here, on the base it had; then the merge. What has to be read
+        // first keeps its base, as what is being written does.
+        self.commit_beside()?;
         let base = self.volume.view();
         let Some(view) = chain::take_in(&self.volume.desk(), &base, ids)? else {
             return Ok(());

@@ -6,6 +6,7 @@ use super::large::{CUT, LEN, bytes, head, is_contained, kind, line, noise, put_b
 use super::*;
 use crate::fs::{Access, Opened};
 use crate::history::resolve::Take;
+use crate::volume::inode::Data;
 use crate::volume::spill::Spill;
 
 fn copy(from: &Path, to: &Path) {
@@ -363,4 +364,72 @@ fn who_lacks_a_version_is_told_which_one_it_came_instead_of() {
     assert_eq!(met_after("a mode"), None);
     b.stop().unwrap();
     a.stop().unwrap();
+}
+
+#[test]
+fn a_large_file_that_is_read_holds_no_commit_up_and_is_in_the_next() {
+    ABOVE.set(CUT);
+    let dir = tempfile::tempdir().unwrap();
+    let v = volume(dir.path(), 1);
+    let f = fs(&v);
+    let content = noise(31, LEN);
+    // Nobody looks at it while this goes on: as if that took for ever.
+    v.be_still();
+    let ino = put_bytes(&f, "big", &content);
+    let s = match &v.lock().inodes.get(&ino).unwrap().data {
+        Data::Spilled(s) => s.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert!(s.seal());
+    let turn = s.begin_look().unwrap();
+    put(&f, "small", "text");
+    let other = volume(&dir.path().with_extension("other"), 2);
+    let fo = fs(&other);
+    put(&fo, "there", "too");
+    other.flush_all().unwrap();
+    // What others wrote comes, and what is small goes out.
+    pull(&other, &v);
+    let names = |v: &Volume| git_names(v);
+    assert_eq!(names(&v), ["small", "there"]);
+    assert_eq!(get(&f, "there"), "too");
+    // It is opened and written to: what was read of it is of no use.
+    f.open(ino, true, false).unwrap();
+    f.write(ino, 0, b"new").unwrap();
+    f.release(ino, true);
+    s.end_look(turn, None);
+    assert!(!s.was_looked_at());
+    let mut changed = content;
+    changed[..3].copy_from_slice(b"new");
+    v.commit_now().unwrap();
+    assert_eq!(names(&v), ["big", "small", "there"]);
+    assert!(bytes(&f, "big") == changed);
+    assert_eq!(kind(&v, "big"), Kind::Large);
+    fsck(&v);
+    for v in [v, other] {
+        v.stop().unwrap();
+    }
+}
+
+fn git_names(v: &Volume) -> Vec<String> {
+    let all = crate::record::git_tree::read(&*v.view().stage, &v.view().tree).unwrap();
+    let names = all.into_iter().map(|e| String::from_utf8(e.name).unwrap());
+    names.collect()
+}
+
+#[test]
+fn large_files_that_nobody_waits_for_are_committed_one_after_the_other() {
+    ABOVE.set(CUT);
+    let dir = tempfile::tempdir().unwrap();
+    let v = volume(dir.path(), 1);
+    let f = fs(&v);
+    let all: Vec<Vec<u8>> = (0..4).map(|n| noise(40 + n, 600_000)).collect();
+    for (n, content) in all.iter().enumerate() {
+        put_bytes(&f, &format!("f{n}"), content);
+    }
+    soon("all are in commits", || git_names(&v).len() == 4);
+    for (n, content) in all.iter().enumerate() {
+        assert!(bytes(&f, &format!("f{n}")) == *content);
+        assert_eq!(kind(&v, &format!("f{n}")), Kind::Large);
+    }
+    v.stop().unwrap();
 }
