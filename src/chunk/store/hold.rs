@@ -215,7 +215,9 @@ impl Chunks {
             return Err(ChunkError::Survey(sha256));
         }
         let data = container::data_path(&self.dir, &sha256);
-        let done = c.write_sidecar(&self.dir, false).and_then(|()| {
+        // What could not be removed before may have another name, by which somebody writes to it.
+        let done = disk::remove(&data).and_then(|()| {
+            c.write_sidecar(&self.dir, false)?;
             c.publish_sidecar(&self.dir)?;
             let file = disk::create(&data)?;
             disk::set_len(&data, &file, c.len)?;

@@ -729,6 +729,21 @@ fn disk_bytes(dir: &Path) -> u64 {
 }
 
 #[test]
+fn what_is_left_of_a_container_is_not_written_to_by_another_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let c = open(dir.path());
+    let (survey, _) = file_of(&[1, 2]);
+    // It could not be removed when it went, and somebody writes to it by now.
+    let left = container::data_path(dir.path(), &survey.sha256);
+    fs::write(&left, "somebody's").unwrap();
+    let name = dir.path().join("overlay");
+    fs::hard_link(&left, &name).unwrap();
+    c.begin(survey.sha256, &survey.pieces).unwrap();
+    assert_eq!(fs::read(&name).unwrap(), b"somebody's");
+    assert_eq!(fs::metadata(&left).unwrap().len(), survey.len);
+}
+
+#[test]
 fn a_large_file_is_on_disk_once_and_a_new_version_costs_what_changed() {
     let dir = tempfile::tempdir().unwrap();
     let c = Chunks::open(dir.path()).unwrap();
