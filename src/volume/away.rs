@@ -217,8 +217,17 @@ impl Volume {
         away.map(|(head, _)| *head).collect()
     }
 
-    /// From now on these large files are away. Who calls this has it proven that others keep them,
-    /// or that they were never all here.
+    /// From now on these large files are away, but for those that count by now: what was written
+    /// here meanwhile stays. Who calls this saw that they were not all here.
+    ///
+    /// # Errors
+    /// As the disk; after a restart nothing is known of them then.
+    pub fn forgo(&self, heads: &[Oid]) -> VolumeResult<()> {
+        let unknown = |was: Option<Is>| was.is_none();
+        Ok(self.away.set(heads, Some(Is::Away), unknown)?)
+    }
+
+    /// From now on these large files are away. Who calls this has it proven that others keep them.
     ///
     /// # Errors
     /// As the disk; after a restart they count again then.

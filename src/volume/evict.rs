@@ -136,7 +136,7 @@ impl Volume {
     fn remove_bytes(&self, g: &Going, free: &HashSet<ChunkId>) -> VolumeResult<()> {
         self.large.let_go(&g.sha256);
         let chunks = self.chunks()?;
-        match chunks.evict(&g.sha256, &mut |id| !free.contains(id)) {
+        match chunks.evict_of(&g.sha256, &g.head, &mut |id| !free.contains(id)) {
             Ok(_) | Err(ChunkError::Absent(..)) => {}
             Err(e) => return Err(e.into()),
         }

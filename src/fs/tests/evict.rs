@@ -124,6 +124,9 @@ fn what_is_written_again_counts_again() {
     put_bytes(&f, "x", &content);
     v.flush_all().unwrap();
     let hx = head(&v, "x");
+    // Who saw that it was not all here before it was written does not take it away.
+    v.forgo(&[hx]).unwrap();
+    assert!(!v.is_away(&hx));
     v.give_away(&[hx]).unwrap();
     put_bytes(&f, "again", &content);
     v.flush_all().unwrap();

@@ -433,3 +433,58 @@ fn large_files_that_nobody_waits_for_are_committed_one_after_the_other() {
     }
     v.stop().unwrap();
 }
+
+#[test]
+fn what_others_write_to_a_file_that_is_read_for_a_commit_is_kept_and_so_is_that() {
+    ABOVE.set(CUT);
+    for is_removed in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let v = volume(&dir.path().join("v"), 1);
+        let other = volume(&dir.path().join("other"), 2);
+        let (f, fo) = (fs(&v), fs(&other));
+        put_bytes(&f, "big", &noise(50, LEN));
+        v.flush_all().unwrap();
+        pull(&v, &other);
+        line(&v, &other);
+        line(&other, &v);
+        v.be_still();
+        let (ours, theirs) = (noise(51, LEN), noise(52, LEN));
+        let ino = put_bytes(&f, "big", &ours);
+        let s = match &v.lock().inodes.get(&ino).unwrap().data {
+            Data::Spilled(s) => s.clone(),
+            data => panic!("{data:?}"),
+        };
+        assert!(s.seal());
+        let turn = s.begin_look().unwrap();
+        match is_removed {
+            true => fo.unlink(ROOT_INO, b"big").unwrap(),
+            false => drop(put_bytes(&fo, "big", &theirs)),
+        }
+        other.flush_all().unwrap();
+        pull(&other, &v);
+        s.end_look(turn, None);
+        v.commit_now().unwrap();
+        pull(&v, &other);
+        for v in [&v, &other] {
+            let mut all: Vec<Vec<u8>> = git_names(v)
+                .iter()
+                .map(|name| {
+                    let head = head(v, name);
+                    let out = dir.path().join("out");
+                    let to = std::fs::File::create(&out).unwrap();
+                    v.write_out(&head, &to).unwrap();
+                    std::fs::read(&out).unwrap()
+                })
+                .collect();
+            all.sort();
+            let mut both = vec![ours.clone(), theirs.clone()];
+            both.truncate(if is_removed { 1 } else { 2 });
+            both.sort();
+            assert!(all == both, "{:?}", git_names(v));
+        }
+        assert_eq!(git_names(&v), git_names(&other));
+        for v in [v, other] {
+            v.stop().unwrap();
+        }
+    }
+}

@@ -163,7 +163,7 @@ impl NodeInner {
                 away.push(*head);
             }
         }
-        v.give_away(&away)
+        v.forgo(&away)
     }
 
     /// Removes what is over of the cache. How many bytes.
