@@ -8,7 +8,8 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::copies::{
-    LONG, all, copy, noise, say, told, wait_for_copy, wait_for_drop, wait_for_file,
+    LONG, all, copy, keepers, noise, say, told, wait_for_copy, wait_for_drop, wait_for_file,
+    wait_for_same,
 };
 use crate::harness::{self, Lab, Node, SOON, rounds, wait_until};
 
@@ -281,16 +282,9 @@ fn two_that_drop_at_once_leave_one_copy() {
         assert!(went.iter().filter(|w| **w).count() < 2, "both went");
         outcomes[went.iter().filter(|w| **w).count()] += 1;
         // Whoever kept it has all of it, and it can be read everywhere.
-        let keepers = || {
-            let all = nodes.each_ref().map(|n| copy(&told(n, &name), n));
-            let whole = |(keeps, here): &&(bool, u64)| *keeps && *here == bytes.len() as u64;
-            all.iter().filter(whole).count()
-        };
+        let keepers = || keepers(&nodes, &name, bytes.len());
         assert!(keepers() >= 1, "{:?}", told(&nodes[0], &name));
-        for n in &nodes {
-            let is_same = || fs::read(n.at(&name)).is_ok_and(|b| b == bytes);
-            wait_until(LONG, is_same, || format!("{name} on {}", n.name()));
-        }
+        wait_for_same(&nodes, &name, &bytes);
         assert!(keepers() >= 1, "later");
     }
     eprintln!(

@@ -71,3 +71,18 @@ pub(crate) fn wait_for_drop(node: &Node, path: &str) -> Pinned {
     );
     last.expect("dropped")
 }
+
+/// How many of these nodes keep all of a file.
+pub(crate) fn keepers(nodes: &[Node], path: &str, len: usize) -> usize {
+    let all = nodes.iter().map(|n| copy(&told(n, path), n));
+    all.filter(|(keeps, here)| *keeps && *here == len as u64)
+        .count()
+}
+
+/// Waits until all of these nodes read the same.
+pub(crate) fn wait_for_same(nodes: &[Node], path: &str, bytes: &[u8]) {
+    for n in nodes {
+        let is_same = || fs::read(n.at(path)).is_ok_and(|b| b == bytes);
+        wait_until(LONG, is_same, || format!("{path} on {}", n.name()));
+    }
+}

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use super::net::{Net, cell, namespaces};
-use crate::harness::copies::{LONG, copy, noise, say, told, wait_for_copy, wait_for_file};
+use crate::harness::copies::{
+    keepers, noise, say, told, wait_for_copy, wait_for_file, wait_for_same,
+};
 use crate::harness::edits::Rng;
-use crate::harness::{Lab, rounds, wait_until};
+use crate::harness::{Lab, rounds};
 
 #[test]
 fn two_that_drop_at_once_while_they_are_cut_off_leave_one_copy() {
@@ -51,16 +53,9 @@ fn two_that_drop_at_once_while_they_are_cut_off_leave_one_copy() {
         let went = went.iter().filter(|w| **w).count();
         assert!(went < 2, "both went in round {round}");
         outcomes[went] += 1;
-        let keepers = || {
-            let all = nodes.each_ref().map(|n| copy(&told(n, &name), n));
-            let whole = |(keeps, here): &&(bool, u64)| *keeps && *here == bytes.len() as u64;
-            all.iter().filter(whole).count()
-        };
+        let keepers = || keepers(&nodes, &name, bytes.len());
         assert!(keepers() >= 1, "{:?}", told(&nodes[0], &name));
-        for n in &nodes {
-            let is_same = || std::fs::read(n.at(&name)).is_ok_and(|b| b == bytes);
-            wait_until(LONG, is_same, || format!("{name} on {}", n.name()));
-        }
+        wait_for_same(&nodes, &name, &bytes);
         assert!(keepers() >= 1, "later");
     }
     eprintln!(
